@@ -1,0 +1,442 @@
+//! The configuration's types, one to one with the file.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A node's whole configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The group, and which of its nodes this machine is.
+    pub cluster: ClusterConfig,
+    /// Every node of the group.
+    pub nodes: Vec<NodeConfig>,
+    /// The protected application and its address.
+    pub service: ServiceConfig,
+    /// The three ports.
+    pub ports: PortsConfig,
+    /// How DPDK is started.
+    #[serde(default)]
+    pub dpdk: DpdkConfig,
+    /// What the poll-mode thread does without work.
+    #[serde(default)]
+    pub idle: IdleConfig,
+    /// The capture log.
+    #[serde(default)]
+    pub log: LogConfig,
+    /// When output may leave.
+    #[serde(default)]
+    pub commit: CommitConfig,
+    /// Failure detection.
+    #[serde(default)]
+    pub detect: DetectConfig,
+    /// The daemon's files.
+    pub control: ControlConfig,
+}
+
+/// `[cluster]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterConfig {
+    /// Name of the cluster, 1..=64 characters.
+    pub name: String,
+    /// Which of the nodes this machine is.
+    pub node: String,
+}
+
+/// `[[nodes]]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeConfig {
+    /// Name, unique, 1..=64 characters.
+    pub name: String,
+    /// Number in every PDU, unique, 1..=65534.
+    pub id: u16,
+    /// Preference among equally complete logs, the highest wins.
+    #[serde(default = "priority_default")]
+    pub priority: u8,
+    /// The second path: UDP address of the control plane.
+    #[serde(deserialize_with = "socket_address")]
+    pub address: SocketAddr,
+}
+
+fn priority_default() -> u8 {
+    100
+}
+
+fn socket_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(|_| {
+        serde::de::Error::custom(format!(
+            "{text:?} is not ADDRESS:PORT, such as \"192.0.2.1:7400\" or \"[2001:db8::1]:7400\""
+        ))
+    })
+}
+
+/// `[service]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceConfig {
+    /// Name, 1..=64 characters.
+    pub name: String,
+    /// Virtual router id, 1..=255: the last byte of the virtual MAC.
+    pub vrid: u8,
+    /// Virtual addresses: one IPv4, one IPv6, or both.
+    pub vip: Vec<Prefix>,
+    /// Routers to clients beyond the prefixes, at most one per family.
+    #[serde(default, deserialize_with = "addresses")]
+    pub gateway: Vec<IpAddr>,
+    /// What must be bound before the clone is ready.
+    pub ports: Vec<PortSpec>,
+    /// The application and its arguments; the first is an absolute path.
+    pub command: Vec<String>,
+    /// The application's working directory.
+    pub work_dir: PathBuf,
+    /// Extra environment of the application.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// How long the application may take until all `ports` are bound.
+    #[serde(default = "ready_timeout_ms_default")]
+    pub ready_timeout_ms: u64,
+}
+
+fn ready_timeout_ms_default() -> u64 {
+    30_000
+}
+
+fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpAddr>, D::Error> {
+    // A type of its own, so that an error is located at the entry.
+    struct Address(IpAddr);
+    impl<'de> Deserialize<'de> for Address {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            let text = String::deserialize(deserializer)?;
+            text.parse().map(Self).map_err(|_| {
+                serde::de::Error::custom(format!(
+                    "{text:?} is not an IPv4 or IPv6 address, such as \"192.0.2.1\""
+                ))
+            })
+        }
+    }
+    Ok(Vec::<Address>::deserialize(deserializer)?.into_iter().map(|a| a.0).collect())
+}
+
+/// An address with the length of its network's prefix: `192.0.2.1/24`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Prefix {
+    /// The address.
+    pub address: IpAddr,
+    /// Bits of the network, 1..=32 or 1..=128.
+    pub length: u8,
+}
+
+impl Prefix {
+    /// Whether `other` is in this network.
+    #[must_use]
+    pub fn contains(&self, other: IpAddr) -> bool {
+        self.bits().is_some_and(|(a, host)| match (self.address, other) {
+            (IpAddr::V4(_), IpAddr::V4(b)) => (a ^ u128::from(u32::from(b))) & !host == 0,
+            (IpAddr::V6(_), IpAddr::V6(b)) => (a ^ u128::from(b)) & !host == 0,
+            _ => false,
+        })
+    }
+
+    /// The address as a number and the mask of its host part.
+    pub(crate) fn bits(&self) -> Option<(u128, u128)> {
+        let (address, width) = match self.address {
+            IpAddr::V4(a) => (u128::from(u32::from(a)), 32),
+            IpAddr::V6(a) => (u128::from(a), 128),
+        };
+        let host_bits = u32::checked_sub(width, u32::from(self.length))?;
+        let host = if host_bits == 128 { u128::MAX } else { (1u128 << host_bits) - 1 };
+        Some((address, host))
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.length)
+    }
+}
+
+impl FromStr for Prefix {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed = text.split_once('/').and_then(|(address, length)| {
+            Some((address.parse::<IpAddr>().ok()?, decimal(length)?))
+        });
+        match parsed {
+            Some((address, length)) => {
+                let most = if address.is_ipv4() { 32 } else { 128 };
+                match u8::try_from(length) {
+                    Ok(length) if (1..=most).contains(&length) => Ok(Self { address, length }),
+                    _ => Err(format!("{text:?} has prefix length {length}, 1..={most} is allowed")),
+                }
+            }
+            None => Err(format!(
+                "{text:?} is not ADDRESS/LENGTH, such as \"192.0.2.1/24\" or \"2001:db8::1/64\""
+            )),
+        }
+    }
+}
+
+/// Digits only: `str::parse` would take a sign.
+pub(crate) fn decimal(text: &str) -> Option<u32> {
+    (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok())?
+}
+
+/// A transport protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Proto {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl fmt::Display for Proto {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+/// A port the application binds: `tcp/6379`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PortSpec {
+    /// TCP or UDP.
+    pub proto: Proto,
+    /// Port, 1..=65535.
+    pub port: u16,
+}
+
+impl fmt::Display for PortSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.proto, self.port)
+    }
+}
+
+impl FromStr for PortSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.split_once('/')
+            .and_then(|(proto, port)| {
+                let proto = match proto {
+                    "tcp" => Proto::Tcp,
+                    "udp" => Proto::Udp,
+                    _ => return None,
+                };
+                let port = u16::try_from(decimal(port)?).ok().filter(|&p| p != 0)?;
+                Some(Self { proto, port })
+            })
+            .ok_or_else(|| {
+                format!(
+                    "{text:?} is not a port, \"tcp/1\"..=\"tcp/65535\" or \"udp/...\" is allowed"
+                )
+            })
+    }
+}
+
+macro_rules! serde_as_text {
+    ($type:ty) => {
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+serde_as_text!(Prefix);
+serde_as_text!(PortSpec);
+
+/// `[ports]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortsConfig {
+    /// Towards the clients.
+    pub client: ClientPort,
+    /// Towards the other nodes.
+    pub replica: ReplicaPort,
+    /// Towards the application.
+    #[serde(default)]
+    pub host: HostPort,
+}
+
+/// `[ports.client]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClientPort {
+    /// PCI address or DPDK devargs.
+    pub device: String,
+}
+
+/// `[ports.replica]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReplicaPort {
+    /// PCI address or DPDK devargs.
+    pub device: String,
+    /// Bytes of an Ethernet payload, 1280..=1500.
+    #[serde(default = "mtu_default")]
+    pub mtu: u16,
+}
+
+fn mtu_default() -> u16 {
+    1500
+}
+
+/// `[ports.host]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HostPort {
+    /// Bytes of an Ethernet payload, 1280..=1500.
+    pub mtu: u16,
+}
+
+impl Default for HostPort {
+    fn default() -> Self {
+        Self { mtu: mtu_default() }
+    }
+}
+
+/// `[dpdk]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DpdkConfig {
+    /// EAL `--lcores`.
+    pub lcores: String,
+    /// Huge-page memory for packet buffers in MB; 0 runs without huge pages.
+    pub memory_mb: u32,
+    /// Packet buffers in the pool.
+    pub mbufs: u32,
+}
+
+impl Default for DpdkConfig {
+    fn default() -> Self {
+        Self { lcores: "0@0-1".to_owned(), memory_mb: 128, mbufs: 32_768 }
+    }
+}
+
+/// `[idle]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct IdleConfig {
+    /// Spin this long first.
+    pub spin_us: u64,
+    /// Then yield the CPU this long.
+    pub pause_us: u64,
+    /// Then sleep this long at a time; 0 spins forever.
+    pub sleep_us: u64,
+}
+
+impl Default for IdleConfig {
+    fn default() -> Self {
+        Self { spin_us: 20, pause_us: 200, sleep_us: 100 }
+    }
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogConfig {
+    /// Memory of the capture log, a power of two of 1..=65536 MB.
+    pub size_mb: u32,
+}
+
+impl LogConfig {
+    /// The size in bytes.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        u64::from(self.size_mb) * 1024 * 1024
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { size_mb: 64 }
+    }
+}
+
+/// Who must hold the cause of an output before it leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CommitPolicy {
+    /// Nobody else.
+    None,
+    /// One replica.
+    Any,
+    /// A majority of the group, this node counted.
+    Quorum,
+    /// Every replica of the set.
+    All,
+}
+
+impl fmt::Display for CommitPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Any => "any",
+            Self::Quorum => "quorum",
+            Self::All => "all",
+        })
+    }
+}
+
+/// `[commit]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CommitConfig {
+    /// Who must hold the cause of an output before it leaves.
+    pub policy: CommitPolicy,
+    /// Silence after which a replica leaves the set that `all` counts.
+    pub evict_after_ms: u64,
+}
+
+impl Default for CommitConfig {
+    fn default() -> Self {
+        Self { policy: CommitPolicy::Quorum, evict_after_ms: 2_000 }
+    }
+}
+
+/// `[detect]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DetectConfig {
+    /// Time between heartbeats on each path.
+    pub heartbeat_interval_ms: u64,
+    /// Silence on all paths for this long is suspicion.
+    pub suspect_after_ms: u64,
+    /// A primary not acknowledged by a majority for this long sends nothing.
+    pub lease_ms: u64,
+}
+
+impl Default for DetectConfig {
+    fn default() -> Self {
+        Self { heartbeat_interval_ms: 10, suspect_after_ms: 200, lease_ms: 120 }
+    }
+}
+
+/// `[control]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ControlConfig {
+    /// Unix socket of the CLI, an absolute path of at most 107 bytes.
+    pub socket: PathBuf,
+    /// Directory of the persisted epoch and vote.
+    pub state_dir: PathBuf,
+}

@@ -1,0 +1,213 @@
+//! Requests and responses as lines of JSON, without IO.
+
+use serde::de::Error as _;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{
+    ApiError, Conns, ErrorCode, REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX, Request, Response, Status,
+    SwitchoverDone, VERSION,
+};
+
+/// Why a response line was not understood.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// The line is longer than [`RESPONSE_BYTES_MAX`].
+    #[error("the answer is longer than {RESPONSE_BYTES_MAX} bytes")]
+    TooLong,
+    /// The line is not a response.
+    #[error("the answer is not understood: {0}")]
+    Invalid(#[from] serde_json::Error),
+}
+
+/// Reads a request line, with or without its newline.
+///
+/// # Errors
+/// What to answer instead.
+pub fn decode_request(line: &[u8]) -> Result<Request, ApiError> {
+    let usage = |message: String| ApiError::new(ErrorCode::Usage, message);
+    if line.len() > REQUEST_BYTES_MAX {
+        return Err(usage(too_long()));
+    }
+    let mut fields: Map<String, Value> = serde_json::from_slice(line)
+        .map_err(|e| usage(format!("the request is not a JSON object: {e}")))?;
+    match fields.remove("version") {
+        Some(version) if version == VERSION => {}
+        Some(version) => {
+            // Not the whole value: it may be long.
+            let version = version.as_u64().map_or("that".to_owned(), |v| format!("{v}"));
+            return Err(usage(format!(
+                "version {version} is not spoken here, this daemon speaks version {VERSION}"
+            )));
+        }
+        None => return Err(usage("the request has no version".into())),
+    }
+    serde_json::from_value(Value::Object(fields))
+        .map_err(|e| usage(format!("the request is not understood: {e}")))
+}
+
+pub(crate) fn too_long() -> String {
+    format!("the request is longer than {REQUEST_BYTES_MAX} bytes")
+}
+
+/// The request as a line with its newline.
+#[must_use]
+pub fn encode_request(request: &Request) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        version: u32,
+        #[serde(flatten)]
+        request: &'a Request,
+    }
+    line(&Line { version: VERSION, request })
+}
+
+/// The response as a line with its newline, never longer than
+/// [`RESPONSE_BYTES_MAX`]: connections that do not fit are left out and
+/// [`Conns::truncated`] says so, the oldest events of a timeline are left out,
+/// and what still does not fit is an error answer.
+#[must_use]
+pub fn encode_response(response: &Response) -> Vec<u8> {
+    let bytes = line(response);
+    if bytes.len() <= RESPONSE_BYTES_MAX {
+        return bytes;
+    }
+    let shorter = match response {
+        Response::Conns(conns) if !conns.conns.is_empty() => {
+            // In proportion, with a margin; at least one less, so this ends.
+            let n = conns.conns.len();
+            let keep = (n.saturating_mul(RESPONSE_BYTES_MAX) / bytes.len() * 15 / 16).min(n - 1);
+            Response::Conns(Conns {
+                role: conns.role,
+                conns: conns.conns[..keep].to_vec(),
+                truncated: true,
+            })
+        }
+        Response::Status(status) if !status.timeline.is_empty() => {
+            let mut status = status.clone();
+            status.timeline.drain(..status.timeline.len().div_ceil(2));
+            Response::Status(status)
+        }
+        _ => Response::Error(ApiError::new(
+            ErrorCode::Runtime,
+            format!("the answer would be longer than {RESPONSE_BYTES_MAX} bytes"),
+        )),
+    };
+    encode_response(&shorter)
+}
+
+/// Reads a response line, with or without its newline. Fields this version does
+/// not know are skipped.
+///
+/// # Errors
+/// If the line is too long or not a response.
+pub fn decode_response(line: &[u8]) -> Result<Response, DecodeError> {
+    if line.len() > RESPONSE_BYTES_MAX {
+        return Err(DecodeError::TooLong);
+    }
+    Ok(serde_json::from_slice(line)?)
+}
+
+fn line(value: &impl Serialize) -> Vec<u8> {
+    // The types have string keys only and no failing Serialize.
+    let mut bytes = serde_json::to_vec(value).expect("plain data is JSON");
+    bytes.push(b'\n');
+    bytes
+}
+
+#[derive(Serialize, Deserialize)]
+struct Document<S, C, D, E> {
+    ok: bool,
+    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    status: Option<S>,
+    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    conns: Option<C>,
+    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    switchover: Option<D>,
+    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    error: Option<E>,
+}
+
+fn none<T>() -> Option<T> {
+    None
+}
+
+impl Serialize for Response {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut document: Document<&Status, &Conns, &SwitchoverDone, &ApiError> =
+            Document { ok: true, status: None, conns: None, switchover: None, error: None };
+        match self {
+            Self::Status(status) => document.status = Some(status),
+            Self::Conns(conns) => document.conns = Some(conns),
+            Self::Switchover(done) => document.switchover = Some(done),
+            Self::Error(error) => {
+                document.ok = false;
+                document.error = Some(error);
+            }
+        }
+        document.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Response {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let document: Document<Box<Status>, Conns, SwitchoverDone, ApiError> =
+            Document::deserialize(deserializer)?;
+        match document {
+            Document { ok: true, status: Some(s), conns: None, switchover: None, error: None } => {
+                Ok(Self::Status(s))
+            }
+            Document { ok: true, status: None, conns: Some(c), switchover: None, error: None } => {
+                Ok(Self::Conns(c))
+            }
+            Document { ok: true, status: None, conns: None, switchover: Some(d), error: None } => {
+                Ok(Self::Switchover(d))
+            }
+            Document { ok: false, status: None, conns: None, switchover: None, error: Some(e) } => {
+                Ok(Self::Error(e))
+            }
+            _ => Err(D::Error::custom(
+                "neither ok with status, conns or switchover, nor not ok with error",
+            )),
+        }
+    }
+}
+
+/// Collects a line from pieces, bounded.
+#[derive(Debug)]
+pub struct LineBuffer {
+    bytes: Vec<u8>,
+    bytes_max: usize,
+}
+
+/// A line got longer than its bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the line is longer than {bytes_max} bytes")]
+pub struct LineTooLong {
+    /// The bound.
+    pub bytes_max: usize,
+}
+
+impl LineBuffer {
+    /// For lines of at most `bytes_max` bytes, the newline counted.
+    #[must_use]
+    pub fn new(bytes_max: usize) -> Self {
+        Self { bytes: Vec::new(), bytes_max }
+    }
+
+    /// Takes what was read. Gives the line, without its newline, once it is whole;
+    /// what follows the newline is dropped, as there is one line in each direction.
+    ///
+    /// # Errors
+    /// If the line is longer than its bound.
+    pub fn push(&mut self, piece: &[u8]) -> Result<Option<Vec<u8>>, LineTooLong> {
+        let end = piece.iter().position(|&b| b == b'\n');
+        let part = &piece[..end.unwrap_or(piece.len())];
+        // One byte of the bound is the newline's.
+        if self.bytes.len() + part.len() >= self.bytes_max {
+            return Err(LineTooLong { bytes_max: self.bytes_max });
+        }
+        self.bytes.extend_from_slice(part);
+        Ok(end.map(|_| std::mem::take(&mut self.bytes)))
+    }
+}

@@ -1,0 +1,42 @@
+//! Requests and answers of the daemon's unix socket, shared by daemon and CLI.
+//!
+//! The socket speaks newline-delimited JSON: one request line, one response
+//! line, and the daemon closes. A line has a bounded length in either
+//! direction ([`REQUEST_BYTES_MAX`], [`RESPONSE_BYTES_MAX`]).
+//!
+//! ```text
+//! {"version":1,"request":"status"}
+//! {"ok":true,"status":{...}}
+//!
+//! {"version":1,"request":"switchover","to":"b"}
+//! {"ok":false,"error":{"code":"refused_unsafe","message":"..."}}
+//! ```
+//!
+//! [`codec`] is sans-IO; [`client`] and [`server`] put it on a socket.
+#![forbid(unsafe_code)]
+
+pub mod check;
+pub mod client;
+pub mod codec;
+mod error;
+pub mod server;
+mod types;
+
+pub use client::ClientError;
+pub use codec::{DecodeError, decode_request, decode_response, encode_request, encode_response};
+pub use error::{ApiError, ErrorCode};
+pub use types::{
+    Conn, Conns, Gate, LogPositions, Peer, Request, Response, Role, Service, Status,
+    SwitchoverDone, TimelineEvent,
+};
+
+/// Version of the requests.
+pub const VERSION: u32 = 1;
+/// Longest request line, its newline counted.
+pub const REQUEST_BYTES_MAX: usize = 64 * 1024;
+/// Longest response line, its newline counted.
+pub const RESPONSE_BYTES_MAX: usize = 1024 * 1024;
+/// Most events a daemon keeps in [`Status::timeline`].
+pub const TIMELINE_EVENTS_MAX: usize = 256;
+/// Where the daemon listens if nothing else is said.
+pub const SOCKET_DEFAULT: &str = "/run/understudy/understudyd.sock";

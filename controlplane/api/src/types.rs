@@ -1,0 +1,342 @@
+//! What is asked and answered.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ApiError;
+
+/// A request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case", from = "StrictRequest")]
+pub enum Request {
+    /// The state of the node.
+    Status,
+    /// The service's connections.
+    Conns,
+    /// Hand the service over with the primary's consent.
+    Switchover {
+        /// The node that takes over; the fittest one if not given.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        to: Option<String>,
+    },
+}
+
+/// serde lets a unit variant have any fields, an empty one none.
+#[derive(Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
+enum StrictRequest {
+    Status {},
+    Conns {},
+    Switchover {
+        #[serde(default)]
+        to: Option<String>,
+    },
+}
+
+impl From<StrictRequest> for Request {
+    fn from(strict: StrictRequest) -> Self {
+        match strict {
+            StrictRequest::Status {} => Self::Status,
+            StrictRequest::Conns {} => Self::Conns,
+            StrictRequest::Switchover { to } => Self::Switchover { to },
+        }
+    }
+}
+
+impl Request {
+    /// The name of the request on the wire.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::Conns => "conns",
+            Self::Switchover { .. } => "switchover",
+        }
+    }
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Response {
+    /// To [`Request::Status`].
+    Status(Box<Status>),
+    /// To [`Request::Conns`].
+    Conns(Conns),
+    /// To [`Request::Switchover`].
+    Switchover(SwitchoverDone),
+    /// To any request.
+    Error(ApiError),
+}
+
+impl Response {
+    /// Whether this answers `request`; an error answers any.
+    #[must_use]
+    pub fn answers(&self, request: &Request) -> bool {
+        match self {
+            Self::Status(_) => matches!(request, Request::Status),
+            Self::Conns(_) => matches!(request, Request::Conns),
+            Self::Switchover(_) => matches!(request, Request::Switchover { .. }),
+            Self::Error(_) => true,
+        }
+    }
+}
+
+impl From<Status> for Response {
+    fn from(status: Status) -> Self {
+        Self::Status(Box::new(status))
+    }
+}
+
+impl From<Conns> for Response {
+    fn from(conns: Conns) -> Self {
+        Self::Conns(conns)
+    }
+}
+
+impl From<SwitchoverDone> for Response {
+    fn from(done: SwitchoverDone) -> Self {
+        Self::Switchover(done)
+    }
+}
+
+impl From<ApiError> for Response {
+    fn from(error: ApiError) -> Self {
+        Self::Error(error)
+    }
+}
+
+/// What a node is in its group.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Serves.
+    Primary,
+    /// Holds a clone and follows.
+    Replica,
+    /// Stands for election.
+    Candidate,
+    /// Has stopped itself; sends nothing.
+    Fenced,
+    /// Has not joined the group yet.
+    #[default]
+    Starting,
+    /// Completes its log or its clone.
+    Recovering,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Primary => "primary",
+            Self::Replica => "replica",
+            Self::Candidate => "candidate",
+            Self::Fenced => "fenced",
+            Self::Starting => "starting",
+            Self::Recovering => "recovering",
+        })
+    }
+}
+
+/// The state of a node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Name of the cluster.
+    pub cluster: String,
+    /// Name of the node.
+    pub node: String,
+    /// Number of the node in PDUs.
+    pub node_id: u16,
+    /// Version of the daemon.
+    pub version: String,
+    /// Process id of the daemon.
+    pub pid: u32,
+    /// Time since the daemon started.
+    pub uptime_ms: u64,
+    /// What the node is now.
+    pub role: Role,
+    /// The epoch the node is in.
+    pub epoch: u64,
+    /// Name of the primary of that epoch, if known.
+    pub primary: Option<String>,
+    /// For a replica: the clone is ready to take over. For the primary: it serves.
+    pub ready: bool,
+    /// Why `ready` is false; empty if it is true.
+    pub not_ready_because: Vec<String>,
+    /// The protected application.
+    pub service: Service,
+    /// Positions in the capture log.
+    pub log: LogPositions,
+    /// The output gate.
+    pub gate: Gate,
+    /// The other nodes.
+    pub peers: Vec<Peer>,
+    /// Everything else that is counted, by name.
+    pub counters: BTreeMap<String, u64>,
+    /// What happened, newest last; at most [`crate::TIMELINE_EVENTS_MAX`].
+    pub timeline: Vec<TimelineEvent>,
+}
+
+impl Status {
+    /// The events of the last takeover in [`Status::timeline`], oldest first.
+    ///
+    /// They are those of the newest epoch and, before them, what led to it: from
+    /// the last event of the epoch before whose name begins with `suspect` or
+    /// `switchover`, if there is one.
+    #[must_use]
+    pub fn last_takeover(&self) -> &[TimelineEvent] {
+        let events = &self.timeline;
+        let Some(epoch) = events.iter().map(|e| e.epoch).max() else { return events };
+        let first = events.iter().position(|e| e.epoch == epoch).unwrap_or(0);
+        let before = first.checked_sub(1).map_or(0, |i| events[i].epoch);
+        let cause = events[..first]
+            .iter()
+            .rposition(|e| {
+                e.epoch == before
+                    && (e.event.starts_with("suspect") || e.event.starts_with("switchover"))
+            })
+            .unwrap_or(first);
+        &events[cause..]
+    }
+}
+
+/// The protected application.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    /// Name of the service.
+    pub name: String,
+    /// Virtual addresses with prefix length.
+    pub vip: Vec<String>,
+    /// Virtual MAC, such as `00:00:5e:00:01:33`.
+    pub vmac: String,
+    /// Process id of the application.
+    pub app_pid: Option<u32>,
+    /// Whether the application runs.
+    pub app_running: bool,
+}
+
+/// Positions (byte offsets) in the capture log.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogPositions {
+    /// Oldest position still in the log.
+    pub start: u64,
+    /// End of the log.
+    pub end: u64,
+    /// Highest position the commit policy's set has acknowledged.
+    pub committed: u64,
+    /// Delivered to the application up to here.
+    pub applied: u64,
+    /// Memory of the log.
+    pub capacity_bytes: u64,
+}
+
+/// The output gate.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gate {
+    /// Whether output may leave at all.
+    pub open: bool,
+    /// The commit policy.
+    pub policy: String,
+    /// Frames that wait for their cause to be committed.
+    pub waiting_frames: u64,
+    /// Frames that have left.
+    pub released: u64,
+    /// Of these, frames that did not wait.
+    pub released_zero_wait: u64,
+    /// Frames that were dropped.
+    pub dropped: u64,
+}
+
+/// Another node, as this one sees it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Name of the node.
+    pub name: String,
+    /// Number of the node.
+    pub id: u16,
+    /// What it last said it is; `None` if it was never heard.
+    pub role: Option<Role>,
+    /// Whether it was heard on any path within the detection time.
+    pub alive: bool,
+    /// Time since it was heard on the replica port; `None` if never.
+    pub replica_path_ms: Option<u64>,
+    /// Time since it was heard on the second path; `None` if never.
+    pub second_path_ms: Option<u64>,
+    /// Its epoch.
+    pub epoch: u64,
+    /// End of its log.
+    pub position: u64,
+    /// Its clone has applied this much.
+    pub applied: u64,
+    /// How far its log is behind the primary's.
+    pub lag_bytes: u64,
+    /// Whether the commit policy counts it.
+    pub in_commit_set: bool,
+    /// Whether its clone is ready to take over.
+    pub clone_ready: bool,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimelineEvent {
+    /// When, since 1970.
+    pub unix_ns: u64,
+    /// In which epoch.
+    pub epoch: u64,
+    /// What, one word with underscores.
+    pub event: String,
+    /// More about it, for people.
+    pub detail: String,
+}
+
+/// The service's connections on this node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conns {
+    /// What the node is now.
+    pub role: Role,
+    /// The connections.
+    pub conns: Vec<Conn>,
+    /// Whether there are more than the answer could hold.
+    pub truncated: bool,
+}
+
+/// A connection.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conn {
+    /// Address and port of the client.
+    pub client: String,
+    /// Address and port of the service.
+    pub server: String,
+    /// `tcp` or `udp`.
+    pub proto: String,
+    /// State of the socket.
+    pub state: String,
+    /// Whether the socket was adopted from the log, not made by a handshake here.
+    pub adopted: bool,
+    /// Bytes received and not yet read.
+    pub rqueue: u64,
+    /// Bytes written and not yet acknowledged.
+    pub wqueue: u64,
+    /// Smoothed round-trip time, if measured.
+    pub rtt_us: Option<u64>,
+    /// Bytes received from the client.
+    pub bytes_received: u64,
+    /// Bytes the client has acknowledged.
+    pub bytes_acked: u64,
+    /// Segments sent again.
+    pub retrans: u64,
+}
+
+/// A switchover that took place.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SwitchoverDone {
+    /// The primary before.
+    pub from: String,
+    /// The primary now.
+    pub to: String,
+    /// Its epoch.
+    pub epoch: u64,
+    /// From consent to the gate's opening.
+    pub took_ms: u64,
+}

@@ -1,0 +1,274 @@
+//! `understudy check`: the file, and by `understudyd --check` this machine.
+
+use std::ffi::OsStr;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use understudy_api::check::{CheckReport, Finding, Findings, Group, Level};
+use understudy_api::{ApiError, ErrorCode};
+use understudy_config::{CommitPolicy, Config};
+
+const DAEMON: &str = "understudyd";
+const DAEMON_TIMEOUT: Duration = Duration::from_secs(60);
+const DAEMON_OUTPUT_BYTES_MAX: u64 = 1024 * 1024;
+/// What only the daemon can find out.
+const NOT_CHECKED: &str = "not checked: devices, huge pages, CPUs, kernel and application of this \
+                           machine";
+
+pub fn check(file: &Path) -> (CheckReport, Option<ApiError>) {
+    let mut report = CheckReport { file: file.display().to_string(), ..CheckReport::default() };
+    let config = match Config::load(file) {
+        Ok(config) => config,
+        Err(e) => {
+            let error = crate::config_error(&e);
+            report.findings.push(Finding::new(Level::Error, error.message.clone()));
+            return (report, Some(error));
+        }
+    };
+    report.group = Some(group(&config));
+    report.findings = advice(&config);
+    let failure = check_machine(file, &mut report);
+    let errors = report.findings.iter().filter(|f| f.level == Level::Error).count();
+    report.valid = errors == 0;
+    let error = match (failure, errors) {
+        (Some(message), _) => Some(ApiError::new(ErrorCode::Runtime, message)),
+        (None, 0) => None,
+        (None, n) => {
+            let first = report.findings.iter().find(|f| f.level == Level::Error);
+            let first = first.map_or("", |f| f.message.as_str());
+            let more = if n > 1 { format!(" (and {} more)", n - 1) } else { String::new() };
+            Some(ApiError::new(ErrorCode::InvalidConfig, format!("{first}{more}")))
+        }
+    };
+    (report, error)
+}
+
+fn group(config: &Config) -> Group {
+    let voters = config.nodes.len();
+    let losses_tolerated = voters - config.majority();
+    Group {
+        cluster: config.cluster.name.clone(),
+        node: config.cluster.node.clone(),
+        voters,
+        majority: config.majority(),
+        losses_tolerated,
+        policy: config.commit.policy.to_string(),
+        tolerance: tolerance(config, losses_tolerated),
+    }
+}
+
+fn tolerance(config: &Config, losses: usize) -> String {
+    let voters = config.nodes.len();
+    let policy = config.commit.policy;
+    if voters == 1 {
+        return format!("1 voter, policy {policy}: no takeover, the service dies with this node");
+    }
+    let nodes = match losses {
+        1 => "one node".to_owned(),
+        n => format!("any {n} nodes"),
+    };
+    let but = match policy {
+        CommitPolicy::Quorum | CommitPolicy::Any => "nothing that clients were told is lost".into(),
+        CommitPolicy::All => format!(
+            "nothing that clients were told is lost, but output waits for every replica, up to \
+             {} ms for one that is silent",
+            config.commit.evict_after_ms
+        ),
+        CommitPolicy::None => {
+            "but what clients were told last may be lost and connections may break".into()
+        }
+    };
+    format!("{voters} voters, policy {policy}: survives the loss of {nodes}; {but}")
+}
+
+/// What is valid but perhaps not meant.
+fn advice(config: &Config) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut add = |level, message: &str| findings.push(Finding::new(level, message));
+    if config.nodes.len() == 1 {
+        add(Level::Warn, "the group has one node: there is nobody to take over");
+    } else if config.commit.policy == CommitPolicy::None {
+        add(
+            Level::Warn,
+            "commit.policy \"none\": replies leave before a replica holds their cause",
+        );
+    }
+    if config.nodes.len() > 1 && config.nodes.len().is_multiple_of(2) {
+        let less = config.nodes.len() - 1;
+        let message = format!(
+            "an even number of nodes tolerates no more losses than one node fewer ({less})"
+        );
+        add(Level::Info, &message);
+    }
+    if config.dpdk.memory_mb == 0 {
+        add(Level::Warn, "dpdk.memory_mb = 0: no huge pages, slow and for tests only");
+    }
+    findings
+}
+
+/// Runs the daemon's own check. Gives the message of a failure to check.
+fn check_machine(file: &Path, report: &mut CheckReport) -> Option<String> {
+    let mut skip = |why: &str| {
+        report.findings.push(Finding::new(Level::Info, format!("{NOT_CHECKED} ({why})")));
+        None
+    };
+    let exe = std::env::current_exe().ok();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let Some(daemon) = find_daemon(exe.as_deref(), &path) else {
+        return skip("understudyd is neither next to this program nor in PATH");
+    };
+    if !is_root() {
+        return skip("only root can check them");
+    }
+    match run_daemon(&daemon, file) {
+        Ok((findings, code)) => {
+            report.environment_checked = code != 1;
+            let error = findings.iter().any(|f| f.level == Level::Error);
+            report.findings.extend(findings);
+            match code {
+                1 => {
+                    let message = format!("{} could not check this machine", daemon.display());
+                    report.findings.push(Finding::new(Level::Error, message.clone()));
+                    return Some(message);
+                }
+                3 if !error => {
+                    let message = format!("{} refuses the file without a reason", daemon.display());
+                    report.findings.push(Finding::new(Level::Error, message));
+                }
+                _ => {}
+            }
+            None
+        }
+        Err(e) => {
+            let message = format!("{e:#}");
+            report.findings.push(Finding::new(Level::Error, message.clone()));
+            Some(message)
+        }
+    }
+}
+
+/// The effective user id, as the kernel tells it.
+fn is_root() -> bool {
+    std::fs::read_to_string("/proc/self/status")
+        .is_ok_and(|status| effective_uid(&status) == Some(0))
+}
+
+fn effective_uid(status: &str) -> Option<u32> {
+    let line = status.lines().find_map(|l| l.strip_prefix("Uid:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// `understudyd` next to this program, else in an absolute directory of PATH.
+fn find_daemon(exe: Option<&Path>, path: &OsStr) -> Option<PathBuf> {
+    let beside = exe.and_then(Path::parent).map(Path::to_path_buf);
+    let listed = std::env::split_paths(path).filter(|directory| directory.is_absolute());
+    beside.into_iter().chain(listed).map(|d| d.join(DAEMON)).find(|p| is_program(p))
+}
+
+fn is_program(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+}
+
+fn run_daemon(daemon: &Path, file: &Path) -> anyhow::Result<(Vec<Finding>, i32)> {
+    let name = daemon.display();
+    let mut child = Command::new(daemon)
+        .arg("--check")
+        .arg(file)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("{name} cannot be run"))?;
+    let stdout = collect(child.stdout.take());
+    let stderr = collect(child.stderr.take());
+    let deadline = Instant::now() + DAEMON_TIMEOUT;
+    let status = wait(&mut child, deadline).with_context(|| format!("{name} --check"))?;
+    // A grandchild may hold the pipes open: the deadline counts for them too.
+    let output = |pipe: mpsc::Receiver<Vec<u8>>| {
+        let left = deadline.saturating_duration_since(Instant::now());
+        pipe.recv_timeout(left.max(Duration::from_millis(100))).unwrap_or_default()
+    };
+    let stdout = output(stdout);
+    let code = match status.code() {
+        Some(code @ (0 | 1 | 3)) => code,
+        _ => bail!("{name} --check ended with {status}{}", last_words(&output(stderr))),
+    };
+    // EAL may have printed before: the findings are the last line.
+    let line = stdout.split(|&b| b == b'\n').rfind(|line| !line.trim_ascii().is_empty());
+    match line.map(serde_json::from_slice::<Findings>) {
+        Some(Ok(found)) => Ok((found.findings, code)),
+        Some(Err(e)) => {
+            bail!("{name} --check has printed no findings: {e}{}", last_words(&output(stderr)))
+        }
+        None => bail!("{name} --check has printed no findings{}", last_words(&output(stderr))),
+    }
+}
+
+/// Reads a pipe to its end in a thread, and keeps the bounded beginning.
+fn collect(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver<Vec<u8>> {
+    let (sender, receiver) = mpsc::sync_channel(1);
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut pipe) = pipe {
+            // What can be read counts; the rest is drained so that the child can end.
+            let _ = pipe.by_ref().take(DAEMON_OUTPUT_BYTES_MAX).read_to_end(&mut bytes);
+            let _ = std::io::copy(&mut pipe, &mut std::io::sink());
+        }
+        let _ = sender.send(bytes);
+    });
+    receiver
+}
+
+fn wait(child: &mut Child, deadline: Instant) -> anyhow::Result<ExitStatus> {
+    let mut pause = Duration::from_millis(1);
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if Instant::now() >= deadline {
+            child.kill()?;
+            child.wait()?;
+            bail!("has not ended within {} s and was killed", DAEMON_TIMEOUT.as_secs());
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+/// The last line of a program's error output, as the end of a sentence.
+fn last_words(stderr: &[u8]) -> String {
+    let text = String::from_utf8_lossy(stderr);
+    match text.lines().rfind(|line| !line.trim().is_empty()) {
+        Some(line) => {
+            format!("; it said: {}", line.trim().chars().take(300).collect::<String>())
+        }
+        None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::{effective_uid, find_daemon};
+
+    #[test]
+    fn the_effective_uid_is_the_second() {
+        assert_eq!(effective_uid("Name:\tx\nUid:\t1000\t0\t0\t0\n"), Some(0));
+        assert_eq!(effective_uid("Uid:\t0\t1000\t0\t0\n"), Some(1000));
+        assert_eq!(effective_uid("Uid:\t0"), None);
+        assert_eq!(effective_uid(""), None);
+    }
+
+    #[test]
+    fn relative_directories_of_path_are_not_searched() {
+        assert_eq!(find_daemon(None, "".as_ref()), None);
+        assert_eq!(find_daemon(None, ".:nonexistent".as_ref()), None);
+        assert_eq!(find_daemon(Some(Path::new("/nonexistent/x")), "".as_ref()), None);
+    }
+}

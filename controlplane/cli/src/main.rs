@@ -1,0 +1,248 @@
+//! `understudy`: the operator's command.
+#![forbid(unsafe_code)]
+
+mod check;
+mod text;
+
+use std::ffi::{OsStr, OsString};
+use std::io::{ErrorKind, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use serde::Serialize;
+use understudy_api::check::CheckReport;
+use understudy_api::{ApiError, ErrorCode, Request, Response, SOCKET_DEFAULT, client};
+use understudy_config::{Config, ConfigError};
+
+const SOCKET_VARIABLE: &str = "UNDERSTUDY_SOCKET";
+const ASK_TIMEOUT_MS: u64 = 5_000;
+const SWITCHOVER_TIMEOUT_MS: u64 = 30_000;
+
+/// Looks at and directs an Understudy node.
+#[derive(Debug, Parser)]
+#[command(
+    name = "understudy",
+    version,
+    after_help = "\
+The socket is SOCKET, else control.socket of CONFIG, else $UNDERSTUDY_SOCKET, else
+/run/understudy/understudyd.sock.
+
+Exit codes: 0 ok, 1 runtime error, 2 usage, 3 invalid configuration, 4 daemon unreachable,
+5 refused because unsafe."
+)]
+struct Arguments {
+    /// Print one JSON document, also on errors
+    #[arg(short, long, global = true)]
+    json: bool,
+    /// The daemon's unix socket
+    #[arg(short, long, global = true, value_name = "SOCKET", conflicts_with = "config")]
+    socket: Option<PathBuf>,
+    /// The node's configuration file, which names the socket
+    #[arg(short, long, global = true, value_name = "CONFIG")]
+    config: Option<PathBuf>,
+    /// How long to wait for the daemon [default: 5000, switchover: 30000]
+    #[arg(short, long, global = true, value_name = "MS",
+          value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    timeout_ms: Option<u64>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Role, readiness, log, gate, peers and the last takeover
+    Status,
+    /// The service's connections on this node
+    Conns,
+    /// Hand the service over to another node, with the primary's consent
+    Switchover {
+        /// The node that takes over; the fittest one if not given
+        #[arg(long, value_name = "NODE")]
+        to: Option<String>,
+    },
+    /// Validate a configuration file, and this machine against it if root
+    Check {
+        /// The node's configuration file
+        file: PathBuf,
+    },
+}
+
+/// What a command has to say.
+enum Outcome {
+    Answer(Response),
+    Check { report: CheckReport, error: Option<ApiError> },
+}
+
+/// The document of `check`.
+#[derive(Serialize)]
+struct CheckDocument<'a> {
+    ok: bool,
+    check: &'a CheckReport,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a ApiError>,
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let (json, outcome) = match Arguments::try_parse_from(&arguments) {
+        Ok(arguments) => (arguments.json, run(&arguments)),
+        Err(e) if !e.use_stderr() => return print(&e.to_string(), 0),
+        Err(e) if !json_wanted(&arguments) => {
+            // clap's own message: it has the usage and a tip.
+            let _ = e.print();
+            return ExitCode::from(ErrorCode::Usage.exit_code());
+        }
+        Err(e) => (true, Outcome::Answer(Response::Error(usage_error(&e)))),
+    };
+    match render(json, &outcome) {
+        Ok(code) => code,
+        Err(e) => {
+            let _ = writeln!(std::io::stderr(), "understudy: {e:#}");
+            ExitCode::from(ErrorCode::Runtime.exit_code())
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Outcome {
+    let (request, timeout_default_ms) = match &arguments.command {
+        Command::Status => (Request::Status, ASK_TIMEOUT_MS),
+        Command::Conns => (Request::Conns, ASK_TIMEOUT_MS),
+        Command::Switchover { to } => {
+            (Request::Switchover { to: to.clone() }, SWITCHOVER_TIMEOUT_MS)
+        }
+        Command::Check { file } => {
+            let (report, error) = check::check(file);
+            return Outcome::Check { report, error };
+        }
+    };
+    let timeout = Duration::from_millis(arguments.timeout_ms.unwrap_or(timeout_default_ms));
+    Outcome::Answer(ask(arguments, &request, timeout).unwrap_or_else(Response::Error))
+}
+
+fn ask(arguments: &Arguments, request: &Request, timeout: Duration) -> Result<Response, ApiError> {
+    let socket = match (&arguments.socket, &arguments.config) {
+        (Some(socket), _) => socket.clone(),
+        (None, Some(file)) => Config::load(file).map_err(|e| config_error(&e))?.control.socket,
+        (None, None) => match std::env::var_os(SOCKET_VARIABLE) {
+            Some(socket) if !socket.is_empty() => PathBuf::from(socket),
+            _ => Path::new(SOCKET_DEFAULT).to_path_buf(),
+        },
+    };
+    client::call(&socket, request, timeout).map_err(|e| {
+        let mut message = e.to_string();
+        if matches!(request, Request::Switchover { .. })
+            && !matches!(e, client::ClientError::Unreachable { .. })
+        {
+            message.push_str("; whether the switchover takes place is not known, see status");
+        }
+        ApiError::new(e.code(), message)
+    })
+}
+
+/// A configuration error as an answer.
+fn config_error(error: &ConfigError) -> ApiError {
+    let code = if error.is_unsafe() { ErrorCode::RefusedUnsafe } else { ErrorCode::InvalidConfig };
+    ApiError::new(code, error.to_string())
+}
+
+/// Writes the outcome and gives its exit code.
+fn render(json: bool, outcome: &Outcome) -> anyhow::Result<ExitCode> {
+    let error = match outcome {
+        Outcome::Answer(Response::Error(error)) => Some(error),
+        Outcome::Answer(_) => None,
+        Outcome::Check { error, .. } => error.as_ref(),
+    };
+    let exit_code = error.map_or(0, |e| e.code.exit_code());
+    let output = match (json, outcome) {
+        (true, Outcome::Answer(response)) => serde_json::to_string(response)? + "\n",
+        (true, Outcome::Check { report, error }) => {
+            let ok = error.is_none();
+            serde_json::to_string(&CheckDocument { ok, check: report, error: error.as_ref() })?
+                + "\n"
+        }
+        (false, Outcome::Answer(Response::Error(error))) => {
+            let message = text::plain(&error.message);
+            let _ = writeln!(std::io::stderr(), "understudy: {message}");
+            return Ok(ExitCode::from(exit_code));
+        }
+        (false, Outcome::Answer(Response::Status(status))) => text::status(status),
+        (false, Outcome::Answer(Response::Conns(conns))) => text::conns(conns),
+        (false, Outcome::Answer(Response::Switchover(done))) => text::switchover(done),
+        (false, Outcome::Check { report, .. }) => text::check(report),
+    };
+    Ok(print(&output, exit_code))
+}
+
+/// A reader that has gone (`understudy conns | head`) is no error.
+fn print(output: &str, exit_code: u8) -> ExitCode {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(output.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => {
+            let _ = writeln!(std::io::stderr(), "understudy: the output cannot be written: {e}");
+            ExitCode::from(ErrorCode::Runtime.exit_code())
+        }
+        _ => ExitCode::from(exit_code),
+    }
+}
+
+/// Whether `-j` is on a command line that clap refused.
+fn json_wanted(arguments: &[OsString]) -> bool {
+    arguments.iter().skip(1).take_while(|a| *a != OsStr::new("--")).any(|argument| {
+        match argument.as_bytes() {
+            b"--json" => true,
+            [b'-', b'-', ..] => false,
+            // Flags may be joined, up to the first that takes a value: -js SOCKET.
+            [b'-', flags @ ..] => {
+                flags.iter().take_while(|f| !b"sct".contains(f)).any(|&f| f == b'j')
+            }
+            _ => false,
+        }
+    })
+}
+
+fn usage_error(error: &clap::Error) -> ApiError {
+    use clap::error::ErrorKind as Kind;
+    let missing = matches!(
+        error.kind(),
+        Kind::DisplayHelpOnMissingArgumentOrSubcommand | Kind::MissingSubcommand
+    );
+    let message = if missing {
+        "a command is missing, allowed: status, conns, switchover, check".to_owned()
+    } else {
+        // The first paragraph; usage and tips follow.
+        let text = error.to_string();
+        let paragraph = text.split("\n\n").next().unwrap_or_default();
+        let words: Vec<&str> = paragraph.split_whitespace().collect();
+        words.join(" ").trim_start_matches("error: ").to_owned()
+    };
+    ApiError::new(ErrorCode::Usage, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use clap::CommandFactory;
+
+    #[test]
+    fn arguments_are_consistent() {
+        super::Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn json_is_seen_on_refused_command_lines() {
+        let wanted = |line: &str| {
+            let line: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            super::json_wanted(&line)
+        };
+        for line in ["u -j", "u x --json", "u -js x", "u -hj", "u -s x y -j"] {
+            assert!(wanted(line), "{line}");
+        }
+        for line in ["u", "u j", "u -sj", "u -- -j", "u --jsonx", "-j", "u -"] {
+            assert!(!wanted(line), "{line}");
+        }
+    }
+}

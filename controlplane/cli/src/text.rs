@@ -1,0 +1,363 @@
+//! Text for people, from the structs that are also the JSON.
+
+use std::fmt::Write;
+
+use understudy_api::check::CheckReport;
+use understudy_api::{Conns, Status, SwitchoverDone};
+
+/// Text of others, safe for a terminal.
+pub fn plain(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    out
+}
+
+/// An aligned table; numbers are right-aligned.
+struct Table {
+    right: Vec<bool>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// Columns by their titles; one that begins with `>` is right-aligned.
+    fn new(titles: &[&str]) -> Self {
+        let right = titles.iter().map(|t| t.starts_with('>')).collect();
+        let titles = titles.iter().map(|t| t.trim_start_matches('>').to_owned()).collect();
+        Self { right, rows: vec![titles] }
+    }
+
+    fn row(&mut self, cells: Vec<String>) {
+        self.rows.push(cells.iter().map(|c| plain(c)).collect());
+    }
+
+    fn write(&self, out: &mut String, indent: &str) {
+        let width = |column: usize| {
+            self.rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..self.right.len()).map(width).collect();
+        for row in &self.rows {
+            let mut line = indent.to_owned();
+            for ((cell, &width), &right) in row.iter().zip(&widths).zip(&self.right) {
+                // Writing to a String does not fail.
+                let _ = if right {
+                    write!(line, "{cell:>width$}  ")
+                } else {
+                    write!(line, "{cell:<width$}  ")
+                };
+            }
+            out.push_str(line.trim_end());
+            out.push('\n');
+        }
+    }
+}
+
+fn field(out: &mut String, name: &str, value: &str) {
+    out.push_str(format!("{name:<9} {}", plain(value)).trim_end());
+    out.push('\n');
+}
+
+fn yes(value: bool) -> &'static str {
+    if value { "yes" } else { "no" }
+}
+
+fn dash(value: Option<String>) -> String {
+    value.unwrap_or_else(|| "-".to_owned())
+}
+
+/// `1d02h`, `2h03m`, `4m05s` or `6.789s`.
+fn duration(ms: u64) -> String {
+    let s = ms / 1000;
+    match s {
+        0..60 => format!("{s}.{:03}s", ms % 1000),
+        60..3600 => format!("{}m{:02}s", s / 60, s % 60),
+        3600..86_400 => format!("{}h{:02}m", s / 3600, s / 60 % 60),
+        _ => format!("{}d{:02}h", s / 86_400, s / 3600 % 24),
+    }
+}
+
+fn bytes(n: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if n < 1024 {
+        return format!("{n} B");
+    }
+    let mut value = n as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+/// `, 98.7 %`-style shares; nothing of nothing is no share.
+fn share(part: u64, whole: u64) -> Option<String> {
+    (whole != 0).then(|| format!("{:.1}%", part as f64 * 100.0 / whole as f64))
+}
+
+pub fn status(s: &Status) -> String {
+    let mut out = String::new();
+    let primary = dash(s.primary.clone());
+    field(&mut out, "Node", &format!("{} (id {}) of cluster {}", s.node, s.node_id, s.cluster));
+    field(&mut out, "Role", &format!("{}, epoch {}, primary {primary}", s.role, s.epoch));
+    if s.not_ready_because.is_empty() {
+        field(&mut out, "Ready", yes(s.ready));
+    } else {
+        for (i, why) in s.not_ready_because.iter().enumerate() {
+            let name = if i == 0 { "Ready" } else { "" };
+            let lead = if i == 0 { format!("{}: ", yes(s.ready)) } else { "    ".to_owned() };
+            field(&mut out, name, &format!("{lead}{why}"));
+        }
+    }
+    let app = match (s.service.app_running, s.service.app_pid) {
+        (true, Some(pid)) => format!("running, pid {pid}"),
+        (true, None) => "running".to_owned(),
+        (false, _) => "not running".to_owned(),
+    };
+    field(
+        &mut out,
+        "Service",
+        &format!("{}  {}  {}  {app}", s.service.name, s.service.vip.join(" "), s.service.vmac),
+    );
+    let log = &s.log;
+    let used = log.end.saturating_sub(log.start);
+    field(
+        &mut out,
+        "Log",
+        &format!(
+            "start {}  committed {}  applied {}  end {}",
+            log.start, log.committed, log.applied, log.end
+        ),
+    );
+    field(
+        &mut out,
+        "",
+        &format!(
+            "{} of {} used, {} uncommitted, {} not applied",
+            bytes(used),
+            bytes(log.capacity_bytes),
+            bytes(log.end.saturating_sub(log.committed)),
+            bytes(log.end.saturating_sub(log.applied)),
+        ),
+    );
+    let gate = &s.gate;
+    let zero_wait = match share(gate.released_zero_wait, gate.released) {
+        Some(share) => format!(" ({share} with zero wait)"),
+        None => String::new(),
+    };
+    field(
+        &mut out,
+        "Gate",
+        &format!(
+            "{}, policy {}  waiting {}  released {}{zero_wait}  dropped {}",
+            if gate.open { "open" } else { "closed" },
+            gate.policy,
+            gate.waiting_frames,
+            gate.released,
+            gate.dropped,
+        ),
+    );
+    field(
+        &mut out,
+        "Daemon",
+        &format!("version {}, pid {}, up {}", s.version, s.pid, duration(s.uptime_ms)),
+    );
+
+    if !s.peers.is_empty() {
+        out.push('\n');
+        peers(s, &mut out);
+    }
+    takeover(s, &mut out);
+    if !s.counters.is_empty() {
+        out.push_str("\nCounters\n");
+        let width = s.counters.keys().map(|name| plain(name).chars().count()).max().unwrap_or(0);
+        for (name, value) in &s.counters {
+            let _ = writeln!(out, "  {:<width$}  {value}", plain(name));
+        }
+    }
+    out
+}
+
+fn peers(s: &Status, out: &mut String) {
+    let mut table = Table::new(&[
+        "Peer",
+        ">Id",
+        "Role",
+        "Alive",
+        ">Replica",
+        ">Second",
+        ">Epoch",
+        ">Position",
+        ">Applied",
+        ">Lag",
+        "Commit",
+        "Clone",
+    ]);
+    let ago = |ms: Option<u64>| ms.map_or("never".to_owned(), |ms| format!("{ms} ms"));
+    for p in &s.peers {
+        table.row(vec![
+            p.name.clone(),
+            p.id.to_string(),
+            dash(p.role.map(|r| r.to_string())),
+            yes(p.alive).into(),
+            ago(p.replica_path_ms),
+            ago(p.second_path_ms),
+            p.epoch.to_string(),
+            p.position.to_string(),
+            p.applied.to_string(),
+            bytes(p.lag_bytes),
+            if p.in_commit_set { "in" } else { "out" }.into(),
+            if p.clone_ready { "ready" } else { "not ready" }.into(),
+        ]);
+    }
+    table.write(out, "");
+}
+
+fn takeover(s: &Status, out: &mut String) {
+    let events = s.last_takeover();
+    let (Some(first), Some(last)) = (events.first(), events.last()) else { return };
+    let seconds = first.unix_ns / 1_000_000_000;
+    let _ = writeln!(
+        out,
+        "\nLast takeover, epoch {}, from {} UTC",
+        last.epoch,
+        utc(seconds, first.unix_ns % 1_000_000_000 / 1_000_000)
+    );
+    let mut table = Table::new(&[">ms", ">Epoch", "Event", "Detail"]);
+    for e in events {
+        let offset_ns = i128::from(e.unix_ns) - i128::from(first.unix_ns);
+        table.row(vec![
+            format!("{:+.3}", offset_ns as f64 / 1e6),
+            e.epoch.to_string(),
+            e.event.clone(),
+            e.detail.clone(),
+        ]);
+    }
+    table.write(out, "  ");
+}
+
+/// Date and time of a count of seconds since 1970 (days to civil, Gregorian).
+fn utc(seconds: u64, millis: u64) -> String {
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    // Eras of 400 years, years that begin in March.
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!(
+        "{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}.{millis:03}",
+        second / 3600,
+        second / 60 % 60,
+        second % 60
+    )
+}
+
+pub fn conns(c: &Conns) -> String {
+    let mut out = String::new();
+    let mut table = Table::new(&[
+        "Proto",
+        "State",
+        ">Rqueue",
+        ">Wqueue",
+        "Client",
+        "Server",
+        "Origin",
+        ">RTT-us",
+        ">Received",
+        ">Acked",
+        ">Retrans",
+    ]);
+    for conn in &c.conns {
+        table.row(vec![
+            conn.proto.clone(),
+            conn.state.clone(),
+            conn.rqueue.to_string(),
+            conn.wqueue.to_string(),
+            conn.client.clone(),
+            conn.server.clone(),
+            if conn.adopted { "adopted" } else { "accepted" }.into(),
+            dash(conn.rtt_us.map(|us| us.to_string())),
+            conn.bytes_received.to_string(),
+            conn.bytes_acked.to_string(),
+            conn.retrans.to_string(),
+        ]);
+    }
+    table.write(&mut out, "");
+    let adopted = c.conns.iter().filter(|conn| conn.adopted).count();
+    let more = if c.truncated { " shown, there are more" } else { "" };
+    let n = c.conns.len();
+    let noun = if n == 1 { "connection" } else { "connections" };
+    let _ = writeln!(out, "{n} {noun}{more}, {adopted} adopted, role {}", c.role);
+    out
+}
+
+pub fn switchover(done: &SwitchoverDone) -> String {
+    format!(
+        "{} has taken over from {} in {} ms, epoch {}\n",
+        plain(&done.to),
+        plain(&done.from),
+        done.took_ms,
+        done.epoch
+    )
+}
+
+pub fn check(report: &CheckReport) -> String {
+    let mut out = String::new();
+    let _ = writeln!(
+        out,
+        "{}: {}",
+        plain(&report.file),
+        match (report.valid, report.environment_checked) {
+            (true, true) => "valid, and this machine can run it",
+            (true, false) => "valid",
+            (false, _) => "refused",
+        }
+    );
+    if let Some(group) = &report.group {
+        field(&mut out, "Cluster", &format!("{}, node {}", group.cluster, group.node));
+        field(&mut out, "Group", &group.tolerance);
+    }
+    for finding in &report.findings {
+        let _ = writeln!(out, "{:<9} {}", finding.level, plain(&finding.message));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{bytes, duration, plain, share, utc};
+
+    #[test]
+    fn values_read_well() {
+        assert_eq!(duration(0), "0.000s");
+        assert_eq!(duration(59_999), "59.999s");
+        assert_eq!(duration(61_000), "1m01s");
+        assert_eq!(duration(7_380_000), "2h03m");
+        assert_eq!(duration(u64::MAX), "213503982334d14h");
+        assert_eq!(bytes(0), "0 B");
+        assert_eq!(bytes(1023), "1023 B");
+        assert_eq!(bytes(64 << 20), "64.0 MiB");
+        assert_eq!(bytes(u64::MAX), "16.0 EiB");
+        assert_eq!(share(1, 0), None);
+        assert_eq!(share(987, 1000).as_deref(), Some("98.7%"));
+    }
+
+    #[test]
+    fn dates() {
+        assert_eq!(utc(0, 0), "1970-01-01 00:00:00.000");
+        assert_eq!(utc(951_782_400, 5), "2000-02-29 00:00:00.005");
+        assert_eq!(utc(1_735_689_599, 999), "2024-12-31 23:59:59.999");
+        assert_eq!(utc(1_763_888_400, 0), "2025-11-23 09:00:00.000");
+    }
+
+    #[test]
+    fn control_characters_do_not_reach_the_terminal() {
+        assert_eq!(plain("é\u{1b}[31m\n\u{9b}"), "é\\u{1b}[31m\\n\\u{9b}");
+    }
+}

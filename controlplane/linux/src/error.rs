@@ -1,0 +1,157 @@
+//! The crate's one error type: each text is a sentence that says what to do.
+
+use std::{io, path::PathBuf};
+
+/// What went wrong, and what the operator can do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A system call failed.
+    #[error("cannot {what}: {source}; {advice}")]
+    Os {
+        /// What was attempted, as a verb phrase.
+        what: String,
+        /// What to do about it.
+        advice: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The kernel refused a netlink request.
+    #[error("the kernel refused to {what}: {source}{detail}; {advice}")]
+    Netlink {
+        /// What was attempted, as a verb phrase.
+        what: String,
+        /// The kernel's extended message, in brackets, or empty.
+        detail: String,
+        /// What to do about it.
+        advice: String,
+        /// The kernel's error number.
+        source: io::Error,
+    },
+    /// The name cannot be that of a network interface.
+    #[error(
+        "\"{0}\" cannot name a network interface: use 1 to 15 characters without '/', ':' or blanks"
+    )]
+    BadIfName(String),
+    /// There is no such network interface.
+    #[error("there is no network interface \"{0}\" here: check the name with `ip link`")]
+    NoSuchLink(String),
+    /// A link of that name exists and is not a leftover of ours.
+    #[error(
+        "network interface \"{name}\" already exists and is of kind {kind}, not veth: choose \
+         another name for the host port or remove that interface"
+    )]
+    LinkInTheWay {
+        /// The interface's name.
+        name: String,
+        /// Its kind as the kernel reports it.
+        kind: String,
+    },
+    /// The application's command line is empty.
+    #[error("the application's command is empty: give the program and its arguments")]
+    EmptyCommand,
+    /// The application's program does not exist.
+    #[error(
+        "cannot find the application's command \"{command}\"{searched}: install it or give its full path"
+    )]
+    CommandNotFound {
+        /// The first word of the command line.
+        command: String,
+        /// Where it was looked for, or empty for an explicit path.
+        searched: String,
+    },
+    /// The application's program exists but cannot be executed.
+    #[error(
+        "the application's command \"{path}\" cannot be executed: {reason}; make it an executable \
+         file (chmod +x) for the daemon's user"
+    )]
+    NotExecutable {
+        /// The resolved path.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A string holds a NUL byte.
+    #[error("{what} contains a NUL byte: remove it")]
+    Nul {
+        /// Which string.
+        what: String,
+    },
+    /// The kernel cannot adopt connections.
+    #[error(
+        "this kernel cannot adopt TCP connections: {0}; use Linux 6.9 or later built with CONFIG_DEBUG_INFO_BTF, CONFIG_SYN_COOKIES and CONFIG_NET_XGRESS, or configure warm clones from checkpoints"
+    )]
+    NoAdoption(String),
+    /// The BPF program could not be loaded or used.
+    #[error("cannot {what}: {reason}; {advice}")]
+    Bpf {
+        /// What was attempted, as a verb phrase.
+        what: String,
+        /// libbpf's or the kernel's answer.
+        reason: String,
+        /// What to do about it.
+        advice: &'static str,
+    },
+    /// The table of prepared flows is full.
+    #[error(
+        "the table of flows waiting for adoption is full ({max_flows} entries): raise the \
+         configured number of flows or forget flows that never completed"
+    )]
+    FlowTableFull {
+        /// The bound given when the program was loaded.
+        max_flows: u32,
+    },
+    /// Client and server addresses of a flow are of different families.
+    #[error(
+        "a flow cannot join {client} and {server}: give both addresses of the same family, IPv4 or IPv6"
+    )]
+    MixedFamilies {
+        /// The client's end.
+        client: std::net::SocketAddr,
+        /// The server's end.
+        server: std::net::SocketAddr,
+    },
+    /// Handshake attributes that no TCP handshake can have agreed on.
+    #[error("a flow's {what} is out of range: take the values from the recorded SYN and SYN-ACK")]
+    BadAttrs {
+        /// Which attribute.
+        what: &'static str,
+    },
+    /// The process lacks capabilities.
+    #[error(
+        "understudyd lacks {missing}: run it as root, or grant the capability with systemd's \
+         AmbientCapabilities="
+    )]
+    MissingCapabilities {
+        /// The missing capabilities' names.
+        missing: String,
+    },
+}
+
+/// Result with the crate's error.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Advice for calls that fail for want of privilege.
+pub(crate) const BE_ROOT: &str = "run understudyd as root or with CAP_NET_ADMIN and CAP_SYS_ADMIN";
+
+impl Error {
+    pub(crate) fn os(
+        what: impl Into<String>,
+        advice: impl Into<String>,
+        source: io::Error,
+    ) -> Self {
+        Error::Os { what: what.into(), advice: advice.into(), source }
+    }
+
+    pub(crate) fn last_os(what: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self::os(what, advice, io::Error::last_os_error())
+    }
+
+    /// The kernel's error number, where there is one.
+    pub fn raw_os_error(&self) -> Option<i32> {
+        match self {
+            Error::Os { source, .. } | Error::Netlink { source, .. } => source.raw_os_error(),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! What Understudy asks of the Linux kernel: network namespaces, synchronous rtnetlink, the
+//! capsule in which the application runs, adoption of connections by BPF, and socket inspection.
+//!
+//! The crate knows nothing of DPDK or of the other crates. Every call here is synchronous and
+//! bounded; none belongs on a poll-mode core except [`adopt::Adopter::prepare`], which is one
+//! system call.
+
+pub mod adopt;
+pub mod capsule;
+mod error;
+pub mod netns;
+mod nl;
+pub mod poll;
+pub mod preflight;
+pub mod rtnl;
+pub mod socks;
+
+pub use error::{Error, Result};
+pub use poll::poll_fds;

@@ -1,0 +1,25 @@
+//! The control plane without IO: detection, election, following, leading, handing over.
+//!
+//! [`Node`] is a state machine in the manner of quinn-proto. Time (monotonic nanoseconds) and a seed are arguments.
+//! The driver calls one `handle_*`, then drains [`Node::poll_output`], then sleeps until [`Node::poll_timeout`] or
+//! the next input. Nothing that depends on persisted state or on a promise of the dataplane is sent before either
+//! is confirmed.
+#![forbid(unsafe_code)]
+
+mod config;
+mod io;
+mod join;
+mod node;
+mod peers;
+mod rng;
+mod timer;
+mod view;
+
+pub use config::{Config, ConfigError, Persisted};
+pub use io::{
+    DpCommand, LocalFact, LogState, Output, Path, Paths, ServiceCommand, TimelineEvent,
+    TimelineKind, To,
+};
+pub use node::Node;
+pub use timer::Timer;
+pub use view::{PeerView, View};

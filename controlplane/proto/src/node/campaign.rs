@@ -1,0 +1,260 @@
+//! Standing for election.
+//!
+//! What belongs here: who may stand and when, the pre-vote, the candidacy, winning and losing.
+
+use std::cmp::Reverse;
+
+use understudy_wire::{
+    Epoch, NodeId,
+    control::{Ballot, Candidacy, Control},
+};
+
+use super::{ElectStage, Lead, Node, Phase, Timer, Votes};
+use crate::{
+    io::{DpCommand, Path, TimelineKind, To},
+    peers::Fitness,
+};
+
+impl Node {
+    pub(super) fn clone_ready(&self) -> bool {
+        self.app_ready && self.log.clone_level && self.log.fit && !self.cfg.witness
+    }
+
+    /// May stand now.
+    pub(super) fn eligible(&self, now_ns: u64) -> bool {
+        self.obstacles(now_ns).is_empty()
+    }
+
+    pub(super) fn hears_majority(&self, now_ns: u64) -> bool {
+        let fresh = |age_ns: Option<u64>| age_ns.is_some_and(|a| a <= self.cfg.suspect_after_ns);
+        let heard =
+            self.peers.iter().filter(|peer| fresh(peer.path_age_ns(now_ns, Path::Replica))).count();
+        heard + 1 >= self.cfg.majority()
+    }
+
+    pub(super) fn fitness(&self) -> Fitness {
+        (self.log.log_epoch, self.log.position, self.cfg.priority, Reverse(self.cfg.me))
+    }
+
+    /// How many living nodes would make a better primary.
+    fn rank(&self, now_ns: u64) -> u64 {
+        let silence_ns = self.cfg.suspect_after_ns;
+        let fitter = |fitness: Fitness| fitness > self.fitness();
+        self.peers
+            .iter()
+            .filter(|peer| peer.candidate_fitness(now_ns, silence_ns).is_some_and(fitter))
+            .count() as u64
+    }
+
+    /// Arranges the next look at whether to stand: the fittest after `floor_ns`, others after a turn per rank and a
+    /// random part, and one that may not stand looks again later.
+    pub(super) fn schedule_stand(&mut self, now_ns: u64, floor_ns: u64) {
+        self.stand_ranked = self.eligible(now_ns);
+        let stagger_ns = self.cfg.stagger_ns;
+        let delay_ns = match self.rank(now_ns) {
+            _ if !self.stand_ranked => self.cfg.suspect_after_ns / 2,
+            0 => 0,
+            rank => rank * stagger_ns + self.rng.below(stagger_ns),
+        };
+        self.timers.set(Timer::Stand, now_ns + floor_ns + delay_ns);
+    }
+
+    pub(super) fn on_stand(&mut self, now_ns: u64) {
+        self.booting = false;
+        if !matches!(self.phase, Phase::Idle) {
+            return;
+        }
+        self.check_all_lost(now_ns);
+        self.check_hopeless(now_ns);
+        if !self.eligible(now_ns) {
+            return self.schedule_stand(now_ns, 0);
+        }
+        if !self.stand_ranked {
+            // Became eligible just now: wait for its turn, and at least once.
+            self.schedule_stand(now_ns, 0);
+            if self.timers.get(Timer::Stand).is_some_and(|at_ns| at_ns > now_ns) {
+                return;
+            }
+        }
+        if self.sticky(now_ns) {
+            let wait_ns = self.lease_over_ns() - now_ns;
+            return self.schedule_stand(now_ns, wait_ns);
+        }
+        self.timers.stop(Timer::Stand);
+        self.suspected_ns = now_ns;
+        self.start_campaign(now_ns);
+    }
+
+    fn next_epoch(&self) -> Epoch {
+        self.epoch.max(self.seen_epoch).saturating_add(1).max(self.promise_asked)
+    }
+
+    fn start_campaign(&mut self, now_ns: u64) {
+        let epoch = self.next_epoch();
+        if self.direct || self.peers.is_empty() {
+            self.direct = false;
+            return self.start_election(now_ns, epoch);
+        }
+        let mut granted = Votes::default();
+        granted.add(self.voter(self.cfg.me).expect("validated: this node votes"));
+        self.phase = Phase::PreVote { epoch, granted };
+        self.event(now_ns, TimelineKind::PreVoteStarted, format!("for epoch {epoch}"));
+        self.arm_campaign(now_ns);
+        let candidacy = self.candidacy(epoch);
+        self.send(To::All, Control::PreVote(candidacy));
+    }
+
+    fn arm_campaign(&mut self, now_ns: u64) {
+        let random_ns = self.rng.below(self.cfg.stagger_ns);
+        self.timers.set(Timer::Campaign, now_ns + self.cfg.election_timeout_ns + random_ns);
+        self.timers.set(Timer::Repeat, now_ns + self.cfg.heartbeat_interval_ns);
+    }
+
+    fn candidacy(&self, epoch: Epoch) -> Candidacy {
+        Candidacy {
+            epoch,
+            log_epoch: self.log.log_epoch,
+            position: self.log.position,
+            priority: self.cfg.priority,
+            released: self.released,
+            led: self.led,
+        }
+    }
+
+    pub(super) fn on_pre_vote_reply(&mut self, now_ns: u64, from: NodeId, ballot: &Ballot) {
+        let Some(voter) = self.voter(from) else { return };
+        let majority = self.cfg.majority();
+        let Phase::PreVote { epoch, granted } = &mut self.phase else { return };
+        if !ballot.granted || ballot.epoch != *epoch {
+            return;
+        }
+        granted.add(voter);
+        if granted.count() >= majority {
+            let epoch = *epoch;
+            self.start_election(now_ns, epoch);
+        }
+    }
+
+    fn start_election(&mut self, now_ns: u64, epoch: Epoch) {
+        if epoch <= self.epoch || epoch < self.promise_asked {
+            return self.campaign_lost(now_ns, "a higher epoch appeared");
+        }
+        self.ballot = None;
+        self.phase = Phase::Elect {
+            epoch,
+            stage: ElectStage::Promising,
+            granted: Votes::default(),
+        };
+        self.arm_campaign(now_ns);
+        self.promise(epoch);
+    }
+
+    /// The log is exact now: take the candidacy on.
+    pub(super) fn candidacy_promised(&mut self, _now_ns: u64, promised: Epoch) {
+        let me = self.cfg.me;
+        let Phase::Elect { epoch, stage, .. } = &mut self.phase else { return };
+        if *stage != ElectStage::Promising || *epoch != promised || promised <= self.epoch {
+            return;
+        }
+        *stage = ElectStage::Waiting;
+        self.adopt(promised, Some(me));
+    }
+
+    /// Asks for votes once the candidacy is durable and the old primary's lease must be over.
+    pub(super) fn advance_candidacy(&mut self, now_ns: u64) {
+        let Phase::Elect { epoch, stage: ElectStage::Waiting, .. } = self.phase else { return };
+        if !self.is_durable() {
+            return;
+        }
+        if self.sticky(now_ns) {
+            let at_ns = self.lease_over_ns();
+            return self.timers.set(Timer::VoteHold, at_ns);
+        }
+        let mut granted = Votes::default();
+        granted.add(self.voter(self.cfg.me).expect("validated: this node votes"));
+        self.phase = Phase::Elect { epoch, stage: ElectStage::Asking, granted };
+        self.event(now_ns, TimelineKind::VoteStarted, format!("for epoch {epoch}"));
+        if granted.count() >= self.cfg.majority() {
+            return self.win(now_ns);
+        }
+        let candidacy = self.candidacy(epoch);
+        self.send(To::All, Control::Vote(candidacy));
+    }
+
+    pub(super) fn on_vote_reply(&mut self, now_ns: u64, from: NodeId, ballot: &Ballot) {
+        let Some(voter) = self.voter(from) else { return };
+        let majority = self.cfg.majority();
+        let Phase::Elect { epoch, stage: ElectStage::Asking, granted } = &mut self.phase else {
+            return;
+        };
+        if !ballot.granted || ballot.epoch != *epoch {
+            return;
+        }
+        granted.add(voter);
+        // A promise beyond the candidacy (a vote for someone newer under way) ends it.
+        if granted.count() >= majority && self.promise_asked == *epoch {
+            self.win(now_ns);
+        }
+    }
+
+    pub(super) fn on_repeat(&mut self, now_ns: u64) {
+        let (epoch, granted, asking) = match self.phase {
+            Phase::PreVote { epoch, granted } => (epoch, granted, false),
+            Phase::Elect { epoch, stage: ElectStage::Asking, granted } => (epoch, granted, true),
+            Phase::Elect { epoch, .. } => (epoch, Votes(u32::MAX), true),
+            _ => return,
+        };
+        self.timers.set(Timer::Repeat, now_ns + self.cfg.heartbeat_interval_ns);
+        let candidacy = self.candidacy(epoch);
+        for index in 0..self.cfg.voters.len() {
+            let id = self.cfg.voters[index];
+            if id != self.cfg.me && !granted.has(index) {
+                let msg =
+                    if asking { Control::Vote(candidacy) } else { Control::PreVote(candidacy) };
+                self.send(To::One(id), msg);
+            }
+        }
+    }
+
+    pub(super) fn on_campaign_over(&mut self, now_ns: u64) {
+        if matches!(self.phase, Phase::PreVote { .. } | Phase::Elect { .. }) {
+            self.campaign_lost(now_ns, "no majority in time");
+        }
+    }
+
+    fn campaign_lost(&mut self, now_ns: u64, why: &str) {
+        self.event(now_ns, TimelineKind::ElectionLost, why);
+        let suspected_ns = self.suspected_ns;
+        self.vacate(now_ns);
+        self.suspected_ns = suspected_ns;
+        let random_ns = self.rng.below(2 * self.cfg.stagger_ns);
+        self.schedule_stand(now_ns, random_ns);
+    }
+
+    fn win(&mut self, now_ns: u64) {
+        let epoch = self.epoch;
+        self.phase = Phase::Lead(Lead {
+            since_ns: now_ns,
+            leased_once: false,
+            unleased_since_ns: Some(now_ns),
+            gate_open: false,
+            gate_open_ns: 0,
+            announced: 0,
+            revalidate: false,
+        });
+        for timer in [Timer::Campaign, Timer::Repeat, Timer::Stand, Timer::Detector] {
+            self.timers.stop(timer);
+        }
+        self.live = None;
+        self.reign = None;
+        self.booting = false;
+        self.needs_restart = false;
+        self.led = 0;
+        self.joined = epoch;
+        self.step_down = None;
+        self.timers.stop(Timer::StepDown);
+        self.event(now_ns, TimelineKind::ElectionWon, format!("epoch {epoch}"));
+        self.order(DpCommand::Lead { epoch });
+        self.send_heartbeat(now_ns);
+    }
+}

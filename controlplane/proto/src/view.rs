@@ -1,0 +1,63 @@
+//! What a node shows of itself.
+//!
+//! What belongs here: plain values for status and metrics.
+
+use understudy_wire::{Epoch, NodeId, Position, control::Role};
+
+/// The state of a node at a moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// This node.
+    pub me: NodeId,
+    /// What it is.
+    pub role: Role,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// The primary it follows or is.
+    pub primary: Option<NodeId>,
+    /// It lost its log and must catch up before it counts.
+    pub recovering: bool,
+    /// The gate is open.
+    pub gate_open: bool,
+    /// End of its log.
+    pub position: Position,
+    /// Committed position.
+    pub committed: Position,
+    /// What the clone has consumed.
+    pub applied: Position,
+    /// The other voters.
+    pub peers: Vec<PeerView>,
+    /// Why this node could not take over; empty if it could (or leads).
+    pub not_ready_because: Vec<String>,
+}
+
+/// One of the other voters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerView {
+    /// Who.
+    pub id: NodeId,
+    /// Heard within the suspicion time, on any path.
+    pub alive: bool,
+    /// Time since its last heartbeat on the replica port.
+    pub replica_age_ns: Option<u64>,
+    /// Time since its last heartbeat on the second path.
+    pub second_age_ns: Option<u64>,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// What it says it is.
+    pub role: Role,
+    /// End of its log.
+    pub position: Position,
+    /// What its clone has consumed.
+    pub applied: Position,
+    /// Its clone is ready.
+    pub clone_ready: bool,
+    /// It must catch up before it counts.
+    pub recovering: bool,
+    /// It would stand in an election.
+    pub electable: bool,
+    /// Its client port has a link.
+    pub client_link_up: bool,
+    /// Its replica port has a link.
+    pub replica_link_up: bool,
+}

@@ -1,0 +1,620 @@
+//! Feeds a clone from the log: in log order, never an effect before its cause, nothing lost.
+//!
+//! A frame that acknowledges what the clone has not sent yet waits (with bare
+//! ACKs for what it has sent, or its congestion window would never open). A
+//! frame beyond the clone's window is parked, so that its kernel does not drop
+//! what no client will send again. What the clone does not acknowledge is
+//! delivered again from the log. The same rules go on after a takeover for the
+//! connections it inherited, since the old primary may have sent more than the
+//! clone so far.
+
+use std::collections::VecDeque;
+
+use understudy_log::{CaptureLog, Record};
+use understudy_wire::Position;
+use understudy_wire::record::RecordKind;
+use understudy_wire::tcp::{ACK, BareAck, RST, SYN, Segment, before, build_bare_ack};
+
+use crate::MS;
+use crate::adoption::{SynAckInfo, SynInfo, attributes};
+use crate::counters::Counters;
+use crate::flows::{FlowRef, FlowState, FlowTable, SynTable};
+use crate::ports::{Outbox, Ports};
+
+/// Frames parked or not yet acknowledged at most.
+const PENDING_MAX: usize = 16384;
+/// A frame not acknowledged by the clone's kernel in this time is given again; doubled each time.
+const REDELIVER_NS: u64 = 60 * MS;
+const REDELIVERIES_MAX: u8 = 8;
+/// A closed window is probed with the parked frame after this time.
+const WINDOW_PROBE_NS: u64 = 300 * MS;
+/// No window is larger (RFC 7323: 2^30); what is further ahead is not of this connection.
+const AHEAD_MAX: i32 = 1 << 30;
+/// How often the ring is scanned without a reason.
+const SCAN_INTERVAL_NS: u64 = MS;
+
+/// Whose output the clients see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Another node's: handshakes are adopted, SYNs not delivered.
+    Clone,
+    /// This node's: only inherited connections need care.
+    Primary,
+}
+
+/// What the applier may use while it works.
+pub struct Context<'a, P: Ports> {
+    /// Now, on this node's clock.
+    pub now_ns: u64,
+    /// Now, on the clock that stamps the log.
+    pub primary_now_ns: u64,
+    /// How long a frame may hold up the log before it is parked.
+    pub wait_ns_max: u64,
+    /// The log.
+    pub log: &'a CaptureLog,
+    /// Buffers and adoption.
+    pub ports: &'a mut P,
+    /// Towards the capsule.
+    pub host: &'a mut Outbox<P::Frame>,
+    /// Counts.
+    pub counters: &'a mut Counters,
+}
+
+impl<P: Ports> Context<'_, P> {
+    /// Gives bytes to the capsule. False: no buffer or a full device.
+    pub fn deliver(&mut self, bytes: &[u8]) -> bool {
+        let sent = match self.ports.alloc(&[bytes]) {
+            Some(frame) => self.host.push(self.ports, frame),
+            None => false,
+        };
+        if sent {
+            self.counters.delivered_frames += 1;
+        } else {
+            self.counters.host_tx_dropped += 1;
+        }
+        sent
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PendingState {
+    Parked { since_ns: u64 },
+    Delivered { at_ns: u64, tries: u8 },
+    Done,
+}
+
+/// A frame of the log that the clone's kernel has not confirmed.
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    at: Position,
+    flow: FlowRef,
+    seq_end: u32,
+    state: PendingState,
+}
+
+/// What to do with a segment of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// Its time has come; it takes sequence space to be confirmed.
+    Tracked,
+    /// Its time has come; nothing to confirm, or not of this connection.
+    Untracked,
+    /// It acknowledges what the clone has not sent.
+    AheadOfOutput,
+    /// It exceeds the clone's window.
+    AheadOfWindow,
+}
+
+/// The applier's state.
+pub struct Apply {
+    cursor: Position,
+    flows: FlowTable,
+    syns: SynTable,
+    pending: VecDeque<Pending>,
+    waiting_since_ns: Option<u64>,
+    scan: u64,
+    scan_due_ns: u64,
+    output_seen: bool,
+    fit: bool,
+}
+
+impl Apply {
+    /// Nothing applied; room for `flows_max` connections.
+    pub fn new(flows_max: usize) -> Apply {
+        Apply {
+            cursor: 0,
+            flows: FlowTable::new(flows_max),
+            syns: SynTable::default(),
+            pending: VecDeque::with_capacity(PENDING_MAX),
+            waiting_since_ns: None,
+            scan: 0,
+            scan_due_ns: 0,
+            output_seen: false,
+            fit: true,
+        }
+    }
+
+    /// Begins again at position 0 with a fresh clone.
+    pub fn reset(&mut self) {
+        self.cursor = 0;
+        self.flows.clear();
+        self.syns.drain();
+        self.pending.clear();
+        self.waiting_since_ns = None;
+        self.fit = true;
+    }
+
+    /// The next record to apply.
+    pub fn cursor(&self) -> Position {
+        self.cursor
+    }
+
+    /// Records before it are done with for good.
+    pub fn floor(&self) -> Position {
+        let pending = self.pending.iter().find(|p| p.state != PendingState::Done);
+        pending.map_or(self.cursor, |p| p.at.min(self.cursor))
+    }
+
+    /// Whether the clone has followed the primary so far.
+    pub fn is_fit(&self) -> bool {
+        self.fit
+    }
+
+    /// The connections.
+    pub fn flows(&self) -> &FlowTable {
+        &self.flows
+    }
+
+    /// SYNs that nobody has answered: records to deliver when this node takes over.
+    pub fn take_unanswered_syns(&mut self) -> Vec<Position> {
+        self.syns.drain()
+    }
+
+    /// Applies whole records before `limit`, at most `budget` of them. Returns whether anything moved.
+    pub fn run<P: Ports>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        mode: Mode,
+        limit: Position,
+        budget: usize,
+    ) -> bool {
+        self.scan_pending(cx);
+        let started_at = self.cursor;
+        for _ in 0..budget {
+            if self.cursor >= limit {
+                break;
+            }
+            let log = cx.log;
+            let Some(record) = log.record(self.cursor).filter(|r| r.next <= limit) else { break };
+            if !self.apply_record(cx, mode, &record) {
+                break;
+            }
+            self.waiting_since_ns = None;
+            self.cursor = record.next;
+        }
+        self.cursor != started_at
+    }
+
+    /// The frame at the cursor, just appended and to be delivered by this node as the
+    /// primary: true if it belongs to an inherited connection and is taken care of.
+    pub fn take_if_inherited<P: Ports>(&mut self, cx: &mut Context<'_, P>) -> bool {
+        if self.flows.is_empty() {
+            return false;
+        }
+        let log = cx.log;
+        let Some(record) = log.record(self.cursor) else { return false };
+        let Some(segment) = Segment::parse(record.payload) else { return false };
+        if self.flows.find(&segment.key_from_client()).is_none() {
+            return false;
+        }
+        self.apply_record(cx, Mode::Primary, &record);
+        true
+    }
+
+    /// The primary delivered everything up to `position` itself.
+    pub fn skip_to(&mut self, position: Position) {
+        self.cursor = position;
+    }
+
+    /// False: not yet.
+    fn apply_record<P: Ports>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        mode: Mode,
+        record: &Record<'_>,
+    ) -> bool {
+        match (record.header.kind, mode) {
+            (RecordKind::ClientFrame, _) => self.apply_frame(cx, mode, record.payload),
+            (RecordKind::SynAck, Mode::Clone) => {
+                self.apply_synack(cx, record);
+                true
+            }
+            (RecordKind::SynAck, Mode::Primary) | (RecordKind::Epoch, _) => true,
+        }
+    }
+
+    fn apply_synack<P: Ports>(&mut self, cx: &mut Context<'_, P>, record: &Record<'_>) {
+        let Some(segment) = Segment::parse(record.payload) else {
+            cx.counters.corrupt_records += 1;
+            return;
+        };
+        let key = segment.key_from_server();
+        let Some(syn) = self.syns.take(&key, segment.ack) else { return };
+        let synack = SynAckInfo::new(&segment, record.header.timestamp_ns);
+        if !self.flows.half_open(key, syn, synack, self.cursor) {
+            cx.counters.flows_full += 1;
+            self.fit = false;
+        }
+    }
+
+    fn apply_frame<P: Ports>(&mut self, cx: &mut Context<'_, P>, mode: Mode, frame: &[u8]) -> bool {
+        // What is not an intact segment is the kernel's to judge.
+        let Some(segment) = Segment::parse(frame).filter(|s| s.checksum_ok(frame)) else {
+            cx.deliver(frame);
+            return true;
+        };
+        let key = segment.key_from_client();
+        let found = self.flows.find(&key);
+        if segment.has(SYN) && !segment.has(ACK) {
+            return self.apply_syn(cx, mode, frame, &segment, found);
+        }
+        let Some(at) = found else {
+            cx.deliver(frame);
+            return true;
+        };
+        let half_open = self.flows.get(at).is_some_and(|f| f.state == FlowState::HalfOpen);
+        if half_open && !self.adopt(cx, frame, &segment, at) {
+            return true;
+        }
+        self.apply_segment(cx, mode, frame, &segment, at)
+    }
+
+    fn apply_syn<P: Ports>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        mode: Mode,
+        frame: &[u8],
+        segment: &Segment,
+        found: Option<FlowRef>,
+    ) -> bool {
+        let flow = found.and_then(|at| self.flows.get(at));
+        match mode {
+            Mode::Clone => {
+                let repeated = flow.is_some_and(|f| f.syn.isn == segment.seq);
+                if !repeated {
+                    let syn = SynInfo { isn: segment.seq, options: segment.options };
+                    let at = self.cursor;
+                    cx.counters.syns_dropped +=
+                        self.syns.insert(segment.key_from_client(), syn, at);
+                }
+            }
+            Mode::Primary => {
+                // The client never saw the old primary's SYN-ACK: a new handshake.
+                if let Some(at) =
+                    found.filter(|_| flow.is_some_and(|f| f.state == FlowState::HalfOpen))
+                {
+                    self.flows.remove(at);
+                }
+                cx.deliver(frame);
+            }
+        }
+        true
+    }
+
+    /// Hands a connection to the kernel on the client's first segment after the handshake.
+    /// False: this segment does not complete the handshake, or the kernel refuses.
+    fn adopt<P: Ports>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        frame: &[u8],
+        segment: &Segment,
+        at: FlowRef,
+    ) -> bool {
+        let Some(flow) = self.flows.get_mut(at) else { return false };
+        if segment.has(RST) {
+            self.flows.remove(at);
+            return false;
+        }
+        let seq_ahead = segment.seq.wrapping_sub(flow.rcv_nxt) as i32;
+        let ack_ahead = segment.ack.wrapping_sub(flow.snd_nxt) as i32;
+        let completes = segment.has(ACK)
+            && (0..AHEAD_MAX).contains(&seq_ahead)
+            && (0..AHEAD_MAX).contains(&ack_ahead);
+        if !completes {
+            return false;
+        }
+        let attrs = attributes(&flow.syn, &flow.synack, segment, cx.primary_now_ns);
+        let ack = BareAck {
+            seq: flow.rcv_nxt,
+            ack: flow.snd_nxt,
+            window: segment.window,
+            timestamps: attrs.timestamps,
+        };
+        let key = flow.key;
+        flow.state = FlowState::Adopted;
+        let built = build_bare_ack(frame, segment, &ack);
+        let done = built.is_some_and(|bytes| cx.ports.adopt(&key, &attrs) && cx.deliver(&bytes));
+        if done {
+            cx.counters.adoptions += 1;
+        } else {
+            cx.counters.adoptions_failed += 1;
+            self.flows.remove(at);
+            self.fit = false;
+        }
+        done
+    }
+
+    fn apply_segment<P: Ports>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        mode: Mode,
+        frame: &[u8],
+        segment: &Segment,
+        at: FlowRef,
+    ) -> bool {
+        let Some(flow) = self.flows.get(at) else { return true };
+        let verdict = verdict(flow, segment);
+        let behind_others = flow.parked > 0;
+        match verdict {
+            Verdict::AheadOfOutput if !behind_others => {
+                if mode == Mode::Clone && self.hold_up(cx, frame, segment, at) {
+                    return false;
+                }
+                self.park(cx, segment, at)
+            }
+            Verdict::AheadOfOutput | Verdict::AheadOfWindow => self.park(cx, segment, at),
+            _ if behind_others => self.park(cx, segment, at),
+            _ if verdict == Verdict::Tracked && self.pending.len() >= PENDING_MAX => {
+                // Nothing more can be confirmed later: wait for the kernel to confirm something.
+                mode == Mode::Primary
+            }
+            _ => {
+                self.give(cx, frame, segment, at, verdict, 0);
+                true
+            }
+        }
+    }
+
+    /// Keeps the whole log waiting for the clone's output. False: it has waited long enough.
+    fn hold_up<P: Ports>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        frame: &[u8],
+        segment: &Segment,
+        at: FlowRef,
+    ) -> bool {
+        self.partial_ack(cx, frame, segment, at);
+        match self.waiting_since_ns {
+            None => {
+                self.waiting_since_ns = Some(cx.now_ns);
+                cx.counters.ack_waits += 1;
+                true
+            }
+            Some(since) if cx.now_ns < since + cx.wait_ns_max => true,
+            Some(_) => {
+                cx.counters.ack_waits_expired += 1;
+                false
+            }
+        }
+    }
+
+    /// Acknowledges what the clone has sent of what the client acknowledges, so that it can send more.
+    fn partial_ack<P: Ports>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        frame: &[u8],
+        segment: &Segment,
+        at: FlowRef,
+    ) {
+        let Some(flow) = self.flows.get_mut(at) else { return };
+        if !before(flow.partial_acked, flow.snd_nxt) || !before(flow.client_acked, flow.snd_nxt) {
+            return;
+        }
+        let ack = BareAck {
+            seq: flow.rcv_nxt,
+            ack: flow.snd_nxt,
+            window: segment.window,
+            timestamps: segment.options.timestamps,
+        };
+        if let Some(bytes) = build_bare_ack(frame, segment, &ack)
+            && cx.deliver(&bytes)
+        {
+            flow.partial_acked = flow.snd_nxt;
+            cx.counters.partial_acks += 1;
+        }
+    }
+
+    /// False: the ring is full, try again.
+    fn park<P: Ports>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        segment: &Segment,
+        flow: FlowRef,
+    ) -> bool {
+        if self.pending.len() >= PENDING_MAX {
+            cx.counters.parked_overflow += 1;
+            return false;
+        }
+        if let Some(f) = self.flows.get_mut(flow) {
+            f.parked += 1;
+        }
+        cx.counters.parked += 1;
+        let state = PendingState::Parked { since_ns: cx.now_ns };
+        self.pending.push_back(Pending {
+            at: self.cursor,
+            flow,
+            seq_end: segment.seq_end(),
+            state,
+        });
+        true
+    }
+
+    fn give<P: Ports>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        frame: &[u8],
+        segment: &Segment,
+        at: FlowRef,
+        verdict: Verdict,
+        parked: u32,
+    ) {
+        cx.deliver(frame);
+        let Some(flow) = self.flows.get_mut(at) else { return };
+        flow.parked -= parked;
+        flow.note_client(segment);
+        if segment.has(RST) || flow.is_closed() {
+            self.flows.remove(at);
+        } else if verdict == Verdict::Tracked && parked == 0 {
+            let state = PendingState::Delivered { at_ns: cx.now_ns, tries: 0 };
+            self.pending.push_back(Pending {
+                at: self.cursor,
+                flow: at,
+                seq_end: segment.seq_end(),
+                state,
+            });
+        }
+    }
+
+    /// Looks again at what is parked or unconfirmed.
+    pub fn scan_pending<P: Ports>(&mut self, cx: &mut Context<'_, P>) {
+        if !self.output_seen && cx.now_ns < self.scan_due_ns {
+            return;
+        }
+        self.output_seen = false;
+        self.scan_due_ns = cx.now_ns + SCAN_INTERVAL_NS;
+        self.scan += 1;
+        for i in 0..self.pending.len() {
+            let entry = self.pending[i];
+            self.pending[i].state = match entry.state {
+                PendingState::Done => continue,
+                PendingState::Parked { since_ns } => self.scan_parked(cx, &entry, since_ns),
+                PendingState::Delivered { at_ns, tries } => {
+                    self.scan_delivered(cx, &entry, at_ns, tries)
+                }
+            };
+        }
+        while self.pending.front().is_some_and(|p| p.state == PendingState::Done) {
+            self.pending.pop_front();
+        }
+    }
+
+    fn scan_parked<P: Ports>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        entry: &Pending,
+        since_ns: u64,
+    ) -> PendingState {
+        let scan = self.scan;
+        let log = cx.log;
+        let record = log.record(entry.at);
+        let segment = record.as_ref().and_then(|r| Segment::parse(r.payload));
+        let (Some(flow), Some(record), Some(segment)) =
+            (self.flows.get_mut(entry.flow), record, segment)
+        else {
+            return PendingState::Done;
+        };
+        if flow.blocked_in_scan == scan {
+            return entry.state;
+        }
+        let verdict = verdict(flow, &segment);
+        let probe = verdict == Verdict::AheadOfWindow && cx.now_ns >= since_ns + WINDOW_PROBE_NS;
+        match verdict {
+            Verdict::AheadOfOutput => {
+                flow.blocked_in_scan = scan;
+                self.partial_ack(cx, record.payload, &segment, entry.flow);
+                entry.state
+            }
+            Verdict::AheadOfWindow if !probe => {
+                flow.blocked_in_scan = scan;
+                entry.state
+            }
+            _ => {
+                self.give(cx, record.payload, &segment, entry.flow, verdict, 1);
+                match verdict {
+                    Verdict::Untracked => PendingState::Done,
+                    _ => PendingState::Delivered { at_ns: cx.now_ns, tries: 0 },
+                }
+            }
+        }
+    }
+
+    fn scan_delivered<P: Ports>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        entry: &Pending,
+        at_ns: u64,
+        tries: u8,
+    ) -> PendingState {
+        let Some(flow) = self.flows.get(entry.flow) else { return PendingState::Done };
+        if !before(flow.rcv_nxt, entry.seq_end) {
+            return PendingState::Done;
+        }
+        if cx.now_ns < at_ns + (REDELIVER_NS << tries) {
+            return entry.state;
+        }
+        let log = cx.log;
+        let Some(record) = log.record(entry.at).filter(|_| tries < REDELIVERIES_MAX) else {
+            cx.counters.redelivery_given_up += 1;
+            return PendingState::Done;
+        };
+        cx.deliver(record.payload);
+        cx.counters.redelivered += 1;
+        PendingState::Delivered { at_ns: cx.now_ns, tries: tries + 1 }
+    }
+
+    /// The capsule's kernel sent this segment. Returns its flow if it takes sequence space
+    /// that the client has not acknowledged.
+    pub fn observe_output(
+        &mut self,
+        segment: &Segment,
+        counters: &mut Counters,
+    ) -> Option<FlowRef> {
+        if self.flows.is_empty() {
+            return None;
+        }
+        let at = self.flows.find(&segment.key_from_server())?;
+        let flow = self.flows.get_mut(at)?;
+        self.output_seen = true;
+        if segment.has(SYN) {
+            // A new handshake of the same ends, answered by this node's kernel.
+            self.flows.remove(at);
+            return None;
+        }
+        if segment.has(RST) {
+            counters.clone_resets += u64::from(flow.state == FlowState::Adopted);
+            self.flows.remove(at);
+            return None;
+        }
+        flow.note_output(segment);
+        let wanted = segment.seq_len() > 0 && before(flow.client_acked, segment.seq_end());
+        if flow.is_closed() {
+            self.flows.remove(at);
+            return None;
+        }
+        wanted.then_some(at)
+    }
+
+    /// This clone can no longer be trusted to continue the primary's connections.
+    pub fn mark_unfit(&mut self) {
+        self.fit = false;
+    }
+}
+
+fn verdict(flow: &crate::flows::Flow, segment: &Segment) -> Verdict {
+    if segment.has(RST) {
+        return Verdict::Untracked;
+    }
+    if segment.has(ACK) && before(flow.snd_nxt, segment.ack) {
+        // The old primary never sent beyond the client's window: this acknowledges nothing real.
+        let nonsense = before(flow.client_edge, segment.ack);
+        return if nonsense { Verdict::Untracked } else { Verdict::AheadOfOutput };
+    }
+    let ahead = segment.seq_end().wrapping_sub(flow.rcv_nxt) as i32;
+    if segment.seq_len() == 0 || ahead <= 0 || ahead >= AHEAD_MAX {
+        return Verdict::Untracked;
+    }
+    if before(flow.rcv_edge, segment.seq_end()) {
+        return Verdict::AheadOfWindow;
+    }
+    Verdict::Tracked
+}

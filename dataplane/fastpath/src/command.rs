@@ -1,0 +1,144 @@
+//! What the control plane asks of the data path, and what it is told.
+
+use arrayvec::ArrayVec;
+use understudy_wire::control::{CONTROL_LEN_MAX, History};
+use understudy_wire::{Epoch, NodeId, Position};
+
+use crate::counters::Counters;
+use crate::sender::{PEERS_MAX, Peer};
+
+/// A control message's bytes.
+pub type ControlBody = ArrayVec<u8, CONTROL_LEN_MAX>;
+
+/// Orders, carried out in the order given.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Acknowledge no epoch below this any more; answered by [`Event::Promised`].
+    Promise {
+        /// The epoch to come.
+        epoch: Epoch,
+    },
+    /// Be a replica of this reign.
+    Follow {
+        /// The reign.
+        epoch: Epoch,
+        /// Who reigns.
+        primary: NodeId,
+        /// Our log is its history up to here.
+        cut: Position,
+    },
+    /// Reign: open the stream with an epoch record, finish applying, open the gate.
+    Lead {
+        /// The reign.
+        epoch: Epoch,
+    },
+    /// Planned switchover: log and replicate client frames, deliver none.
+    Drain,
+    /// The switchover is off: deliver again.
+    Undrain,
+    /// Nothing leaves any more.
+    Fence {
+        /// The reign that is over.
+        epoch: Epoch,
+    },
+    /// Send gratuitous ARP and unsolicited NA once.
+    Announce,
+    /// The application in the capsule is ready to be fed, or is gone.
+    Service {
+        /// Ready.
+        up: bool,
+    },
+    /// The client port's carrier.
+    ClientLink {
+        /// There is one.
+        up: bool,
+    },
+    /// Send a control message on the replica port.
+    Control {
+        /// One node or [`understudy_wire::pdu::TARGET_ALL`].
+        target: NodeId,
+        /// The control plane's epoch, for the header.
+        epoch: Epoch,
+        /// The message.
+        body: ControlBody,
+    },
+}
+
+/// What the control plane must hear, in order.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A control message came on the replica port.
+    Control {
+        /// Sender.
+        node: NodeId,
+        /// Its epoch.
+        epoch: Epoch,
+        /// The message.
+        body: ControlBody,
+    },
+    /// A promise is kept from now on; what the log holds at this moment.
+    Promised {
+        /// The epoch promised to.
+        epoch: Epoch,
+        /// The exact state at this moment.
+        snapshot: Snapshot,
+    },
+}
+
+/// The data path's role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DataRole {
+    /// No reign yet.
+    Idle,
+    /// Replica of this reign.
+    Follow(Epoch),
+    /// Primary of this reign.
+    Lead(Epoch),
+    /// Was primary; mute.
+    Fenced,
+}
+
+/// The state that the control plane decides by, copied out now and then.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// When it was taken.
+    pub at_ns: u64,
+    /// Role.
+    pub role: DataRole,
+    /// Newest reigns in the log.
+    pub history: History,
+    /// Oldest position held.
+    pub log_start: Position,
+    /// End of the log.
+    pub log_end: Position,
+    /// The log's capacity in bytes.
+    pub log_capacity: u64,
+    /// Committed, as known here.
+    pub committed: Position,
+    /// Given to the application.
+    pub applied: Position,
+    /// Output may leave.
+    pub gate_open: bool,
+    /// A majority acknowledged within the lease.
+    pub lease_valid: bool,
+    /// Drained: nothing is delivered and all output has left.
+    pub drained: bool,
+    /// Everything committed is applied.
+    pub level: bool,
+    /// The clone has followed so far.
+    pub fit: bool,
+    /// When the primary's newest DATA PDU came; 0: never.
+    pub data_heard_at_ns: u64,
+    /// Oldest position the primary holds, as a replica knows it.
+    pub primary_log_start: Position,
+    /// Frames waiting at the gate.
+    pub gate_waiting: usize,
+    /// Connections inherited or cloned.
+    pub flows: usize,
+    /// Frames retained for a takeover.
+    pub retained: usize,
+    /// The replicas, as the primary sees them.
+    pub peers: ArrayVec<Peer, PEERS_MAX>,
+    /// Counts.
+    pub counters: Counters,
+}

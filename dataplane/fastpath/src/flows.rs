@@ -1,0 +1,253 @@
+//! The connections a clone carries: handshakes seen in the log, and where each side stands.
+
+use std::collections::{HashMap, VecDeque};
+
+use understudy_wire::Position;
+use understudy_wire::tcp::{FIN, FlowKey, Segment, before, later};
+
+use crate::adoption::{SynAckInfo, SynInfo};
+
+/// SYNs waiting for their SYN-ACK at most.
+const SYNS_MAX: usize = 4096;
+
+/// Refers to a flow for as long as it is that flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowRef {
+    slot: u32,
+    generation: u32,
+}
+
+/// How far a connection has come on the clone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlowState {
+    /// The log holds SYN and SYN-ACK, the client's ACK is still to come.
+    HalfOpen,
+    /// The clone's kernel holds the connection.
+    Adopted,
+}
+
+/// A connection. Sequence numbers as in RFC 9293, seen from the service.
+#[derive(Clone, Copy, Debug)]
+pub struct Flow {
+    /// Its ends.
+    pub key: FlowKey,
+    /// How far it has come.
+    pub state: FlowState,
+    /// The client's SYN.
+    pub syn: SynInfo,
+    /// The service's SYN-ACK.
+    pub synack: SynAckInfo,
+    /// Position of the SYN-ACK's record.
+    pub synack_at: Position,
+    /// What the clone's kernel acknowledged to the client.
+    pub rcv_nxt: u32,
+    /// Right edge of the window that it offers.
+    pub rcv_edge: u32,
+    /// What the clone's kernel has sent.
+    pub snd_nxt: u32,
+    /// What the client acknowledged.
+    pub client_acked: u32,
+    /// Right edge of the window that the client offered.
+    pub client_edge: u32,
+    /// The last bare ACK made for it.
+    pub partial_acked: u32,
+    /// Frames of it in the parking ring.
+    pub parked: u32,
+    /// Scan of the ring that found it blocked.
+    pub blocked_in_scan: u64,
+    client_fin: Option<u32>,
+    server_fin: Option<u32>,
+    generation: u32,
+}
+
+impl Flow {
+    fn new(key: FlowKey, syn: SynInfo, synack: SynAckInfo, synack_at: Position) -> Flow {
+        let (rcv, snd) = (syn.isn.wrapping_add(1), synack.isn.wrapping_add(1));
+        Flow {
+            key,
+            state: FlowState::HalfOpen,
+            syn,
+            synack,
+            synack_at,
+            rcv_nxt: rcv,
+            rcv_edge: rcv.wrapping_add(u32::from(synack.window)),
+            snd_nxt: snd,
+            client_acked: snd,
+            // The window of a SYN is never scaled; the client's first ACK says more.
+            client_edge: snd.wrapping_add(u32::from(u16::MAX)),
+            partial_acked: snd,
+            parked: 0,
+            blocked_in_scan: 0,
+            client_fin: None,
+            server_fin: None,
+            generation: 0,
+        }
+    }
+
+    fn scales(&self) -> (u8, u8) {
+        let both = self.syn.options.wscale.zip(self.synack.options.wscale);
+        both.unwrap_or((0, 0))
+    }
+
+    /// The client's segment went to the clone.
+    pub fn note_client(&mut self, segment: &Segment) {
+        let edge = segment.ack.wrapping_add(u32::from(segment.window) << self.scales().0);
+        self.client_acked = later(self.client_acked, segment.ack);
+        self.client_edge = later(self.client_edge, edge);
+        if segment.has(FIN) {
+            self.client_fin = Some(segment.seq_end());
+        }
+    }
+
+    /// The clone sent this segment (not a SYN-ACK).
+    pub fn note_output(&mut self, segment: &Segment) {
+        let edge = segment.ack.wrapping_add(u32::from(segment.window) << self.scales().1);
+        self.rcv_nxt = later(self.rcv_nxt, segment.ack);
+        self.rcv_edge = later(self.rcv_edge, edge);
+        self.snd_nxt = later(self.snd_nxt, segment.seq_end());
+        if segment.has(FIN) {
+            self.server_fin = Some(segment.seq_end());
+        }
+    }
+
+    /// Both sides closed and both closes acknowledged.
+    pub fn is_closed(&self) -> bool {
+        self.client_fin.is_some_and(|fin| !before(self.rcv_nxt, fin))
+            && self.server_fin.is_some_and(|fin| !before(self.client_acked, fin))
+    }
+}
+
+/// All connections of a clone, bounded.
+pub struct FlowTable {
+    index: HashMap<FlowKey, u32>,
+    slots: Vec<Option<Flow>>,
+    free: Vec<u32>,
+    generation: u32,
+}
+
+impl FlowTable {
+    /// A table for at most `capacity` connections; all memory is taken now.
+    pub fn new(capacity: usize) -> FlowTable {
+        FlowTable {
+            index: HashMap::with_capacity(capacity),
+            slots: vec![None; capacity],
+            free: (0..capacity as u32).rev().collect(),
+            generation: 0,
+        }
+    }
+
+    /// Connections held.
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.index.is_empty()
+    }
+
+    /// The flow of a key.
+    pub fn find(&self, key: &FlowKey) -> Option<FlowRef> {
+        let slot = *self.index.get(key)?;
+        let flow = self.slots[slot as usize].as_ref()?;
+        Some(FlowRef { slot, generation: flow.generation })
+    }
+
+    /// The flow, if it still is that one.
+    pub fn get(&self, at: FlowRef) -> Option<&Flow> {
+        let flow = self.slots.get(at.slot as usize)?.as_ref()?;
+        (flow.generation == at.generation).then_some(flow)
+    }
+
+    /// The flow, to be changed.
+    pub fn get_mut(&mut self, at: FlowRef) -> Option<&mut Flow> {
+        let flow = self.slots.get_mut(at.slot as usize)?.as_mut()?;
+        (flow.generation == at.generation).then_some(flow)
+    }
+
+    /// A handshake is complete but for the client's ACK. Replaces an older connection of
+    /// the same ends; a repeated SYN-ACK changes nothing. False: table full.
+    pub fn half_open(
+        &mut self,
+        key: FlowKey,
+        syn: SynInfo,
+        synack: SynAckInfo,
+        at: Position,
+    ) -> bool {
+        if let Some(old) = self.find(&key) {
+            if self.get(old).is_some_and(|f| f.synack.isn == synack.isn) {
+                return true;
+            }
+            self.remove(old);
+        }
+        let Some(slot) = self.free.pop() else { return false };
+        self.generation = self.generation.wrapping_add(1);
+        let mut flow = Flow::new(key, syn, synack, at);
+        flow.generation = self.generation;
+        self.slots[slot as usize] = Some(flow);
+        self.index.insert(key, slot);
+        true
+    }
+
+    /// Forgets a flow.
+    pub fn remove(&mut self, at: FlowRef) {
+        if let Some(key) = self.get(at).map(|f| f.key) {
+            self.index.remove(&key);
+            self.slots[at.slot as usize] = None;
+            self.free.push(at.slot);
+        }
+    }
+
+    /// Every flow.
+    pub fn iter(&self) -> impl Iterator<Item = &Flow> {
+        self.slots.iter().flatten()
+    }
+
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        let capacity = self.slots.len();
+        self.index.clear();
+        self.slots.fill(None);
+        self.free.clear();
+        self.free.extend((0..capacity as u32).rev());
+    }
+}
+
+/// SYNs whose SYN-ACK the log does not hold yet, oldest forgotten first.
+#[derive(Default)]
+pub struct SynTable {
+    map: HashMap<FlowKey, (SynInfo, Position)>,
+    order: VecDeque<(FlowKey, Position)>,
+}
+
+impl SynTable {
+    /// Remembers a SYN whose record is at `at`; returns how many were forgotten for it.
+    pub fn insert(&mut self, key: FlowKey, syn: SynInfo, at: Position) -> u64 {
+        let mut forgotten = 0;
+        while self.order.len() >= SYNS_MAX {
+            let Some((old, pos)) = self.order.pop_front() else { break };
+            if self.map.get(&old).is_some_and(|(_, p)| *p == pos) {
+                self.map.remove(&old);
+                forgotten += 1;
+            }
+        }
+        self.map.insert(key, (syn, at));
+        self.order.push_back((key, at));
+        forgotten
+    }
+
+    /// The SYN that a SYN-ACK acknowledging `ack` answers; it is no longer waiting.
+    pub fn take(&mut self, key: &FlowKey, ack: u32) -> Option<SynInfo> {
+        let (syn, _) = *self.map.get(key)?;
+        (syn.isn.wrapping_add(1) == ack).then(|| self.map.remove(key))?;
+        Some(syn)
+    }
+
+    /// Takes the positions of all that still wait, in log order.
+    pub fn drain(&mut self) -> Vec<Position> {
+        let mut all: Vec<Position> = self.map.drain().map(|(_, (_, at))| at).collect();
+        self.order.clear();
+        all.sort_unstable();
+        all
+    }
+}

@@ -1,0 +1,336 @@
+//! Records at positions: append (primary), write at a position (replica), truncate, reclaim.
+
+use thiserror::Error;
+use understudy_wire::control::{EpochStart, History};
+use understudy_wire::record::{
+    EpochRecord, RECORD_HEADER_LEN, RECORD_PAYLOAD_MAX, RecordHeader, RecordKind, stored_len,
+};
+use understudy_wire::{Epoch, NodeId, Position};
+
+use crate::ring::{MirroredRing, RingError};
+
+/// A record in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// Kind, length, timestamp.
+    pub header: RecordHeader,
+    /// Its bytes.
+    pub payload: &'a [u8],
+    /// Position of the record after it.
+    pub next: Position,
+}
+
+/// What a log refuses.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum LogError {
+    /// Room would have to come from records somebody still needs.
+    #[error("the capture log is full")]
+    Full,
+    /// Longer than any record may be.
+    #[error("a record of that length is not allowed")]
+    TooLong,
+    /// Bytes before the start, or further ahead than the log is long.
+    #[error("that position is outside the capture log")]
+    Outside,
+}
+
+/// The capture log of one stream.
+pub struct CaptureLog {
+    ring: MirroredRing,
+    start: Position,
+    end: Position,
+    /// Everything before it is whole records; `end` may be in the middle of one.
+    boundary: Position,
+    corrupt: bool,
+    history: History,
+}
+
+impl CaptureLog {
+    /// An empty log that holds up to `capacity` bytes (a power of two).
+    pub fn new(capacity: usize) -> Result<CaptureLog, RingError> {
+        Ok(CaptureLog {
+            ring: MirroredRing::new(capacity)?,
+            start: 0,
+            end: 0,
+            boundary: 0,
+            corrupt: false,
+            history: History::new(),
+        })
+    }
+
+    /// The oldest position held.
+    pub fn start(&self) -> Position {
+        self.start
+    }
+
+    /// The position after the last byte held.
+    pub fn end(&self) -> Position {
+        self.end
+    }
+
+    /// The end of the last whole record.
+    pub fn boundary(&self) -> Position {
+        self.boundary
+    }
+
+    /// Bytes it can hold.
+    pub fn capacity(&self) -> u64 {
+        self.ring.len() as u64
+    }
+
+    /// Whether its memory is in huge pages.
+    pub fn is_huge(&self) -> bool {
+        self.ring.is_huge()
+    }
+
+    /// Whether bytes were received that are not records.
+    pub fn is_corrupt(&self) -> bool {
+        self.corrupt
+    }
+
+    /// The newest reigns, oldest first.
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// The reign of the last record; 0 when there is none.
+    pub fn last_epoch(&self) -> Epoch {
+        self.history.last().map_or(0, |e| e.epoch)
+    }
+
+    /// The bytes of a range, `None` unless all of it is held.
+    pub fn bytes(&self, from: Position, to: Position) -> Option<&[u8]> {
+        let held = self.start <= from && from <= to && to <= self.end;
+        held.then(|| self.ring.slice(from, (to - from) as usize))
+    }
+
+    /// The record at a record's position, `None` unless whole.
+    pub fn record(&self, at: Position) -> Option<Record<'_>> {
+        if at < self.start || at >= self.boundary {
+            return None;
+        }
+        self.record_before(at, self.boundary)
+    }
+
+    fn record_before(&self, at: Position, limit: Position) -> Option<Record<'_>> {
+        let head = self.bytes(at, (at + RECORD_HEADER_LEN as u64).min(limit))?;
+        let header = RecordHeader::decode(head).ok()?;
+        let next = at + header.stored_len() as u64;
+        let payload_at = at + RECORD_HEADER_LEN as u64;
+        (next <= limit).then_some(())?;
+        let payload = self.bytes(payload_at, payload_at + u64::from(header.len))?;
+        Some(Record { header, payload, next })
+    }
+
+    /// Appends a record; older ones before `floor` may be overwritten. Returns its position.
+    pub fn append(
+        &mut self,
+        kind: RecordKind,
+        timestamp_ns: u64,
+        payload: &[u8],
+        floor: Position,
+    ) -> Result<Position, LogError> {
+        debug_assert_eq!(self.end, self.boundary, "append to a log cut in mid-record");
+        if payload.len() > RECORD_PAYLOAD_MAX {
+            return Err(LogError::TooLong);
+        }
+        let stored = stored_len(payload.len());
+        self.make_room(self.end + stored as u64, floor)?;
+        let header = RecordHeader { len: payload.len() as u32, kind, timestamp_ns };
+        let at = self.end;
+        let out = self.ring.slice_mut(at, stored);
+        out[..RECORD_HEADER_LEN].copy_from_slice(&header.encode());
+        let (body, padding) = out[RECORD_HEADER_LEN..].split_at_mut(payload.len());
+        body.copy_from_slice(payload);
+        padding.fill(0);
+        self.end += stored as u64;
+        self.boundary = self.end;
+        Ok(at)
+    }
+
+    /// Opens a reign: appends its epoch record. Returns the position after it.
+    pub fn append_epoch(
+        &mut self,
+        epoch: Epoch,
+        primary: NodeId,
+        timestamp_ns: u64,
+        floor: Position,
+    ) -> Result<Position, LogError> {
+        let payload = EpochRecord { epoch, primary }.encode();
+        let start = self.append(RecordKind::Epoch, timestamp_ns, &payload, floor)?;
+        self.remember(EpochStart { epoch, start });
+        Ok(self.end)
+    }
+
+    /// Writes received bytes at their position, which may be beyond the end (a gap);
+    /// they count as held once [`CaptureLog::extend_to`] covers them.
+    pub fn write_at(
+        &mut self,
+        at: Position,
+        bytes: &[u8],
+        floor: Position,
+    ) -> Result<(), LogError> {
+        if at < self.end {
+            return Err(LogError::Outside);
+        }
+        if bytes.len() as u64 > self.capacity() {
+            return Err(LogError::Outside);
+        }
+        self.make_room(at + bytes.len() as u64, floor)?;
+        self.ring.slice_mut(at, bytes.len()).copy_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Everything up to `end` has been written: it is now part of the log.
+    pub fn extend_to(&mut self, end: Position) {
+        debug_assert!(end >= self.end);
+        self.end = end;
+        while self.boundary < self.end && !self.corrupt {
+            let at = self.boundary;
+            match self.record_before(at, self.end) {
+                Some(r) => {
+                    let next = r.next;
+                    if r.header.kind == RecordKind::Epoch
+                        && let Some(e) = EpochRecord::decode(r.payload)
+                    {
+                        self.remember(EpochStart { epoch: e.epoch, start: at });
+                    }
+                    self.boundary = next;
+                }
+                None => {
+                    let head = self.bytes(at, self.end.min(at + RECORD_HEADER_LEN as u64));
+                    let whole = head.filter(|h| h.len() == RECORD_HEADER_LEN);
+                    self.corrupt = whole.is_some_and(|h| RecordHeader::decode(h).is_err());
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Cuts what a deposed primary left uncommitted: everything from `at` (a record's position) on.
+    pub fn truncate_to(&mut self, at: Position) {
+        if at >= self.end {
+            return;
+        }
+        self.end = at.max(self.start);
+        self.boundary = self.boundary.min(self.end);
+        self.corrupt = false;
+        while self.history.last().is_some_and(|e| e.start >= self.end) {
+            self.history.pop();
+        }
+    }
+
+    /// Forgets everything and begins again at position 0.
+    pub fn reset(&mut self) {
+        (self.start, self.end, self.boundary) = (0, 0, 0);
+        self.corrupt = false;
+        self.history.clear();
+    }
+
+    fn remember(&mut self, start: EpochStart) {
+        if self.history.is_full() {
+            self.history.remove(0);
+        }
+        self.history.push(start);
+    }
+
+    /// Moves the start so that the log may reach `end`, by whole records before `floor`.
+    fn make_room(&mut self, end: Position, floor: Position) -> Result<(), LogError> {
+        let capacity = self.capacity();
+        let (mut start, floor) = (self.start, floor.min(self.boundary));
+        while end.saturating_sub(start) > capacity {
+            if start >= floor {
+                return Err(if start >= self.end { LogError::Outside } else { LogError::Full });
+            }
+            match self.record_before(start, self.boundary) {
+                Some(r) if r.next <= floor => start = r.next,
+                _ => return Err(LogError::Full),
+            }
+        }
+        self.start = start;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn log() -> CaptureLog {
+        CaptureLog::new(4096).unwrap()
+    }
+
+    #[test]
+    fn a_full_log_keeps_what_is_needed() {
+        let mut log = log();
+        while log.append(RecordKind::ClientFrame, 1, &[7; 100], 0).is_ok() {}
+        assert_eq!(log.append(RecordKind::ClientFrame, 1, &[7; 100], 0), Err(LogError::Full));
+        assert_eq!(log.start(), 0);
+        let second = log.record(0).unwrap().next;
+        assert!(log.append(RecordKind::ClientFrame, 1, &[8; 100], second).is_ok());
+        assert_eq!(log.start(), second);
+        assert!(log.record(0).is_none());
+    }
+
+    #[test]
+    fn truncation_forgets_the_reigns_it_cuts() {
+        let mut log = log();
+        log.append_epoch(1, 1, 5, 0).unwrap();
+        let cut = log.end();
+        log.append_epoch(3, 2, 6, 0).unwrap();
+        log.append(RecordKind::ClientFrame, 1, b"gone", 0).unwrap();
+        assert_eq!(log.last_epoch(), 3);
+        log.truncate_to(cut);
+        assert_eq!((log.end(), log.boundary(), log.last_epoch()), (cut, cut, 1));
+    }
+
+    #[test]
+    fn garbage_is_noticed_and_never_a_record() {
+        let mut log = log();
+        log.write_at(0, &[0xff; 64], 0).unwrap();
+        log.extend_to(64);
+        assert!(log.is_corrupt() && log.record(0).is_none() && log.boundary() == 0);
+    }
+
+    #[test]
+    fn bytes_before_the_end_are_never_rewritten() {
+        let mut log = log();
+        log.append(RecordKind::ClientFrame, 1, b"fixed", 0).unwrap();
+        assert_eq!(log.write_at(0, b"other", 0), Err(LogError::Outside));
+    }
+
+    proptest! {
+        /// A replica fed any split of the primary's bytes holds the same records.
+        #[test]
+        fn a_replica_is_a_prefix(
+            lens in proptest::collection::vec(0usize..300, 1..60),
+            chunk in 1usize..200,
+        ) {
+            let mut primary = log();
+            let mut replica = log();
+            for (i, len) in lens.iter().enumerate() {
+                let (pf, rf) = (primary.boundary(), replica.boundary());
+                if i % 7 == 0 {
+                    primary.append_epoch(i as u64 + 1, 1, 9, pf).unwrap();
+                }
+                let at = primary
+                    .append(RecordKind::ClientFrame, i as u64, &vec![i as u8; *len], pf)
+                    .unwrap();
+                let _ = at;
+                while replica.end() < primary.end() {
+                    let from = replica.end();
+                    let to = (from + chunk as u64).min(primary.end());
+                    let bytes = primary.bytes(from, to).unwrap().to_vec();
+                    replica.write_at(from, &bytes, rf).unwrap();
+                    replica.extend_to(to);
+                }
+                let here = primary.record(at).unwrap();
+                prop_assert_eq!(here.payload, &vec![i as u8; *len][..]);
+                prop_assert_eq!(replica.record(at), Some(here));
+                prop_assert_eq!(replica.boundary(), primary.end());
+            }
+            prop_assert_eq!(primary.history(), replica.history());
+        }
+    }
+}

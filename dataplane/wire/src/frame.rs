@@ -1,0 +1,147 @@
+//! Ethernet and IP: where things are in a frame, never past its end.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// A 48-bit Ethernet address.
+pub type Mac = [u8; 6];
+
+/// Bytes of an Ethernet header without tags.
+pub const ETH_LEN: usize = 14;
+/// EtherType of IPv4.
+pub const ETHERTYPE_IPV4: u16 = 0x0800;
+/// EtherType of ARP.
+pub const ETHERTYPE_ARP: u16 = 0x0806;
+/// EtherType of IPv6.
+pub const ETHERTYPE_IPV6: u16 = 0x86dd;
+/// IP protocol number of TCP.
+pub const PROTO_TCP: u8 = 6;
+/// IP protocol number of UDP.
+pub const PROTO_UDP: u8 = 17;
+/// IP protocol number of ICMPv6.
+pub const PROTO_ICMPV6: u8 = 58;
+
+/// Reads a big-endian u16, `None` past the end.
+pub fn be16(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+}
+
+/// Reads a big-endian u32, `None` past the end.
+pub fn be32(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+/// A frame's Ethernet header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ethernet {
+    /// Destination address.
+    pub dst: Mac,
+    /// Source address.
+    pub src: Mac,
+    /// EtherType; a VLAN tag is not looked through.
+    pub ethertype: u16,
+}
+
+impl Ethernet {
+    /// The header of a frame, `None` when it is shorter than one.
+    pub fn parse(frame: &[u8]) -> Option<Ethernet> {
+        Some(Ethernet {
+            dst: frame.get(0..6)?.try_into().ok()?,
+            src: frame.get(6..12)?.try_into().ok()?,
+            ethertype: be16(frame, 12)?,
+        })
+    }
+
+    /// The header's bytes.
+    pub fn bytes(&self) -> [u8; ETH_LEN] {
+        let mut out = [0; ETH_LEN];
+        out[0..6].copy_from_slice(&self.dst);
+        out[6..12].copy_from_slice(&self.src);
+        out[12..14].copy_from_slice(&self.ethertype.to_be_bytes());
+        out
+    }
+}
+
+/// Where an unfragmented IP packet and its payload lie in a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ip {
+    /// Source address.
+    pub src: IpAddr,
+    /// Destination address.
+    pub dst: IpAddr,
+    /// Upper-layer protocol; IPv6 extension headers are not looked through.
+    pub protocol: u8,
+    /// Offset of the upper-layer header in the frame.
+    pub payload_at: usize,
+    /// Offset just past the packet (Ethernet padding excluded).
+    pub end: usize,
+}
+
+impl Ip {
+    /// `None` for what is not an intact, unfragmented IPv4 or IPv6 packet.
+    pub fn parse(frame: &[u8]) -> Option<Ip> {
+        match be16(frame, 12)? {
+            ETHERTYPE_IPV4 => Ip::parse_v4(frame),
+            ETHERTYPE_IPV6 => Ip::parse_v6(frame),
+            _ => None,
+        }
+    }
+
+    fn parse_v4(frame: &[u8]) -> Option<Ip> {
+        let ip = frame.get(ETH_LEN..)?;
+        let header_len = usize::from(ip.first()? & 0x0f) * 4;
+        let total_len = usize::from(be16(ip, 2)?);
+        let fragment = be16(ip, 6)? & 0x3fff != 0;
+        let intact = ip[0] >> 4 == 4
+            && header_len >= 20
+            && total_len >= header_len
+            && ip.len() >= total_len
+            && !fragment;
+        intact.then_some(())?;
+        let addr = |at: usize| -> Option<IpAddr> { Some(Ipv4Addr::from(be32(ip, at)?).into()) };
+        Some(Ip {
+            src: addr(12)?,
+            dst: addr(16)?,
+            protocol: ip[9],
+            payload_at: ETH_LEN + header_len,
+            end: ETH_LEN + total_len,
+        })
+    }
+
+    fn parse_v6(frame: &[u8]) -> Option<Ip> {
+        let ip = frame.get(ETH_LEN..)?;
+        let payload_len = usize::from(be16(ip, 4)?);
+        (ip[0] >> 4 == 6 && ip.len() >= 40 + payload_len).then_some(())?;
+        let addr = |at: usize| -> Option<IpAddr> {
+            let octets: [u8; 16] = ip.get(at..at + 16)?.try_into().ok()?;
+            Some(Ipv6Addr::from(octets).into())
+        };
+        Some(Ip {
+            src: addr(8)?,
+            dst: addr(24)?,
+            protocol: ip[6],
+            payload_at: ETH_LEN + 40,
+            end: ETH_LEN + 40 + payload_len,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_parse_within_bounds(bytes in proptest::collection::vec(any::<u8>(), 0..120), v6: bool) {
+            let mut bytes = bytes;
+            if bytes.len() > 14 {
+                let (kind, first) = if v6 { (ETHERTYPE_IPV6, 0x60) } else { (ETHERTYPE_IPV4, 0x45) };
+                bytes[12..14].copy_from_slice(&kind.to_be_bytes());
+                bytes[14] = first;
+            }
+            if let Some(ip) = Ip::parse(&bytes) {
+                prop_assert!(ip.payload_at <= ip.end && ip.end <= bytes.len());
+            }
+        }
+    }
+}

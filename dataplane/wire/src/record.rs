@@ -1,0 +1,162 @@
+//! Records: what the capture log is made of. Little-endian, 8-byte aligned.
+//!
+//! ```text
+//! 0        4     5      6        8              16
+//! | length | kind | flags | check | timestamp ns | bytes ... | padding to 8 |
+//! ```
+
+use thiserror::Error;
+
+use crate::ids::{Epoch, NodeId};
+
+/// Bytes of a record header.
+pub const RECORD_HEADER_LEN: usize = 16;
+/// No record's payload is longer: a jumbo frame and room.
+pub const RECORD_PAYLOAD_MAX: usize = 16 * 1024;
+/// Version of the record format, kept in every header's check.
+const VERSION: u16 = 1;
+
+/// What a record holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum RecordKind {
+    /// A frame a client sent.
+    ClientFrame = 1,
+    /// Egress note: the SYN-ACK frame the primary's kernel sent.
+    SynAck = 2,
+    /// A reign begins; the payload is an [`EpochRecord`].
+    Epoch = 4,
+}
+
+impl RecordKind {
+    fn from_u8(v: u8) -> Option<RecordKind> {
+        match v {
+            1 => Some(RecordKind::ClientFrame),
+            2 => Some(RecordKind::SynAck),
+            4 => Some(RecordKind::Epoch),
+            _ => None,
+        }
+    }
+}
+
+/// A record's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordHeader {
+    /// Payload bytes.
+    pub len: u32,
+    /// What the payload is.
+    pub kind: RecordKind,
+    /// Wall-clock time of the primary, ns since 1970.
+    pub timestamp_ns: u64,
+}
+
+/// Why bytes are not a record.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum RecordError {
+    /// Fewer bytes than a header, or than the header promises.
+    #[error("record is cut short")]
+    Short,
+    /// The header contradicts itself.
+    #[error("record header is corrupt")]
+    Corrupt,
+}
+
+impl RecordHeader {
+    /// Header, payload and padding.
+    pub fn stored_len(&self) -> usize {
+        stored_len(self.len as usize)
+    }
+
+    fn check(&self) -> u16 {
+        let t = self.timestamp_ns;
+        let mix = self.len.wrapping_mul(0x9e37_79b1) ^ (t as u32) ^ (t >> 32) as u32;
+        ((mix >> 16) ^ mix) as u16 ^ (u16::from(self.kind as u8) << 8) ^ VERSION
+    }
+
+    /// The header's bytes.
+    pub fn encode(&self) -> [u8; RECORD_HEADER_LEN] {
+        let mut out = [0; RECORD_HEADER_LEN];
+        out[0..4].copy_from_slice(&self.len.to_le_bytes());
+        out[4] = self.kind as u8;
+        out[6..8].copy_from_slice(&self.check().to_le_bytes());
+        out[8..16].copy_from_slice(&self.timestamp_ns.to_le_bytes());
+        out
+    }
+
+    /// Reads the header at the start of `bytes`.
+    pub fn decode(bytes: &[u8]) -> Result<RecordHeader, RecordError> {
+        let b: &[u8; RECORD_HEADER_LEN] = bytes.first_chunk().ok_or(RecordError::Short)?;
+        let header = RecordHeader {
+            len: u32::from_le_bytes([b[0], b[1], b[2], b[3]]),
+            kind: RecordKind::from_u8(b[4]).ok_or(RecordError::Corrupt)?,
+            timestamp_ns: u64::from_le_bytes([
+                b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15],
+            ]),
+        };
+        let intact = header.len as usize <= RECORD_PAYLOAD_MAX
+            && b[5] == 0
+            && header.check() == u16::from_le_bytes([b[6], b[7]]);
+        if intact { Ok(header) } else { Err(RecordError::Corrupt) }
+    }
+}
+
+/// Bytes a record with such a payload takes in the log.
+pub const fn stored_len(payload_len: usize) -> usize {
+    (RECORD_HEADER_LEN + payload_len).next_multiple_of(8)
+}
+
+/// Payload of [`RecordKind::Epoch`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EpochRecord {
+    /// The new reign.
+    pub epoch: Epoch,
+    /// Who reigns.
+    pub primary: NodeId,
+}
+
+impl EpochRecord {
+    /// Payload bytes.
+    pub fn encode(&self) -> [u8; 16] {
+        let mut out = [0; 16];
+        out[0..8].copy_from_slice(&self.epoch.to_le_bytes());
+        out[8..10].copy_from_slice(&self.primary.to_le_bytes());
+        out
+    }
+
+    /// Reads a payload.
+    pub fn decode(bytes: &[u8]) -> Option<EpochRecord> {
+        let b: &[u8; 16] = bytes.try_into().ok()?;
+        Some(EpochRecord {
+            epoch: u64::from_le_bytes(b[0..8].try_into().ok()?),
+            primary: u16::from_le_bytes([b[8], b[9]]),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn round_trip(len in 0u32..=RECORD_PAYLOAD_MAX as u32, timestamp_ns: u64) {
+            let h = RecordHeader { len, kind: RecordKind::SynAck, timestamp_ns };
+            prop_assert_eq!(RecordHeader::decode(&h.encode()), Ok(h));
+            prop_assert_eq!(h.stored_len() % 8, 0);
+        }
+
+        #[test]
+        fn any_bytes_decode_or_not(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+            if let Ok(h) = RecordHeader::decode(&bytes) {
+                prop_assert!(h.len as usize <= RECORD_PAYLOAD_MAX);
+            }
+        }
+
+        #[test]
+        fn epoch_round_trip(epoch: u64, primary: u16) {
+            let r = EpochRecord { epoch, primary };
+            prop_assert_eq!(EpochRecord::decode(&r.encode()), Some(r));
+        }
+    }
+}

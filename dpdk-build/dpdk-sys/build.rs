@@ -1,0 +1,119 @@
+//! Binds libdpdk: finds it with pkg-config, generates the bindings with bindgen, and compiles the
+//! wrappers that bindgen emits for the `static inline` shims of `wrapper.h`.
+
+use std::env;
+use std::panic;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=wrapper.h");
+    println!("cargo::rerun-if-changed=../versions.toml");
+
+    let manifest_dir = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("set by cargo"));
+    let out_dir = PathBuf::from(env::var_os("OUT_DIR").expect("set by cargo"));
+    let minimum = minimum_version(&manifest_dir.join("../versions.toml"));
+
+    // Emits the link directives too. The libraries are shared, so that EAL finds the poll-mode
+    // drivers in its plugin directory by itself.
+    let library = pkg_config::Config::new()
+        .atleast_version(&minimum)
+        .probe("libdpdk")
+        .unwrap_or_else(|error| {
+            panic!(
+                "DPDK {minimum} or later was not found by pkg-config. On Debian and Ubuntu install \
+                 the packages `libdpdk-dev` and `pkg-config`; for a DPDK built from source set \
+                 PKG_CONFIG_PATH to the directory that holds libdpdk.pc.\n{error}"
+            )
+        });
+    let c_flags = c_flags();
+    assert_libclang();
+
+    let wrapper = manifest_dir.join("wrapper.h");
+    let wrappers_c = out_dir.join("shims.c");
+    bindgen::Builder::default()
+        .header(wrapper.to_str().expect("the path of the sources is UTF-8"))
+        .clang_args(&c_flags)
+        .allowlist_function("shim_.*")
+        .allowlist_function("rte_eal_(init|cleanup)")
+        .allowlist_function("rte_strerror")
+        .allowlist_function("rte_dev_(probe|remove)")
+        .allowlist_function("rte_thread_(register|unregister)")
+        .allowlist_function("rte_(lcore|socket)_id")
+        .allowlist_function("rte_get_tsc_hz")
+        .allowlist_function("rte_pktmbuf_pool_create")
+        .allowlist_function("rte_mempool_(avail|in_use)_count")
+        .allowlist_function("rte_eth_dev_(get_port_by_name|get_name_by_port|is_valid_port)")
+        .allowlist_function("rte_eth_dev_(adjust_nb_rx_tx_desc|start|stop|close|set_mtu|get_mtu)")
+        .allowlist_function("rte_eth_dev_socket_id")
+        .allowlist_function("rte_eth_(promiscuous|allmulticast)_enable")
+        .allowlist_type("shim_.*")
+        // Only pointers to these cross the border: their layout is none of Rust's business.
+        .opaque_type("rte_.*")
+        .no_copy("rte_.*")
+        .default_enum_style(bindgen::EnumVariation::Consts)
+        .prepend_enum_name(false)
+        .wrap_static_fns(true)
+        .wrap_static_fns_path(&wrappers_c)
+        .generate_comments(false)
+        .layout_tests(false)
+        .parse_callbacks(Box::new(bindgen::CargoCallbacks::new()))
+        .generate()
+        .unwrap_or_else(|error| {
+            panic!(
+                "bindgen could not read the headers of DPDK {}: {error}. If standard headers are \
+                 missing, install the Debian packages `libclang-dev` and `libc6-dev`.",
+                library.version
+            )
+        })
+        .write_to_file(out_dir.join("bindings.rs"))
+        .expect("OUT_DIR is writable");
+
+    let mut shims = cc::Build::new();
+    // Always optimised: these run for every burst, in tests too.
+    shims.file(&wrappers_c).opt_level(3).warnings(false);
+    for flag in &c_flags {
+        shims.flag(flag);
+    }
+    shims.compile("understudy_dpdk_shims");
+    println!("cargo::metadata=version={}", library.version);
+}
+
+/// The compiler flags, in order: `-include rte_config.h` and `-march` are among them, which the
+/// pkg-config crate does not hand out.
+fn c_flags() -> Vec<String> {
+    let program = env::var_os("PKG_CONFIG").unwrap_or_else(|| "pkg-config".into());
+    let output =
+        Command::new(&program).args(["--cflags", "libdpdk"]).output().unwrap_or_else(|error| {
+            panic!("pkg-config could not be run ({error}): install `pkg-config`")
+        });
+    assert!(output.status.success(), "`pkg-config --cflags libdpdk` failed: {:?}", output);
+    let text = String::from_utf8(output.stdout).expect("pkg-config prints UTF-8");
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+/// bindgen loads libclang at run time, and panics with a long text when there is none.
+fn assert_libclang() {
+    let hook = panic::take_hook();
+    panic::set_hook(Box::new(|_| {}));
+    let found = panic::catch_unwind(bindgen::clang_version);
+    panic::set_hook(hook);
+    if found.is_err() {
+        panic!(
+            "libclang was not found, and bindgen needs it to read DPDK's headers. On Debian and \
+             Ubuntu install the package `libclang-dev`; elsewhere set LIBCLANG_PATH to the \
+             directory that holds libclang.so."
+        );
+    }
+}
+
+/// `minimum = "22.11"` of versions.toml; the file is ours, so a line scan will do.
+fn minimum_version(path: &Path) -> String {
+    let text =
+        std::fs::read_to_string(path).unwrap_or_else(|error| panic!("versions.toml: {error}"));
+    text.lines()
+        .find_map(|line| line.strip_prefix("minimum = \"")?.strip_suffix('"'))
+        .unwrap_or_else(|| panic!("versions.toml holds no line `minimum = \"…\"`"))
+        .to_owned()
+}

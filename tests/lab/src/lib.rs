@@ -1,0 +1,26 @@
+//! The lab: a client, a switch and three nodes in network namespaces, the
+//! shipped binaries, real applications, and clients that keep a ledger.
+//!
+//! Nothing here knows how Understudy works inside. The lab sees what an
+//! operator sees (configuration files, the CLI's JSON) and what a client and a
+//! switch see (bytes, frames, times), and judges from that alone.
+
+pub mod capture;
+pub mod clients;
+pub mod cmd;
+pub mod frame;
+pub mod ledger;
+pub mod liar;
+pub mod node;
+pub mod pattern;
+pub mod plain;
+pub mod proc;
+pub mod scenario;
+pub mod server;
+pub mod sys;
+pub mod topology;
+
+pub use capture::Capture;
+pub use ledger::{Stall, Verdict};
+pub use node::{Node, NodeOptions, Trio};
+pub use topology::{Lab, Member, Net};

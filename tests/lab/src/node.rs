@@ -1,0 +1,402 @@
+//! Nodes: the shipped daemon with the shipped configuration, in a node's namespace.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use understudy_api::{Response, Role, Status, TimelineEvent, decode_response};
+
+use crate::proc::{self, Proc};
+use crate::sys::{self, unix_ns};
+use crate::topology::{Lab, Member, Net};
+use crate::{cmd, topology};
+
+/// The group is ready, or has a new primary, by then: a bound on liveness.
+pub const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// A daemon that is asked to end has ended by then.
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+/// An answer of the CLI.
+const CLI_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A shipped binary: in `UNDERSTUDY_BIN_DIR`, or where cargo put those of this build.
+pub fn binary(name: &str) -> Result<PathBuf> {
+    let dir = match std::env::var_os("UNDERSTUDY_BIN_DIR") {
+        Some(dir) => PathBuf::from(dir),
+        None => {
+            let own = std::env::current_exe()?;
+            let dir = own.parent().context("an executable without a directory")?;
+            // Test executables are in deps/ below the others.
+            let is_test = dir.file_name().is_some_and(|name| name == "deps");
+            dir.parent().filter(|_| is_test).unwrap_or(dir).to_path_buf()
+        }
+    };
+    let path = dir.join(name);
+    if !path.is_file() {
+        bail!("{name} is not in {}: build it, or set UNDERSTUDY_BIN_DIR", dir.display());
+    }
+    Ok(path)
+}
+
+/// What a test changes in the shipped configuration.
+#[derive(Clone, Debug, Default)]
+pub struct NodeOptions {
+    /// Another application.
+    pub command: Option<Vec<String>>,
+    /// Its ports, such as `tcp/7000`.
+    pub ports: Option<Vec<String>>,
+    /// Another commit policy.
+    pub commit: Option<String>,
+    /// Any other keys: `("detect.suspect_after_ms", 500.into())`.
+    pub set: Vec<(String, toml::Value)>,
+}
+
+impl NodeOptions {
+    /// The lab's own server as the application; `kind` is `tcp` or `udp`.
+    pub fn lab_server(kind: &str, port: u16) -> Result<Self> {
+        let program = binary("lab-server")?.to_string_lossy().into_owned();
+        let words = [&program, kind, "--listen", &format!("[::]:{port}")];
+        Ok(Self {
+            command: Some(words.map(String::from).to_vec()),
+            ports: Some(vec![format!("{kind}/{port}")]),
+            ..Self::default()
+        })
+    }
+}
+
+/// One node of the trio.
+pub struct Node {
+    /// Which.
+    pub member: Member,
+    netns: PathBuf,
+    mark: String,
+    config: PathBuf,
+    socket: PathBuf,
+    state_dir: PathBuf,
+    log: PathBuf,
+    process: Option<Proc>,
+}
+
+impl Node {
+    /// Writes the node's configuration; starts nothing.
+    pub fn prepare(lab: &Lab, member: Member, options: &NodeOptions) -> Result<Node> {
+        let path = |end: &str| lab.dir().join(format!("{member}{end}"));
+        let node = Node {
+            member,
+            netns: lab.node_netns(member),
+            mark: lab.prefix().to_string(),
+            config: path(".toml"),
+            socket: path(".sock"),
+            state_dir: path("-state"),
+            log: path(".log"),
+            process: None,
+        };
+        fs::create_dir_all(&node.state_dir)?;
+        let table = configuration(&node, &path("-work"), options)?;
+        fs::write(&node.config, toml::to_string(&table)?)?;
+        Ok(node)
+    }
+
+    /// Starts the daemon.
+    pub fn start(&mut self) -> Result<()> {
+        if self.is_running() {
+            bail!("node {} runs already", self.member);
+        }
+        let mut command = cmd::inside(&self.netns, binary("understudyd")?);
+        command.arg("--config").arg(&self.config);
+        self.process = Some(Proc::start(command, &self.log, &self.mark)?);
+        Ok(())
+    }
+
+    /// Whether the daemon runs.
+    pub fn is_running(&mut self) -> bool {
+        self.process.as_mut().is_some_and(Proc::is_running)
+    }
+
+    /// Process id of the daemon.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Proc::pid)
+    }
+
+    /// The daemon's log.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    fn ask(&self, words: &[&str]) -> Result<Response> {
+        let mut command = Command::new(binary("understudy")?);
+        command.arg("-j").arg("-s").arg(&self.socket).args(words);
+        let said = cmd::output(command, "", CLI_TIMEOUT)?;
+        decode_response(said.stdout.trim().as_bytes()).with_context(|| {
+            format!("understudy {}: exit {}: {}", words.join(" "), said.code, said.stderr.trim())
+        })
+    }
+
+    /// `understudy status`.
+    pub fn status(&self) -> Result<Status> {
+        match self.ask(&["status"])? {
+            Response::Status(status) => Ok(*status),
+            Response::Error(error) => bail!("status of {}: {error}", self.member),
+            _ => bail!("status of {}: another answer", self.member),
+        }
+    }
+
+    /// `understudy conns`.
+    pub fn conns(&self) -> Result<understudy_api::Conns> {
+        match self.ask(&["conns"])? {
+            Response::Conns(conns) => Ok(conns),
+            Response::Error(error) => bail!("conns of {}: {error}", self.member),
+            _ => bail!("conns of {}: another answer", self.member),
+        }
+    }
+
+    /// `understudy switchover`, to a given node or the fittest.
+    pub fn switchover(&self, to: Option<Member>) -> Result<understudy_api::SwitchoverDone> {
+        let mut words = vec!["switchover"];
+        if let Some(to) = to {
+            words.extend(["--to", to.name()]);
+        }
+        match self.ask(&words)? {
+            Response::Switchover(done) => Ok(done),
+            Response::Error(error) => bail!("switchover from {}: {error}", self.member),
+            _ => bail!("switchover from {}: another answer", self.member),
+        }
+    }
+
+    /// Waits until the node says that it is ready.
+    pub fn wait_ready(&mut self, timeout: Duration) -> Result<Status> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let status = self.status();
+            match status {
+                Ok(status) if status.ready => return Ok(status),
+                _ if !self.is_running() => {
+                    let tail = self.process.as_ref().map(Proc::log_tail).unwrap_or_default();
+                    bail!("node {} has ended:\n{tail}", self.member);
+                }
+                _ if Instant::now() < deadline => {}
+                Ok(status) => {
+                    let why = status.not_ready_because.join("; ");
+                    bail!("node {} ({}) is not ready: {why}", self.member, status.role)
+                }
+                Err(error) => return Err(error),
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// SIGKILL to daemon and application at once; gives the moment just before.
+    pub fn kill9(&mut self) -> Result<u64> {
+        let app = self.status().ok().and_then(|status| status.service.app_pid);
+        let process = self.process.as_mut().with_context(|| format!("{} not started", self.member))?;
+        let mut tree: Vec<u32> = proc::descendants(process.pid()).into_iter().collect();
+        tree.extend(app.into_iter().filter(|&pid| proc::name_of(pid).is_some()));
+        let moment = unix_ns();
+        process.kill_tree(&tree);
+        self.process = None;
+        Ok(moment)
+    }
+
+    /// SIGKILL to the application only; gives the moment just before.
+    pub fn kill_application(&mut self) -> Result<u64> {
+        let pid = self.status()?.service.app_pid.context("no application runs")?;
+        let moment = unix_ns();
+        sys::kill(pid, libc::SIGKILL)?;
+        Ok(moment)
+    }
+
+    /// SIGTERM to the daemon; gives its exit code.
+    pub fn stop(&mut self) -> Result<i32> {
+        let mut process = self.process.take().context("not started")?;
+        let code = process.terminate(STOP_TIMEOUT);
+        code.with_context(|| format!("node {} and SIGTERM:\n{}", self.member, process.log_tail()))
+    }
+
+    /// Forgets what the node holds on disk, as a new machine would.
+    pub fn wipe_state(&self) -> Result<()> {
+        fs::remove_dir_all(&self.state_dir)?;
+        Ok(fs::create_dir_all(&self.state_dir)?)
+    }
+}
+
+/// The shipped file of a node with the lab's paths and the test's changes.
+fn configuration(node: &Node, work_dir: &Path, options: &NodeOptions) -> Result<toml::Table> {
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/trio");
+    let file = shipped.join(format!("{}.toml", node.member));
+    let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+    let mut table: toml::Table = text.parse()?;
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let mut changes: Vec<(String, toml::Value)> = vec![
+        ("control.socket".into(), text(&node.socket).into()),
+        ("control.state_dir".into(), text(&node.state_dir).into()),
+        ("service.work_dir".into(), text(work_dir).into()),
+        // The application does not inherit the daemon's environment; this marks it.
+        (format!("service.env.{}", proc::MARK), node.mark.as_str().into()),
+    ];
+    for (key, interface) in [("ports.client.device", "us-cl"), ("ports.replica.device", "us-rp")] {
+        let device = string_at(&table, key)?;
+        changes.push((key.into(), with_interface(&device, interface).into()));
+    }
+    let list = |words: &[String]| toml::Value::from(words.to_vec());
+    changes.extend(options.command.iter().map(|words| ("service.command".into(), list(words))));
+    changes.extend(options.ports.iter().map(|words| ("service.ports".into(), list(words))));
+    changes.extend(options.commit.iter().map(|p| ("commit.policy".into(), p.as_str().into())));
+    changes.extend(options.set.iter().cloned());
+    for (key, value) in changes {
+        set(&mut table, &key, value)?;
+    }
+    Ok(table)
+}
+
+fn string_at(table: &toml::Table, key: &str) -> Result<String> {
+    let mut words = key.split('.');
+    let first = words.next().and_then(|word| table.get(word));
+    let value = words.fold(first, |value, word| value?.get(word));
+    let text = value.and_then(toml::Value::as_str);
+    text.map(String::from).with_context(|| format!("{key} is not in the configuration"))
+}
+
+/// The devargs with another `iface=`: in the lab every node's interfaces have the same names.
+fn with_interface(device: &str, interface: &str) -> String {
+    let parts = device.split(',').map(|part| match part.starts_with("iface=") {
+        true => format!("iface={interface}"),
+        false => part.to_string(),
+    });
+    parts.collect::<Vec<_>>().join(",")
+}
+
+fn set(table: &mut toml::Table, key: &str, value: toml::Value) -> Result<()> {
+    let Some((section, rest)) = key.split_once('.') else {
+        table.insert(key.to_string(), value);
+        return Ok(());
+    };
+    let entry = table.entry(section).or_insert_with(|| toml::Table::new().into());
+    let inner = entry.as_table_mut().with_context(|| format!("{section} is no section"))?;
+    set(inner, rest, value)
+}
+
+/// Three nodes.
+pub struct Trio {
+    /// In the order a, b, c.
+    pub nodes: Vec<Node>,
+}
+
+impl Trio {
+    /// Writes three configurations; starts nothing.
+    pub fn prepare(lab: &Lab, options: &NodeOptions) -> Result<Trio> {
+        let nodes = Member::ALL.iter().map(|&member| Node::prepare(lab, member, options));
+        Ok(Trio { nodes: nodes.collect::<Result<_>>()? })
+    }
+
+    /// Starts three nodes and waits until one serves and two could.
+    pub fn start(lab: &Lab, options: &NodeOptions) -> Result<Trio> {
+        let mut trio = Trio::prepare(lab, options)?;
+        trio.nodes.iter_mut().try_for_each(Node::start)?;
+        trio.wait_ready()?;
+        Ok(trio)
+    }
+
+    /// One of them.
+    pub fn node(&mut self, member: Member) -> &mut Node {
+        &mut self.nodes[member as usize]
+    }
+
+    /// Waits until every running node is ready and one of them is the primary.
+    pub fn wait_ready(&mut self) -> Result<Member> {
+        for node in self.nodes.iter_mut().filter(|node| node.process.is_some()) {
+            node.wait_ready(READY_TIMEOUT)?;
+        }
+        self.wait_primary(None, READY_TIMEOUT)
+    }
+
+    /// The running node that calls itself primary in the newest epoch.
+    pub fn primary(&mut self) -> Option<Member> {
+        self.primary_status().map(|(member, _)| member)
+    }
+
+    fn primary_status(&mut self) -> Option<(Member, Status)> {
+        let running = self.nodes.iter_mut().filter_map(|n| n.is_running().then_some(&*n));
+        running
+            .filter_map(|node| Some((node.member, node.status().ok()?)))
+            .filter(|(_, status)| status.role == Role::Primary)
+            .max_by_key(|(_, status)| status.epoch)
+    }
+
+    /// Waits for a primary that serves and is not `old`.
+    pub fn wait_primary(&mut self, old: Option<Member>, timeout: Duration) -> Result<Member> {
+        let mut found = None;
+        cmd::wait_until("a primary that serves", timeout, || {
+            let primary = self.primary_status();
+            found = primary
+                .filter(|(member, status)| status.ready && Some(*member) != old)
+                .map(|(member, _)| member);
+            Ok(found.is_some())
+        })?;
+        found.ok_or_else(|| anyhow!("no primary"))
+    }
+
+    /// The death of a machine: daemon and application killed, all cables dead.
+    pub fn crash(&mut self, lab: &Lab, member: Member) -> Result<u64> {
+        let moment = self.node(member).kill9()?;
+        lab.cut_all_links(member)?;
+        Ok(moment)
+    }
+
+    /// The machine comes back: cables first, then the daemon.
+    pub fn revive(&mut self, lab: &Lab, member: Member) -> Result<()> {
+        lab.restore_all_links(member)?;
+        self.node(member).start()
+    }
+
+    /// Stops all that run; gives their exit codes.
+    pub fn stop(&mut self) -> Result<Vec<(Member, i32)>> {
+        let mut codes = Vec::new();
+        for node in self.nodes.iter_mut().filter(|node| node.process.is_some()) {
+            codes.push((node.member, node.stop()?));
+        }
+        Ok(codes)
+    }
+
+    /// Events of all running nodes since a moment, in order of time.
+    pub fn timeline(&mut self, since_ns: u64) -> Vec<(Member, TimelineEvent)> {
+        let mut events: Vec<(Member, TimelineEvent)> = Vec::new();
+        for node in self.nodes.iter_mut().filter_map(|n| n.is_running().then_some(n)) {
+            let timeline = node.status().map(|status| status.timeline).unwrap_or_default();
+            events.extend(timeline.into_iter().map(|event| (node.member, event)));
+        }
+        events.retain(|(_, event)| event.unix_ns >= since_ns);
+        events.sort_by_key(|(_, event)| event.unix_ns);
+        events
+    }
+}
+
+/// The frames of the replica network that are acknowledgements.
+///
+/// Byte 5 of a PDU is its kind, 2 is ACK; see `understudy_wire::pdu`.
+pub const ACKNOWLEDGEMENTS: topology::Match =
+    topology::Match::Byte { ethertype: 0x88b5, offset: 5, value: 2 };
+
+/// Drops (true) or lets pass again (false) the acknowledgements of all replicas.
+pub fn block_acknowledgements(lab: &Lab, primary: Member, is_blocked: bool) -> Result<()> {
+    primary.others().try_for_each(|replica| match is_blocked {
+        true => lab.block(
+            replica,
+            Net::Replica,
+            topology::Direction::FromNode,
+            ACKNOWLEDGEMENTS,
+        ),
+        false => lab.unblock(replica, Net::Replica),
+    })
+}
+
+/// A port of the IPv4 VIP.
+pub fn vip4(port: u16) -> SocketAddr {
+    SocketAddr::new(topology::VIP4.parse().expect("a constant"), port)
+}
+
+/// A port of the IPv6 VIP.
+pub fn vip6(port: u16) -> SocketAddr {
+    SocketAddr::new(topology::VIP6.parse().expect("a constant"), port)
+}

@@ -1,0 +1,91 @@
+//! What every test and the demo begin and end with.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+use crate::capture::{Capture, HEADERS_ONLY, Reign};
+use crate::node::{NodeOptions, Trio, binary};
+use crate::topology::{Lab, Member};
+use crate::{cmd, sys};
+
+/// Set to 1, nothing may be skipped.
+pub const REQUIRE: &str = "UNDERSTUDY_REQUIRE_ROOT";
+/// Huge pages that three nodes need, and some more.
+const HUGE_PAGES_MIN: u64 = 512;
+const HUGE_PAGES_DIR: &str = "/dev/hugepages";
+
+/// Whether a test can run here; otherwise it says why not, or fails if it must run.
+pub fn can_run(binaries: &[&str]) -> bool {
+    let missing = binaries.iter().find_map(|name| binary(name).err());
+    let reason = match (sys::is_root(), missing) {
+        (false, _) => "not root".to_string(),
+        (true, Some(error)) => format!("{error}"),
+        (true, None) => return true,
+    };
+    assert!(std::env::var(REQUIRE).as_deref() != Ok("1"), "must not be skipped: {reason}");
+    eprintln!("skipped: {reason}");
+    false
+}
+
+/// Huge pages for three nodes; what is there already stays.
+pub fn prepare_machine() -> Result<()> {
+    let path = "/proc/sys/vm/nr_hugepages";
+    let pages: u64 = fs::read_to_string(path)?.trim().parse()?;
+    if pages < HUGE_PAGES_MIN {
+        fs::write(path, HUGE_PAGES_MIN.to_string()).context("nr_hugepages")?;
+    }
+    let got: u64 = fs::read_to_string(path)?.trim().parse()?;
+    if got < HUGE_PAGES_MIN {
+        bail!("only {got} huge pages of {HUGE_PAGES_MIN}");
+    }
+    fs::create_dir_all(HUGE_PAGES_DIR).context("no place for huge pages")?;
+    if !fs::read_to_string("/proc/mounts")?.contains(" hugetlbfs ") {
+        cmd::run(&["mount", "-t", "hugetlbfs", "hugetlbfs", HUGE_PAGES_DIR])?;
+    }
+    Ok(())
+}
+
+/// Files of huge pages: there are none once all daemons have ended.
+pub fn huge_page_files() -> Vec<String> {
+    let entries = fs::read_dir(Path::new(HUGE_PAGES_DIR)).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+/// A lab with three ready nodes and a capture.
+pub struct Scenario {
+    /// The nodes. Before the lab: they must be dropped first.
+    pub trio: Trio,
+    capture: Option<Capture>,
+    /// The lab.
+    pub lab: Lab,
+}
+
+impl Scenario {
+    /// Builds all of it and waits until it is ready.
+    pub fn start(options: &NodeOptions) -> Result<Scenario> {
+        prepare_machine()?;
+        let lab = Lab::new()?;
+        let capture = Some(Capture::start(&lab, HEADERS_ONLY)?);
+        let trio = Trio::start(&lab, options)?;
+        Ok(Scenario { trio, capture, lab })
+    }
+
+    /// The primary, which there must be.
+    pub fn primary(&mut self) -> Result<Member> {
+        self.trio.primary().context("no primary")
+    }
+
+    /// Ends the capture, keeps it as pcap files, and gives what it recorded.
+    pub fn recording(&mut self) -> Result<crate::capture::Recording> {
+        let recording = self.capture.take().context("the capture has ended")?.finish()?;
+        recording.write_pcap(self.lab.dir())?;
+        Ok(recording)
+    }
+
+    /// Ends the capture and checks that never two nodes answered.
+    pub fn check_one_answers(&mut self, handovers_max: usize) -> Result<Vec<Reign>> {
+        self.recording()?.check_one_answers(handovers_max)
+    }
+}

@@ -11,6 +11,7 @@ use crate::sender::{PEERS_MAX, Peer};
 pub type ControlBody = ArrayVec<u8, CONTROL_LEN_MAX>;
 
 /// Orders, carried out in the order given.
+#[expect(clippy::large_enum_variant, reason = "moved through queues without allocation")]
 #[derive(Clone, Debug)]
 pub enum Command {
     /// Acknowledge no epoch below this any more; answered by [`Event::Promised`].
@@ -65,6 +66,7 @@ pub enum Command {
 }
 
 /// What the control plane must hear, in order.
+#[expect(clippy::large_enum_variant, reason = "moved through queues without allocation")]
 #[derive(Clone, Debug)]
 pub enum Event {
     /// A control message came on the replica port.

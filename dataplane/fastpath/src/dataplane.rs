@@ -83,7 +83,7 @@ struct Reign {
 
 enum Role {
     Idle,
-    Follow(Receiver),
+    Follow(Box<Receiver>),
     /// Won, but the log has no room for the epoch record yet.
     Claim(Epoch),
     Lead(Box<Reign>),
@@ -221,7 +221,7 @@ impl<P: Ports> Dataplane<P> {
         self.gate.clear();
         self.log.truncate_to(cut);
         self.committed = self.committed.min(self.log.end());
-        self.role = Role::Follow(Receiver::new(epoch, primary, self.committed));
+        self.role = Role::Follow(Box::new(Receiver::new(epoch, primary, self.committed)));
     }
 
     fn fence(&mut self) {

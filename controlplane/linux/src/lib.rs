@@ -12,6 +12,7 @@ pub mod netns;
 mod nl;
 pub mod poll;
 pub mod preflight;
+pub mod restart;
 pub mod rtnl;
 pub mod socks;
 

@@ -148,6 +148,8 @@ pub struct Node {
     seen_epoch: Epoch,
     /// The highest epoch whose primary is known to have fenced itself.
     released: Epoch,
+    /// Whom it named as its successor.
+    heir: Option<NodeId>,
     /// The newest epoch this node led, while its log is intact; 0 for none.
     led: Epoch,
 
@@ -162,6 +164,8 @@ pub struct Node {
     incarnation: u64,
     seq: u64,
     recovering: bool,
+    /// What this node held when it emptied its log itself: enough to judge a candidate by.
+    floor: Option<(Epoch, Position)>,
     /// The highest epoch in which this node may have acknowledged what it lost.
     lost_epoch: Epoch,
     recover_at: Option<Position>,
@@ -215,6 +219,7 @@ impl Node {
             promise_asked: persisted.epoch,
             seen_epoch: persisted.epoch,
             released: 0,
+            heir: None,
             led: 0,
             log: LogState::default(),
             peers: peers.collect(),
@@ -226,6 +231,7 @@ impl Node {
             seq: 0,
             recovering: persisted.epoch > 0,
             lost_epoch: persisted.epoch,
+            floor: None,
             recover_at: None,
             all_lost: false,
             needs_restart: false,
@@ -467,14 +473,7 @@ impl Node {
         self.cfg.voters.iter().position(|&voter| voter == id)
     }
 
-    fn on_heartbeat(
-        &mut self,
-        now_ns: u64,
-        path: Path,
-        index: usize,
-        epoch: Epoch,
-        m: &Heartbeat,
-    ) {
+    fn on_heartbeat(&mut self, now_ns: u64, path: Path, index: usize, epoch: Epoch, m: &Heartbeat) {
         let peer = &mut self.peers[index];
         let from = peer.id;
         if !peer.note(now_ns, path, m, self.cfg.suspect_after_ns) {
@@ -482,7 +481,7 @@ impl Node {
         }
         peer.epoch = epoch;
         peer.last = Some(Heartbeat { reign: None, ..m.clone() });
-        self.note_released(now_ns, m.released, None);
+        self.note_released(now_ns, m.released, m.heir);
         if let Some(reign) = &m.reign {
             let complete = reign.history.last().is_some_and(|newest| newest.epoch == reign.epoch);
             if reign.primary == from && reign.epoch == epoch && complete {
@@ -494,7 +493,11 @@ impl Node {
         self.check_boot(now_ns);
     }
 
-    fn restart_service(&mut self, now_ns: u64, why: &str) {
+    /// Gives the log up for a fresh clone. `exact`: the dataplane promised and joined nothing since, so `log` is all
+    /// that this node can have acknowledged.
+    fn restart_service(&mut self, now_ns: u64, exact: bool, why: &str) {
+        let known = exact && (!self.recovering || self.floor.is_some());
+        self.floor = known.then(|| self.vote_floor());
         self.lost_epoch = self.lost_epoch.max(self.log.epoch).max(self.led);
         self.recovering = true;
         self.recover_at = None;

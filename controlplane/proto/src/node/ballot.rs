@@ -3,7 +3,7 @@
 //! What belongs here: what a voter grants, and the order promise, persist, wait, reply.
 
 use understudy_wire::{
-    NodeId,
+    Epoch, NodeId, Position,
     control::{Ballot, Candidacy, Control},
 };
 
@@ -15,22 +15,40 @@ impl Node {
     /// whoever led the newest epoch this node can have acknowledged in, and still has its log, holds it all.
     fn may_vote(&self, candidacy: &Candidacy) -> bool {
         let led_it_all = candidacy.led > 0 && candidacy.led >= self.lost_epoch;
-        !self.restarting && (!self.recovering || led_it_all)
+        self.floor.is_some() || !self.restarting && (!self.recovering || led_it_all)
+    }
+
+    /// What a candidate's log must reach: all that this node can have helped to commit.
+    pub(super) fn vote_floor(&self) -> (Epoch, Position) {
+        let held = self.own_floor();
+        self.floor.map_or(held, |floor| floor.max(held))
+    }
+
+    /// Of a reign that this node led, only the committed part counts, or what came before if nothing was committed:
+    /// the primary alone decides what its reign committed, and it has stopped.
+    fn own_floor(&self) -> (Epoch, Position) {
+        let log = &self.log;
+        let mut newest_first = log.history.iter().rev();
+        let newest = newest_first.next().filter(|newest| newest.epoch == log.log_epoch);
+        match newest {
+            Some(newest) if self.led > 0 && self.led == log.log_epoch => {
+                let before = newest_first.next().map_or(0, |entry| entry.epoch);
+                let committed = log.committed > newest.start;
+                if committed { (log.log_epoch, log.committed) } else { (before, newest.start) }
+            }
+            _ => (log.log_epoch, log.position),
+        }
     }
 
     fn covers_own_log(&self, candidacy: &Candidacy) -> bool {
-        (candidacy.log_epoch, candidacy.position) >= (self.log.log_epoch, self.log.position)
+        (candidacy.log_epoch, candidacy.position) >= self.vote_floor()
     }
 
     fn grants_pre_vote(&self, now_ns: u64, from: NodeId, candidacy: &Candidacy) -> bool {
         let idle = matches!(self.phase, Phase::Idle | Phase::PreVote { .. } | Phase::Elect { .. });
         let follows = matches!(self.phase, Phase::Follow | Phase::Join { .. });
-        let fitness = (
-            candidacy.log_epoch,
-            candidacy.position,
-            candidacy.priority,
-            std::cmp::Reverse(from),
-        );
+        let fitness =
+            (candidacy.log_epoch, candidacy.position, candidacy.priority, std::cmp::Reverse(from));
         // Bounded in time, so that a fitter node which cannot win does not stand in the way.
         let own_turn = idle
             && now_ns < self.suspected_ns + self.cfg.suspect_after_ns
@@ -73,13 +91,12 @@ impl Node {
         if !grants {
             return self.send(To::One(from), Control::VoteReply(Ballot { epoch, granted: false }));
         }
-        self.ballot =
-            Some(PendingVote { candidate: from, candidacy: *candidacy, promised: false });
+        self.ballot = Some(PendingVote { candidate: from, candidacy: *candidacy, promised: false });
         self.promise(epoch);
     }
 
     /// The log is exact now, and acknowledges no older epoch: compare once more, then persist.
-    pub(super) fn vote_promised(&mut self, now_ns: u64, epoch: u64) {
+    pub(super) fn vote_promised(&mut self, now_ns: u64, epoch: Epoch) {
         let Some(ballot) = self.ballot.clone() else { return };
         if ballot.candidacy.epoch != epoch || ballot.promised || epoch <= self.epoch {
             return;

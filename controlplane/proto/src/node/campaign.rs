@@ -140,11 +140,8 @@ impl Node {
             return self.campaign_lost(now_ns, "a higher epoch appeared");
         }
         self.ballot = None;
-        self.phase = Phase::Elect {
-            epoch,
-            stage: ElectStage::Promising,
-            granted: Votes::default(),
-        };
+        self.phase =
+            Phase::Elect { epoch, stage: ElectStage::Promising, granted: Votes::default() };
         self.arm_campaign(now_ns);
         self.promise(epoch);
     }
@@ -192,7 +189,7 @@ impl Node {
         }
         granted.add(voter);
         // A promise beyond the candidacy (a vote for someone newer under way) ends it.
-        if granted.count() >= majority && self.promise_asked == *epoch {
+        if granted.count() >= majority && self.promise_asked == *epoch && self.app_ready {
             self.win(now_ns);
         }
     }
@@ -222,7 +219,7 @@ impl Node {
         }
     }
 
-    fn campaign_lost(&mut self, now_ns: u64, why: &str) {
+    pub(super) fn campaign_lost(&mut self, now_ns: u64, why: &str) {
         self.event(now_ns, TimelineKind::ElectionLost, why);
         let suspected_ns = self.suspected_ns;
         self.vacate(now_ns);

@@ -69,6 +69,7 @@ impl Node {
             return;
         }
         self.released = epoch;
+        self.heir = to;
         let Some(live) = self.live.filter(|live| live.epoch == epoch) else { return };
         if matches!(self.phase, Phase::Lead(_) | Phase::Closing { .. }) {
             return;

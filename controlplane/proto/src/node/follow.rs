@@ -81,10 +81,14 @@ impl Node {
         let position = self.log.position;
         let cut = join::cut(&self.log.history, position, &reign.history);
         if self.needs_restart {
-            return self.restart_service(now_ns, "the clone served another reign, or is gone");
+            return self.restart_service(
+                now_ns,
+                true,
+                "the clone served another reign, or is gone",
+            );
         }
         if cut < self.log.applied {
-            return self.restart_service(now_ns, "the clone consumed what is not history");
+            return self.restart_service(now_ns, true, "the clone consumed what is not history");
         }
         if reign.log_start > position.min(cut) {
             return;
@@ -131,8 +135,10 @@ impl Node {
         // The clone is gone. Its log is worth keeping unless the primary can send it all again.
         let from_zero = self.reign.as_ref().is_some_and(|reign| reign.log_start == 0);
         if matches!(self.phase, Phase::Follow) && from_zero {
-            self.restart_service(now_ns, "the clone's application is gone");
+            self.restart_service(now_ns, false, "the clone's application is gone");
             self.phase = Phase::Join { promised: true };
+        } else if matches!(self.phase, Phase::PreVote { .. } | Phase::Elect { .. }) {
+            self.campaign_lost(now_ns, "the application is gone");
         } else {
             self.check_hopeless(now_ns);
         }
@@ -150,8 +156,9 @@ impl Node {
     /// The dataplane reported while this node follows.
     pub(super) fn follow_log(&mut self, now_ns: u64) {
         let Some(target) = self.recover_at else { return };
-        let following =
-            matches!(self.phase, Phase::Follow) && self.log.epoch == self.epoch && !self.log.leading;
+        let following = matches!(self.phase, Phase::Follow)
+            && self.log.epoch == self.epoch
+            && !self.log.leading;
         if self.recovering && following && self.log.position >= target {
             let text = format!("holds position {} of {target}", self.log.position);
             self.recovered(now_ns, TimelineKind::Recovered, &text);
@@ -160,6 +167,7 @@ impl Node {
 
     pub(super) fn recovered(&mut self, now_ns: u64, kind: TimelineKind, text: &str) {
         self.recovering = false;
+        self.floor = None;
         self.lost_epoch = 0;
         self.recover_at = None;
         self.event(now_ns, kind, text);
@@ -193,12 +201,13 @@ impl Node {
         }
     }
 
-    /// The application is dead here and every other voter has lost its log: nothing can take this service over, so it
-    /// starts anew.
+    /// The clone is dead here, and every other voter has lost its clone or its log: nothing can take this service
+    /// over, so it starts anew.
     pub(super) fn check_hopeless(&mut self, now_ns: u64) {
         let silence_ns = self.cfg.suspect_after_ns;
         let lost = |peer: &Peer| {
-            peer.alive(now_ns, silence_ns).is_some_and(|last| last.flags.recovering)
+            peer.alive(now_ns, silence_ns)
+                .is_some_and(|last| last.flags.recovering || last.flags.clone_gone)
         };
         if !self.app_ready
             && self.needs_restart
@@ -206,7 +215,7 @@ impl Node {
             && matches!(self.phase, Phase::Idle)
             && self.peers.iter().all(lost)
         {
-            self.restart_service(now_ns, "nothing is left that could take over");
+            self.restart_service(now_ns, false, "nothing is left that could take over");
         }
     }
 }

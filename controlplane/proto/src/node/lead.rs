@@ -134,6 +134,7 @@ impl Node {
     pub(super) fn on_fenced(&mut self, now_ns: u64) {
         let Phase::Closing { reason, to } = self.phase else { return };
         self.released = self.released.max(self.epoch);
+        self.heir = to;
         self.event(now_ns, TimelineKind::Fenced, "nothing leaves any more");
         self.phase = Phase::Idle;
         self.direct = true;

@@ -98,6 +98,7 @@ impl Node {
                 replica_link_up: self.replica_link,
                 electable: self.eligible(now_ns),
                 all_lost: self.all_lost,
+                clone_gone: self.needs_restart && !self.app_ready,
             },
             priority: self.cfg.priority,
             incarnation: self.incarnation,
@@ -108,6 +109,7 @@ impl Node {
             committed: self.log.committed,
             applied: self.log.applied,
             released: self.released,
+            heir: self.heir,
             heard: heard.collect(),
             reign,
         };

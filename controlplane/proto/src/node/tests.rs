@@ -1,0 +1,529 @@
+//! One test per rule, on a single node with scripted neighbours.
+
+use understudy_wire::control::{Ballot, EpochStart, Flags, Heard, Role};
+
+use super::*;
+
+const MS: u64 = 1_000_000;
+const SUSPECT: u64 = 50 * MS;
+
+/// Node 1 of three, and what it has put out.
+struct Bench {
+    node: Node,
+    now: u64,
+    seq: u64,
+    log: LogState,
+    out: Vec<Output>,
+}
+
+impl Bench {
+    fn new(voters: &[NodeId], persisted: Persisted) -> Self {
+        let cfg = Config::new(1, voters.to_vec(), 10 * MS, SUSPECT, 40 * MS);
+        let now = 1000 * MS;
+        let node = Node::new(cfg, persisted, now, 7).expect("valid");
+        let log = LogState { clone_level: true, fit: true, ..LogState::default() };
+        let mut bench = Self { node, now, seq: 0, log, out: Vec::new() };
+        for fact in [LocalFact::ClientLink(true), LocalFact::ReplicaLink(true), LocalFact::AppReady]
+        {
+            bench.fact(fact);
+        }
+        bench.report();
+        bench
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.node.poll_output() {
+            self.out.push(output);
+        }
+    }
+
+    fn take(&mut self) -> Vec<Output> {
+        std::mem::take(&mut self.out)
+    }
+
+    fn fact(&mut self, fact: LocalFact) {
+        self.node.handle_local(self.now, fact);
+        self.drain();
+    }
+
+    fn report(&mut self) {
+        self.node.handle_log(self.now, &self.log);
+        self.drain();
+    }
+
+    fn persisted(&mut self, epoch: Epoch) {
+        self.node.handle_persisted(self.now, epoch);
+        self.drain();
+    }
+
+    fn promised(&mut self, epoch: Epoch) {
+        self.node.handle_promised(self.now, epoch, &self.log);
+        self.drain();
+    }
+
+    fn get(&mut self, from: NodeId, epoch: Epoch, msg: Control) {
+        self.node.handle_message(self.now, Path::Replica, from, epoch, &msg);
+        self.drain();
+    }
+
+    fn beat(&mut self, from: NodeId, epoch: Epoch, change: impl FnOnce(&mut Heartbeat)) {
+        self.seq += 1;
+        let mut m = Heartbeat { incarnation: 1, seq: self.seq, priority: 50, ..Default::default() };
+        m.flags = Flags {
+            clone_ready: true,
+            client_link_up: true,
+            replica_link_up: true,
+            electable: true,
+            ..Flags::default()
+        };
+        m.position = self.log.position;
+        m.log_epoch = self.log.log_epoch;
+        change(&mut m);
+        self.get(from, epoch, Control::Heartbeat(m));
+    }
+
+    fn reign(&mut self, from: NodeId, epoch: Epoch, history: &[(Epoch, Position)]) {
+        let history = entries(history);
+        self.beat(from, epoch, |m| {
+            m.role = Role::Primary;
+            m.heard.push(Heard { node: 1, incarnation: 1 });
+            m.reign = Some(Reign { epoch, primary: from, history });
+        });
+    }
+
+    /// Lets time pass with node 3 alive.
+    fn pass(&mut self, for_ns: u64) {
+        let until = self.now + for_ns;
+        while self.now < until {
+            self.now += 5 * MS;
+            self.beat(3, 0, |_| {});
+            self.node.handle_timeout(self.now);
+            self.drain();
+        }
+    }
+
+    /// Follows node 2 in epoch 1 with an empty log.
+    fn following(voters: &[NodeId]) -> Self {
+        let mut bench = Self::new(voters, Persisted::default());
+        bench.reign(2, 1, &[(1, 0)]);
+        bench.promised(1);
+        bench.persisted(1);
+        bench.log.epoch = 1;
+        bench.log.log_epoch = 1;
+        bench.log.position = 100;
+        bench.log.history = entries(&[(1, 0)]);
+        bench.report();
+        bench
+    }
+
+    /// Leads epoch 1 of three with an open gate.
+    fn leading() -> Self {
+        let mut bench = Self::new(&[1, 2, 3], Persisted::default());
+        bench.beat(2, 0, |_| {});
+        bench.beat(3, 0, |_| {});
+        bench.pass(5 * MS);
+        bench.win(1);
+        bench
+    }
+
+    fn win(&mut self, epoch: Epoch) {
+        self.get(3, 0, Control::PreVoteReply(Ballot { epoch, granted: true }));
+        self.promised(epoch);
+        self.persisted(epoch);
+        self.get(3, epoch, Control::VoteReply(Ballot { epoch, granted: true }));
+        let start = self.log.position;
+        self.log.history.push(EpochStart { epoch, start });
+        self.log.position += 8;
+        (self.log.epoch, self.log.log_epoch, self.log.leading) = (epoch, epoch, true);
+        (self.log.gate_open, self.log.lease_valid) = (true, true);
+        self.log.committed = self.log.position;
+        self.report();
+    }
+
+    fn kinds(&self) -> Vec<TimelineKind> {
+        let kind = |output: &Output| match output {
+            Output::Event(event) => Some(event.kind),
+            _ => None,
+        };
+        self.out.iter().filter_map(kind).collect()
+    }
+
+    fn orders(&self) -> Vec<DpCommand> {
+        let order = |output: &Output| match output {
+            Output::Dataplane(command) => Some(*command),
+            _ => None,
+        };
+        self.out.iter().filter_map(order).collect()
+    }
+
+    fn sent(&self, is: impl Fn(&Control) -> bool) -> usize {
+        let hit = |output: &&Output| matches!(output, Output::Send { msg, .. } if is(msg));
+        self.out.iter().filter(hit).count()
+    }
+}
+
+fn entries(list: &[(Epoch, Position)]) -> History {
+    list.iter().map(|&(epoch, start)| EpochStart { epoch, start }).collect()
+}
+
+fn vote(epoch: Epoch, log_epoch: Epoch, position: Position) -> Candidacy {
+    Candidacy { epoch, log_epoch, position, ..Candidacy::default() }
+}
+
+fn granted(msg: &Control) -> bool {
+    matches!(msg, Control::VoteReply(b) | Control::PreVoteReply(b) if b.granted)
+}
+
+#[test]
+fn a_single_voter_leads_itself() {
+    let mut bench = Bench::new(&[1], Persisted::default());
+    bench.now += 60 * MS;
+    bench.node.handle_timeout(bench.now);
+    bench.drain();
+    bench.promised(1);
+    assert!(!bench.orders().contains(&DpCommand::Lead { epoch: 1 }), "not before it is durable");
+    bench.persisted(1);
+    assert!(bench.orders().contains(&DpCommand::Lead { epoch: 1 }));
+}
+
+#[test]
+fn silence_on_all_paths_is_a_suspicion_and_data_is_not_silence() {
+    let mut bench = Bench::following(&[1, 2, 3]);
+    bench.pass(40 * MS);
+    bench.log.last_data_rx_ns = bench.now;
+    bench.report();
+    bench.pass(40 * MS);
+    assert!(!bench.kinds().contains(&TimelineKind::Suspicion));
+    bench.pass(20 * MS);
+    assert!(bench.kinds().contains(&TimelineKind::Suspicion));
+}
+
+#[test]
+fn nobody_votes_against_a_primary_just_heard() {
+    let mut bench = Bench::following(&[1, 2, 3]);
+    bench.take();
+    bench.get(3, 1, Control::PreVote(vote(2, 1, 100)));
+    bench.get(3, 2, Control::Vote(vote(2, 1, 100)));
+    assert_eq!(bench.sent(granted), 0);
+    assert!(bench.orders().is_empty(), "a refusal binds nothing");
+    let transfer = Candidacy { released: 1, ..vote(2, 1, 100) };
+    bench.get(3, 2, Control::Vote(transfer));
+    assert!(bench.orders().contains(&DpCommand::Promise { epoch: 2 }));
+}
+
+#[test]
+fn a_vote_is_promised_then_persisted_then_sent_and_only_once() {
+    let mut bench = Bench::following(&[1, 2, 3]);
+    bench.get(2, 1, Control::StepDown(StepDown { epoch: 1, to: Some(3), ..Default::default() }));
+    bench.take();
+    bench.get(3, 2, Control::Vote(vote(2, 1, 100)));
+    assert_eq!(bench.orders(), [DpCommand::Promise { epoch: 2 }]);
+    bench.promised(2);
+    assert!(bench.out.contains(&Output::Persist { epoch: 2, voted_for: Some(3) }));
+    assert_eq!(bench.sent(granted), 0);
+    bench.persisted(2);
+    assert_eq!(bench.sent(granted), 1);
+    bench.get(2, 2, Control::Vote(vote(2, 1, 900)));
+    assert_eq!(bench.sent(granted), 1, "one vote per epoch");
+    bench.get(3, 2, Control::Vote(vote(2, 1, 100)));
+    assert_eq!(bench.sent(granted), 2, "repeated for the same candidate");
+}
+
+#[test]
+fn a_candidate_must_reach_what_the_voter_promised_with() {
+    let mut bench = Bench::following(&[1, 2, 3]);
+    bench.get(2, 1, Control::StepDown(StepDown { epoch: 1, to: Some(3), ..Default::default() }));
+    bench.take();
+    bench.get(3, 2, Control::Vote(vote(2, 1, 99)));
+    assert!(bench.orders().is_empty());
+    bench.get(3, 2, Control::Vote(vote(2, 1, 100)));
+    bench.log.position = 101;
+    bench.promised(2);
+    bench.persisted(2);
+    assert_eq!(bench.sent(granted), 0, "it grew before the promise");
+}
+
+#[test]
+fn a_vote_waits_for_the_lease_it_may_have_helped_to_extend() {
+    let mut bench = Bench::following(&[1, 2, 3]);
+    bench.pass(60 * MS);
+    bench.take();
+    bench.get(3, 2, Control::Vote(vote(2, 1, 100)));
+    bench.log.last_data_rx_ns = bench.now;
+    bench.promised(2);
+    bench.persisted(2);
+    assert_eq!(bench.sent(granted), 0);
+    bench.pass(SUSPECT);
+    assert_eq!(bench.sent(granted), 1);
+}
+
+#[test]
+fn a_pre_vote_raises_no_epoch() {
+    let mut bench = Bench::following(&[1, 2, 3]);
+    bench.pass(60 * MS);
+    bench.get(3, 1, Control::PreVote(vote(9, 1, 100)));
+    assert_eq!(bench.node.view(bench.now).epoch, 1);
+}
+
+#[test]
+fn a_restarted_node_neither_votes_nor_stands_until_it_caught_up() {
+    let mut bench = Bench::new(&[1, 2, 3], Persisted { epoch: 1, voted_for: None });
+    bench.pass(400 * MS);
+    bench.get(3, 2, Control::Vote(vote(2, 1, 100)));
+    assert_eq!(bench.sent(granted) + bench.sent(|m| matches!(m, Control::PreVote(_))), 0);
+    bench.log.position = 500;
+    bench.reign(2, 2, &[(1, 0), (2, 90)]);
+    bench.log.position = 0;
+    bench.promised(2);
+    bench.persisted(2);
+    bench.reign(2, 2, &[(1, 0), (2, 90)]);
+    (bench.log.epoch, bench.log.log_epoch, bench.log.position) = (2, 2, 499);
+    bench.report();
+    assert!(bench.node.view(bench.now).recovering);
+    bench.log.position = 500;
+    bench.report();
+    assert!(!bench.node.view(bench.now).recovering);
+}
+
+#[test]
+fn a_restarted_node_helps_the_one_that_holds_all_it_lost() {
+    let mut bench = Bench::new(&[1, 2, 3], Persisted { epoch: 5, voted_for: None });
+    bench.pass(100 * MS);
+    bench.get(3, 6, Control::Vote(Candidacy { led: 4, ..vote(6, 5, 100) }));
+    assert!(bench.orders().is_empty());
+    bench.get(3, 6, Control::Vote(Candidacy { led: 5, ..vote(6, 5, 100) }));
+    assert_eq!(bench.orders(), [DpCommand::Promise { epoch: 6 }]);
+}
+
+#[test]
+fn all_is_lost_only_when_every_voter_has_heard_these_lives() {
+    let mut bench = Bench::new(&[1, 2, 3], Persisted { epoch: 1, voted_for: None });
+    let heard = |node, incarnation| Heard { node, incarnation };
+    let lost = |m: &mut Heartbeat, others: &[Heard]| {
+        m.flags.recovering = true;
+        m.heard = others.iter().copied().collect();
+    };
+    bench.beat(2, 1, |m| lost(m, &[heard(1, 1), heard(3, 1)]));
+    bench.beat(3, 1, |m| lost(m, &[heard(1, 1), heard(2, 9)]));
+    assert!(bench.node.view(bench.now).recovering, "node 3 has heard another life of node 2");
+    bench.beat(3, 1, |m| lost(m, &[heard(1, 1), heard(2, 1)]));
+    assert!(!bench.node.view(bench.now).recovering);
+    assert!(bench.kinds().contains(&TimelineKind::AllLost));
+}
+
+#[test]
+fn following_waits_for_promise_and_disk_and_cuts_what_is_not_history() {
+    let mut bench = Bench::following(&[1, 2, 3]);
+    bench.take();
+    bench.reign(3, 2, &[(1, 0), (2, 70)]);
+    assert_eq!(bench.orders(), [DpCommand::Promise { epoch: 2 }]);
+    bench.persisted(2);
+    bench.promised(2);
+    let follow = DpCommand::Follow { epoch: 2, primary: 3, cut: 70 };
+    assert_eq!(bench.orders().last(), Some(&follow));
+}
+
+#[test]
+fn a_clone_that_consumed_what_is_not_history_starts_anew() {
+    let mut bench = Bench::following(&[1, 2, 3]);
+    bench.log.applied = 80;
+    bench.take();
+    bench.reign(3, 2, &[(1, 0), (2, 70)]);
+    bench.persisted(2);
+    bench.promised(2);
+    assert!(bench.out.contains(&Output::Service(ServiceCommand::Restart)));
+    assert_eq!(bench.orders(), [DpCommand::Promise { epoch: 2 }]);
+    bench.fact(LocalFact::ServiceFresh);
+    let follow = DpCommand::Follow { epoch: 2, primary: 3, cut: 0 };
+    assert_eq!(bench.orders().last(), Some(&follow));
+    assert!(bench.node.view(bench.now).recovering);
+}
+
+#[test]
+fn a_log_that_begins_too_late_cannot_be_joined() {
+    let mut bench = Bench::new(&[1, 2, 3], Persisted::default());
+    let history = entries(&[(1, 0)]);
+    bench.beat(2, 1, |m| {
+        m.role = Role::Primary;
+        m.log_start = 4096;
+        m.reign = Some(Reign { epoch: 1, primary: 2, history });
+    });
+    bench.persisted(1);
+    bench.promised(1);
+    let why = bench.node.view(bench.now).not_ready_because;
+    let text = "the primary's log no longer holds position 0; a checkpoint is needed";
+    assert!(why.iter().any(|reason| reason == text), "{why:?}");
+    assert_eq!(bench.orders(), [DpCommand::Promise { epoch: 1 }]);
+}
+
+#[test]
+fn the_winner_announces_when_the_gate_opens() {
+    let mut bench = Bench::leading();
+    let kinds = bench.kinds();
+    for kind in [TimelineKind::ElectionWon, TimelineKind::GateOpen, TimelineKind::Announce] {
+        assert!(kinds.contains(&kind), "{kind:?}");
+    }
+    for _ in 0..700 {
+        bench.pass(5 * MS);
+        bench.report();
+    }
+    let announced = bench.orders().iter().filter(|&&o| o == DpCommand::Announce).count();
+    assert_eq!(announced, 6);
+}
+
+#[test]
+fn an_abdication_is_fenced_before_anybody_hears_of_it() {
+    let facts = [LocalFact::AppExited, LocalFact::DataplaneStuck, LocalFact::ReplicaLink(false)];
+    for fact in facts.into_iter().chain([LocalFact::ClientLink(false)]) {
+        let mut bench = Bench::leading();
+        bench.take();
+        bench.fact(fact);
+        let orders = [DpCommand::Fence { epoch: 1 }, DpCommand::Promise { epoch: 2 }];
+        assert_eq!(bench.orders(), orders, "{fact:?}");
+        assert_eq!(bench.sent(|m| matches!(m, Control::StepDown(_))), 0);
+        bench.promised(2);
+        bench.pass(50 * MS);
+        assert_eq!(bench.sent(|m| matches!(m, Control::StepDown(_))), 4);
+        assert_eq!(bench.node.view(bench.now).role, Role::Fenced);
+        assert_eq!(bench.sent(|m| matches!(m, Control::Vote(_) | Control::PreVote(_))), 0);
+    }
+}
+
+#[test]
+fn a_primary_without_client_link_stays_if_nobody_could_do_better() {
+    let mut bench = Bench::leading();
+    bench.beat(2, 1, |m| m.flags.electable = false);
+    bench.beat(3, 1, |m| m.flags.electable = false);
+    bench.take();
+    bench.fact(LocalFact::ClientLink(false));
+    assert!(bench.orders().is_empty());
+    bench.beat(3, 1, |_| {});
+    assert_eq!(bench.orders().first(), Some(&DpCommand::Fence { epoch: 1 }));
+}
+
+#[test]
+fn a_lost_lease_ends_a_reign_after_the_suspicion_time() {
+    let mut bench = Bench::leading();
+    bench.log.lease_valid = false;
+    bench.report();
+    bench.pass(40 * MS);
+    assert!(!bench.kinds().contains(&TimelineKind::SteppedDown));
+    bench.pass(20 * MS);
+    assert!(bench.kinds().contains(&TimelineKind::SteppedDown));
+}
+
+#[test]
+fn a_higher_epoch_in_a_header_ends_a_reign() {
+    let mut bench = Bench::leading();
+    bench.take();
+    bench.beat(3, 7, |_| {});
+    assert_eq!(bench.orders().first(), Some(&DpCommand::Fence { epoch: 1 }));
+}
+
+#[test]
+fn a_deposed_primary_restarts_its_service_before_it_follows() {
+    let mut bench = Bench::leading();
+    bench.take();
+    bench.reign(3, 2, &[(1, 0), (2, 8)]);
+    bench.promised(2);
+    bench.persisted(2);
+    assert!(bench.out.contains(&Output::Service(ServiceCommand::Restart)));
+    assert_eq!(bench.orders().first(), Some(&DpCommand::Fence { epoch: 1 }));
+}
+
+#[test]
+fn the_named_successor_stands_at_once_and_without_a_pre_vote() {
+    let mut bench = Bench::following(&[1, 2, 3]);
+    bench.beat(3, 1, |_| {});
+    bench.take();
+    bench.get(2, 1, Control::StepDown(StepDown { epoch: 1, to: Some(1), ..Default::default() }));
+    bench.node.handle_timeout(bench.now);
+    bench.drain();
+    assert_eq!(bench.orders(), [DpCommand::Promise { epoch: 2 }]);
+    bench.promised(2);
+    bench.persisted(2);
+    assert_eq!(bench.sent(|m| matches!(m, Control::Vote(v) if v.released == 1)), 1);
+}
+
+#[test]
+fn a_lost_step_down_is_made_good_by_a_heartbeat() {
+    let mut bench = Bench::following(&[1, 2, 3]);
+    bench.beat(2, 1, |m| {
+        m.role = Role::Fenced;
+        m.released = 1;
+    });
+    assert!(bench.kinds().contains(&TimelineKind::PeerSteppedDown));
+}
+
+#[test]
+fn a_switchover_drains_waits_and_names_its_successor() {
+    let mut bench = Bench::leading();
+    bench.take();
+    bench.node.handle_switchover(bench.now, Some(3));
+    bench.drain();
+    assert_eq!(bench.orders(), [DpCommand::Drain]);
+    bench.log.drained = true;
+    bench.log.peer_acked.push((3, bench.log.position - 1));
+    bench.report();
+    assert_eq!(bench.orders(), [DpCommand::Drain]);
+    bench.log.peer_acked[0].1 = bench.log.position;
+    bench.report();
+    bench.promised(2);
+    let named = |m: &Control| matches!(m, Control::StepDown(s) if s.to == Some(3));
+    assert_eq!(bench.sent(named), 1);
+}
+
+#[test]
+fn a_switchover_that_cannot_drain_is_taken_back() {
+    let mut bench = Bench::leading();
+    bench.node.handle_switchover(bench.now, Some(3));
+    for _ in 0..110 {
+        bench.pass(5 * MS);
+        bench.report();
+    }
+    assert!(bench.orders().contains(&DpCommand::Undrain));
+    assert!(bench.out.iter().any(|o| matches!(o, Output::SwitchoverDone(Err(_)))));
+    assert_eq!(bench.node.view(bench.now).role, Role::Primary);
+}
+
+#[test]
+fn a_switchover_to_one_that_could_not_lead_is_refused() {
+    let mut bench = Bench::leading();
+    bench.beat(3, 1, |m| m.flags.client_link_up = false);
+    bench.take();
+    for to in [3, 9] {
+        bench.node.handle_switchover(bench.now, Some(to));
+    }
+    bench.drain();
+    let refused = |o: &&Output| matches!(o, Output::SwitchoverDone(Err(_)));
+    assert_eq!(bench.out.iter().filter(refused).count(), 2);
+    assert!(bench.orders().is_empty());
+}
+
+#[test]
+fn a_late_loop_claims_nothing_and_suspects_nobody_at_once() {
+    let mut leader = Bench::leading();
+    leader.take();
+    leader.now += 300 * MS;
+    leader.node.handle_timeout(leader.now);
+    leader.drain();
+    let claims = |m: &Control| matches!(m, Control::Heartbeat(h) if h.reign.is_some());
+    assert_eq!(leader.sent(claims), 0);
+    leader.report();
+    assert_eq!(leader.sent(claims), 1);
+
+    let mut follower = Bench::following(&[1, 2, 3]);
+    follower.now += 300 * MS;
+    follower.node.handle_timeout(follower.now);
+    follower.drain();
+    assert!(follower.kinds().contains(&TimelineKind::LoopOverran));
+    assert!(!follower.kinds().contains(&TimelineKind::Suspicion));
+}
+
+#[test]
+fn a_message_from_outside_the_group_is_nothing() {
+    let mut bench = Bench::leading();
+    bench.take();
+    bench.get(9, 99, Control::Vote(vote(99, 99, 99)));
+    assert!(bench.take().is_empty());
+}

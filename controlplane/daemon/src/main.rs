@@ -1,2 +1,126 @@
-//! Placeholder.
-fn main() {}
+//! understudyd: one node of the appliance.
+//!
+//! The main thread is the poll-mode thread; the control plane has a thread of
+//! its own; disk and sockets of the CLI are on helper threads.
+
+mod control;
+mod lcore;
+mod node_capsule;
+mod ports;
+mod preflight;
+mod server;
+mod status;
+mod store;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Context as _;
+use clap::Parser;
+use tracing::error;
+use understudy_api::check::{Finding, Findings, Level};
+use understudy_config::Config;
+
+/// One node of a group that keeps a service and its connections alive.
+#[derive(Parser)]
+#[command(name = "understudyd", version)]
+struct Args {
+    /// The node's configuration.
+    #[arg(long, value_name = "FILE", required_unless_present = "check")]
+    config: Option<PathBuf>,
+    /// Validate a configuration and this machine against it, change nothing, print findings as JSON.
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    check: Option<PathBuf>,
+}
+
+const EXIT_RUNTIME: u8 = 1;
+const EXIT_INVALID_CONFIG: u8 = 3;
+const EXIT_UNSAFE: u8 = 5;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match (args.check, args.config) {
+        (Some(file), _) => check(&file),
+        (None, Some(file)) => run(&file),
+        (None, None) => ExitCode::from(2),
+    }
+}
+
+/// The environment's findings on stdout, one JSON document.
+fn check(file: &std::path::Path) -> ExitCode {
+    let (findings, code) = match Config::load(file) {
+        Ok(config) => {
+            let findings = preflight::check(&config);
+            let bad = findings.iter().any(|f| f.level == Level::Error);
+            (findings, if bad { EXIT_RUNTIME } else { 0 })
+        }
+        Err(e) => (vec![Finding::new(Level::Error, e.to_string())], config_exit_code(&e)),
+    };
+    let document = serde_json::to_string(&Findings { findings });
+    println!("{}", document.unwrap_or_default());
+    ExitCode::from(code)
+}
+
+fn config_exit_code(e: &understudy_config::ConfigError) -> u8 {
+    if e.is_unsafe() { EXIT_UNSAFE } else { EXIT_INVALID_CONFIG }
+}
+
+fn run(file: &std::path::Path) -> ExitCode {
+    let config = match Config::load(file) {
+        Ok(config) => config,
+        Err(e) => {
+            eprintln!("understudyd: {e}");
+            return ExitCode::from(config_exit_code(&e));
+        }
+    };
+    let problems: Vec<_> =
+        preflight::check(&config).into_iter().filter(|f| f.level == Level::Error).collect();
+    if !problems.is_empty() {
+        for problem in problems {
+            eprintln!("understudyd: {}", problem.message);
+        }
+        return ExitCode::from(EXIT_RUNTIME);
+    }
+    match serve(config) {
+        Ok(control::Ending::Stop) => ExitCode::SUCCESS,
+        Ok(control::Ending::Restart) => {
+            let e = understudy_linux::restart::restart_self();
+            eprintln!("understudyd: cannot start itself anew: {e}");
+            ExitCode::from(EXIT_RUNTIME)
+        }
+        Err(e) => {
+            error!("{e:#}");
+            eprintln!("understudyd: {e:#}");
+            ExitCode::from(EXIT_RUNTIME)
+        }
+    }
+}
+
+/// Sets everything up, runs until told to stop, takes everything down.
+fn serve(config: Config) -> anyhow::Result<control::Ending> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+        signal_hook::flag::register(signal, Arc::clone(&stop)).context("cannot watch signals")?;
+    }
+    let config = Arc::new(config);
+    let store = store::Store::open(&config.control.state_dir)?;
+    let capsule = node_capsule::NodeCapsule::create(&config)?;
+    let (dp_end, ctl_end) = lcore::link();
+    let adopter = capsule.adopter();
+    // Spawned before EAL pins this thread, so that it does not inherit the poll-mode core.
+    let control = control::spawn(Arc::clone(&config), store, capsule, ctl_end, Arc::clone(&stop))?;
+    let polled = lcore::run(&config, adopter, &dp_end, &control.start);
+    if polled.is_err() {
+        stop.store(true, Ordering::Release);
+        dp_end.finished();
+    }
+    drop(control.start);
+    let ending = control.thread.join().map_err(|_| anyhow::anyhow!("the control plane panicked"))?;
+    polled?;
+    ending
+}

@@ -1,0 +1,611 @@
+//! The control-plane thread: feeds the sans-IO node with time, messages and facts, does what it says.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context;
+use crossbeam::channel::{Receiver, Sender, bounded};
+use tracing::{error, info, warn};
+use understudy_api::{ApiError, ErrorCode, Request, Response, SwitchoverDone, TimelineEvent};
+use understudy_config::Config;
+use understudy_fastpath::MS;
+use understudy_fastpath::command::{Command, ControlBody, DataRole, Event, Snapshot};
+use understudy_linux::rtnl::{self, LinkMonitor};
+use understudy_proto::{
+    Config as ProtoConfig, DpCommand, LocalFact, LogState, Node, Output, Path, Paths, Persisted,
+    ServiceCommand, To,
+};
+use understudy_wire::control::Control as Message;
+use understudy_wire::pdu::{PduHeader, PduKind, TARGET_ALL};
+use understudy_wire::{Epoch, NodeId};
+
+use crate::lcore::ControlEnd;
+use crate::node_capsule::NodeCapsule;
+use crate::ports::NodeClock;
+use crate::server::{Call, ConnsView, Server};
+use crate::status;
+use crate::store::{Store, StoreWriter};
+
+/// Longest sleep of the loop: the poll-mode thread does not wake it.
+const TICK: Duration = Duration::from_millis(2);
+/// The poll-mode thread publishes every millisecond; this long without is a stuck core.
+const STUCK_NS: u64 = 1_000 * MS;
+/// Between killing the application and starting anew: repeated notices still leave.
+const RESTART_DELAY_NS: u64 = 150 * MS;
+/// How long a stop waits for another node to take over.
+const STOP_LIMIT_NS: u64 = 3_000 * MS;
+const READY_CHECK_NS: u64 = 20 * MS;
+const TIMELINE_MAX: usize = 256;
+const DATAGRAMS_PER_TICK: usize = 64;
+
+/// How the daemon ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Told to.
+    Stop,
+    /// To come back with an empty log and a fresh application.
+    Restart,
+}
+
+/// The thread and the channel on which it waits for the data path to be up.
+pub struct Handle {
+    pub start: Sender<NodeClock>,
+    pub thread: JoinHandle<anyhow::Result<Ending>>,
+}
+
+/// Starts the thread.
+pub fn spawn(
+    config: Arc<Config>,
+    store: Store,
+    capsule: NodeCapsule,
+    dataplane: ControlEnd,
+    stop: Arc<AtomicBool>,
+) -> anyhow::Result<Handle> {
+    let (start, started) = bounded::<NodeClock>(1);
+    let thread = std::thread::Builder::new().name("control".into()).spawn(move || {
+        // The data path did not come up: its own error says why.
+        let Ok(clock) = started.recv() else { return Ok(Ending::Stop) };
+        let result = Control::new(config, store, capsule, dataplane, stop, clock)
+            .and_then(|mut control| control.run());
+        if let Err(e) = &result {
+            error!("control plane: {e:#}");
+        }
+        result
+    })?;
+    Ok(Handle { start, thread })
+}
+
+/// What is going on with the application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum App {
+    Starting { since_ns: u64, checked_ns: u64 },
+    Ready,
+    Gone,
+}
+
+struct Control {
+    config: Arc<Config>,
+    clock: NodeClock,
+    node: Node,
+    dataplane: ControlEnd,
+    capsule: NodeCapsule,
+    store: StoreWriter,
+    udp: UdpSocket,
+    links: LinkMonitor,
+    calls: Receiver<Call>,
+    _server: Server,
+    conns: Arc<Mutex<ConnsView>>,
+    stop: Arc<AtomicBool>,
+    started_ns: u64,
+    snapshot: Option<Snapshot>,
+    app: App,
+    stuck_told: bool,
+    timeline: VecDeque<TimelineEvent>,
+    switchover: Option<(Sender<Response>, u64)>,
+    stopping_since_ns: Option<u64>,
+    restart_at_ns: Option<u64>,
+    counters: BTreeMap<&'static str, u64>,
+}
+
+impl Control {
+    fn new(
+        config: Arc<Config>,
+        store: Store,
+        mut capsule: NodeCapsule,
+        dataplane: ControlEnd,
+        stop: Arc<AtomicBool>,
+        clock: NodeClock,
+    ) -> anyhow::Result<Control> {
+        let now_ns = clock.now_ns();
+        let persisted = store.persisted;
+        let store = store.into_writer()?;
+        let node = Node::new(proto_config(&config, now_ns), persisted, now_ns, now_ns)?;
+        let address = config.me().address;
+        let udp = UdpSocket::bind(address).with_context(|| {
+            format!("cannot bind the second path to {address}; give this machine that address or correct nodes.address")
+        })?;
+        udp.set_nonblocking(true)?;
+        let links = LinkMonitor::new()?;
+        let (sender, calls) = bounded(16);
+        let conns = Arc::new(Mutex::new(ConnsView::default()));
+        let server =
+            Server::start(&config.control.socket, sender, Arc::clone(&capsule.ns), Arc::clone(&conns))?;
+        let pid = capsule.start_app().context("cannot start the service")?;
+        info!(pid, epoch = persisted.epoch, node = config.me().name, "application started");
+        Ok(Control {
+            started_ns: now_ns,
+            app: App::Starting { since_ns: now_ns, checked_ns: 0 },
+            config,
+            clock,
+            node,
+            dataplane,
+            capsule,
+            store,
+            udp,
+            links,
+            calls,
+            _server: server,
+            conns,
+            stop,
+            snapshot: None,
+            stuck_told: false,
+            timeline: VecDeque::with_capacity(TIMELINE_MAX),
+            switchover: None,
+            stopping_since_ns: None,
+            restart_at_ns: None,
+            counters: BTreeMap::new(),
+        })
+    }
+
+    fn run(&mut self) -> anyhow::Result<Ending> {
+        self.initial_links();
+        let ending = loop {
+            self.sleep();
+            let now_ns = self.clock.now_ns();
+            self.take_from_dataplane(now_ns);
+            self.take_datagrams(now_ns);
+            self.take_links(now_ns);
+            self.take_persisted(now_ns);
+            self.watch_app(now_ns)?;
+            self.take_calls(now_ns);
+            if self.node.poll_timeout().is_some_and(|due| due <= now_ns) {
+                self.node.handle_timeout(now_ns);
+                self.carry_out(now_ns)?;
+            }
+            if let Some(ending) = self.is_over(now_ns)? {
+                break ending;
+            }
+        };
+        self.dataplane.quit();
+        self.capsule.stop_app();
+        Ok(ending)
+    }
+
+    fn sleep(&mut self) {
+        let now_ns = self.clock.now_ns();
+        let due_ns = self.node.poll_timeout().unwrap_or(u64::MAX).saturating_sub(now_ns);
+        let timeout = TICK.min(Duration::from_nanos(due_ns));
+        let mut fds: Vec<BorrowedFd<'_>> = vec![self.udp.as_fd(), self.links.as_fd()];
+        if self.app != App::Gone {
+            fds.extend(self.capsule.app_pidfd());
+        }
+        // An error here is a short nap; every source is looked at anyway.
+        let _ = understudy_linux::poll_fds(&fds, timeout);
+    }
+
+    /// Told to stop or to start anew, and ready for it.
+    fn is_over(&mut self, now_ns: u64) -> anyhow::Result<Option<Ending>> {
+        if self.dataplane.is_finished() {
+            return Ok(Some(Ending::Stop));
+        }
+        if self.restart_at_ns.is_some_and(|at| now_ns >= at) {
+            let stop = self.stopping_since_ns.is_some();
+            return Ok(Some(if stop { Ending::Stop } else { Ending::Restart }));
+        }
+        if !self.stop.load(Ordering::Acquire) {
+            return Ok(None);
+        }
+        let leads = self.snapshot.as_ref().is_some_and(|s| matches!(s.role, DataRole::Lead(_)));
+        match self.stopping_since_ns {
+            None => {
+                self.stopping_since_ns = Some(now_ns);
+                if leads {
+                    info!("stopping: handing the service over first");
+                    self.node.handle_switchover(now_ns, None);
+                    self.carry_out(now_ns)?;
+                    return Ok(None);
+                }
+                Ok(Some(Ending::Stop))
+            }
+            Some(since) if leads && now_ns < since + STOP_LIMIT_NS => Ok(None),
+            Some(since) if now_ns < since + RESTART_DELAY_NS => Ok(None),
+            Some(_) => Ok(Some(Ending::Stop)),
+        }
+    }
+
+    // ---- inputs -------------------------------------------------------------
+
+    fn initial_links(&mut self) {
+        let now_ns = self.clock.now_ns();
+        let up = |name: Option<&str>| name.is_none_or(|n| rtnl::carrier(n).unwrap_or(false));
+        let client = up(self.config.client_interface());
+        let replica = up(self.config.replica_interface());
+        self.dataplane.order(Command::ClientLink { up: client });
+        self.node.handle_local(now_ns, LocalFact::ClientLink(client));
+        self.node.handle_local(now_ns, LocalFact::ReplicaLink(replica));
+        if let Err(e) = self.carry_out(now_ns) {
+            warn!("{e:#}");
+        }
+    }
+
+    fn take_from_dataplane(&mut self, now_ns: u64) {
+        while let Some(event) = self.dataplane.event() {
+            match event {
+                Event::Control { node, epoch, body } => {
+                    self.take_message(now_ns, Path::Replica, node, epoch, &body);
+                }
+                Event::Promised { epoch, snapshot } => {
+                    let state = log_state(&snapshot);
+                    self.snapshot = Some(snapshot);
+                    self.node.handle_promised(now_ns, epoch, &state);
+                    self.done(now_ns);
+                }
+            }
+        }
+        let newer = self.dataplane.snapshot().filter(|new| {
+            self.snapshot.as_ref().is_none_or(|old| old.at_ns <= new.at_ns)
+        });
+        if let Some(snapshot) = newer {
+            self.stuck_told = false;
+            let state = log_state(&snapshot);
+            self.snapshot = Some(snapshot);
+            self.node.handle_log(now_ns, &state);
+            self.done(now_ns);
+        } else if !self.stuck_told && self.is_stuck(now_ns) {
+            warn!("the poll-mode thread makes no progress");
+            self.stuck_told = true;
+            self.node.handle_local(now_ns, LocalFact::DataplaneStuck);
+            self.done(now_ns);
+        }
+        while let Some(key) = self.dataplane.adopted() {
+            if let Ok(mut view) = self.conns.lock() {
+                view.adopted.insert(key);
+            }
+        }
+    }
+
+    fn is_stuck(&self, now_ns: u64) -> bool {
+        self.snapshot.as_ref().is_some_and(|s| now_ns > s.at_ns + STUCK_NS)
+    }
+
+    fn take_message(&mut self, now_ns: u64, path: Path, node: NodeId, epoch: Epoch, body: &[u8]) {
+        match Message::decode(body) {
+            Ok(message) => {
+                self.node.handle_message(now_ns, path, node, epoch, &message);
+                self.done(now_ns);
+            }
+            Err(_) => self.count("control_malformed"),
+        }
+    }
+
+    fn take_datagrams(&mut self, now_ns: u64) {
+        let mut buffer = [0u8; 2048];
+        for _ in 0..DATAGRAMS_PER_TICK {
+            let Ok((len, from)) = self.udp.recv_from(&mut buffer) else { break };
+            let decoded = PduHeader::decode(&buffer[..len], self.config.cluster_id());
+            let Ok((header, body)) = decoded else {
+                self.count("second_path_malformed");
+                continue;
+            };
+            let known = self.config.peers().any(|p| p.id == header.node && p.address.ip() == from.ip());
+            if !known || header.kind != PduKind::Control {
+                self.count("second_path_unknown_node");
+                continue;
+            }
+            let body = body.to_vec();
+            self.take_message(now_ns, Path::Second, header.node, header.epoch, &body);
+        }
+    }
+
+    fn take_links(&mut self, now_ns: u64) {
+        let mut facts = Vec::new();
+        let config = Arc::clone(&self.config);
+        self.links.drain(|name, up| {
+            if config.client_interface() == Some(name) {
+                facts.push(LocalFact::ClientLink(up));
+            }
+            if config.replica_interface() == Some(name) {
+                facts.push(LocalFact::ReplicaLink(up));
+            }
+        });
+        for fact in facts {
+            info!(?fact, "link");
+            if let LocalFact::ClientLink(up) = fact {
+                self.dataplane.order(Command::ClientLink { up });
+            }
+            self.node.handle_local(now_ns, fact);
+            self.done(now_ns);
+        }
+    }
+
+    fn take_persisted(&mut self, now_ns: u64) {
+        while let Ok(epoch) = self.store.done.try_recv() {
+            self.node.handle_persisted(now_ns, epoch);
+            self.done(now_ns);
+        }
+    }
+
+    fn watch_app(&mut self, now_ns: u64) -> anyhow::Result<()> {
+        if self.app == App::Gone {
+            return Ok(());
+        }
+        if let Some(status) = self.capsule.app_exited() {
+            warn!("the application ended: {status}; its output is in {}", self.capsule.log_file().display());
+            self.app = App::Gone;
+            self.dataplane.order(Command::Service { up: false });
+            self.node.handle_local(now_ns, LocalFact::AppExited);
+            return self.carry_out(now_ns);
+        }
+        let App::Starting { since_ns, checked_ns } = self.app else { return Ok(()) };
+        if now_ns < checked_ns + READY_CHECK_NS {
+            return Ok(());
+        }
+        if self.capsule.is_ready()? {
+            info!("the application is ready");
+            self.app = App::Ready;
+            self.dataplane.order(Command::Service { up: true });
+            self.node.handle_local(now_ns, LocalFact::AppReady);
+            return self.carry_out(now_ns);
+        }
+        let limit_ms = self.config.service.ready_timeout_ms;
+        if now_ns > since_ns + limit_ms * MS {
+            warn!("the application has not bound service.ports after {limit_ms} ms; waiting on");
+            self.app = App::Starting { since_ns: now_ns, checked_ns: now_ns };
+        } else {
+            self.app = App::Starting { since_ns, checked_ns: now_ns };
+        }
+        Ok(())
+    }
+
+    // ---- requests -----------------------------------------------------------
+
+    fn take_calls(&mut self, now_ns: u64) {
+        while let Ok(call) = self.calls.try_recv() {
+            match call.request {
+                Request::Status => {
+                    let _ = call.answer.send(self.status(now_ns).into());
+                }
+                Request::Switchover { to } => self.start_switchover(now_ns, to, call.answer),
+                Request::Conns => {}
+            }
+        }
+    }
+
+    fn start_switchover(&mut self, now_ns: u64, to: Option<String>, answer: Sender<Response>) {
+        let refuse = |code, text: String| {
+            let _ = answer.send(ApiError::new(code, text).into());
+        };
+        let view = self.node.view(now_ns);
+        if view.primary != Some(self.config.me().id) {
+            let primary = view.primary.and_then(|id| self.config.nodes.iter().find(|n| n.id == id));
+            let text = match primary {
+                Some(p) => format!("this node is not the primary; ask node \"{}\"", p.name),
+                None => "there is no primary to switch over from".into(),
+            };
+            return refuse(ErrorCode::RefusedUnsafe, text);
+        }
+        if self.switchover.is_some() {
+            return refuse(ErrorCode::RefusedUnsafe, "a switchover is under way".into());
+        }
+        let target = match to.as_deref().map(|name| (name, self.config.node(name))) {
+            None => None,
+            Some((_, Some(node))) => Some(node.id),
+            Some((name, None)) => {
+                return refuse(ErrorCode::Usage, format!("there is no node \"{name}\" in the group"));
+            }
+        };
+        self.switchover = Some((answer, now_ns));
+        self.node.handle_switchover(now_ns, target);
+        self.done(now_ns);
+    }
+
+    fn end_switchover(&mut self, now_ns: u64, result: Result<NodeId, String>) {
+        let Some((answer, since_ns)) = self.switchover.take() else { return };
+        let name = |id: NodeId| {
+            self.config.nodes.iter().find(|n| n.id == id).map(|n| n.name.clone()).unwrap_or_default()
+        };
+        let response: Response = match result {
+            Ok(to) => SwitchoverDone {
+                from: self.config.me().name.clone(),
+                to: name(to),
+                epoch: self.node.view(now_ns).epoch,
+                took_ms: (now_ns - since_ns) / MS,
+            }
+            .into(),
+            Err(text) => ApiError::new(ErrorCode::RefusedUnsafe, text).into(),
+        };
+        let _ = answer.send(response);
+    }
+
+    fn status(&self, now_ns: u64) -> understudy_api::Status {
+        let mut counters: BTreeMap<String, u64> =
+            self.counters.iter().map(|(k, v)| ((*k).to_string(), *v)).collect();
+        let adopted = self.capsule.adoption_stats();
+        for (name, value) in [
+            ("bpf_adopted", adopted.adopted),
+            ("bpf_no_listener", adopted.no_listener),
+            ("bpf_refused", adopted.refused),
+            ("bpf_existing", adopted.existing),
+            ("bpf_time_wait", adopted.time_wait),
+        ] {
+            counters.insert(name.into(), value);
+        }
+        let facts = status::Facts {
+            config: &self.config,
+            uptime_ms: (now_ns - self.started_ns) / MS,
+            app_pid: self.capsule.app_pid().filter(|_| self.app != App::Gone),
+            timeline: self.timeline.iter().cloned().collect(),
+            counters,
+            not_ready: if self.restart_at_ns.is_some() { vec!["starting anew".into()] } else { Vec::new() },
+        };
+        status::status(&self.node.view(now_ns), self.snapshot.as_ref(), facts)
+    }
+
+    // ---- outputs ------------------------------------------------------------
+
+    fn done(&mut self, now_ns: u64) {
+        if let Err(e) = self.carry_out(now_ns) {
+            error!("{e:#}");
+        }
+    }
+
+    fn carry_out(&mut self, now_ns: u64) -> anyhow::Result<()> {
+        while let Some(output) = self.node.poll_output() {
+            match output {
+                Output::Send { to, paths, epoch, msg } => self.send(to, paths, epoch, &msg),
+                Output::Persist { epoch, voted_for } => {
+                    self.store.submit.send(Persisted { epoch, voted_for }).context("the store is gone")?;
+                }
+                Output::Dataplane(command) => self.order(command),
+                Output::Service(ServiceCommand::Restart) => self.restart(now_ns),
+                Output::Event(event) => self.note(&event),
+                Output::SwitchoverDone(result) => self.end_switchover(now_ns, result),
+            }
+        }
+        if let Ok(mut view) = self.conns.lock() {
+            view.role = status::role(&self.node.view(now_ns));
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, to: To, paths: Paths, epoch: Epoch, msg: &Message) {
+        let mut body = Vec::with_capacity(1200);
+        msg.encode(&mut body);
+        let target = match to {
+            To::All => TARGET_ALL,
+            To::One(id) => id,
+        };
+        if paths != Paths::Second {
+            let body: ControlBody = body.iter().copied().collect();
+            if !self.dataplane.order(Command::Control { target, epoch, body }) {
+                self.count("dataplane_orders_dropped");
+            }
+        }
+        if paths == Paths::Replica {
+            return;
+        }
+        let header = PduHeader {
+            kind: PduKind::Control,
+            node: self.config.me().id,
+            target,
+            cluster: self.config.cluster_id(),
+            epoch,
+            stream: 0,
+        };
+        let datagram = [&header.encode(body.len())[..], &body].concat();
+        let addresses: Vec<SocketAddr> = self
+            .config
+            .peers()
+            .filter(|p| target == TARGET_ALL || p.id == target)
+            .map(|p| p.address)
+            .collect();
+        for address in addresses {
+            if self.udp.send_to(&datagram, address).is_err() {
+                self.count("second_path_send_failed");
+            }
+        }
+    }
+
+    fn order(&mut self, command: DpCommand) {
+        let command = match command {
+            DpCommand::Promise { epoch } => Command::Promise { epoch },
+            DpCommand::Follow { epoch, primary, cut } => Command::Follow { epoch, primary, cut },
+            DpCommand::Lead { epoch } => {
+                if let Err(e) = self.capsule.set_standby(false) {
+                    warn!("{e:#}");
+                }
+                Command::Lead { epoch }
+            }
+            DpCommand::Drain => Command::Drain,
+            DpCommand::Undrain => Command::Undrain,
+            DpCommand::Fence { epoch } => Command::Fence { epoch },
+            DpCommand::Announce => Command::Announce,
+        };
+        if !self.dataplane.order(command) {
+            error!("the poll-mode thread takes no orders");
+            self.count("dataplane_orders_dropped");
+        }
+    }
+
+    /// A fresh start of everything: the whole process, a moment from now.
+    fn restart(&mut self, now_ns: u64) {
+        if self.restart_at_ns.is_none() {
+            self.dataplane.order(Command::Service { up: false });
+            self.capsule.stop_app();
+            self.app = App::Gone;
+            self.restart_at_ns = Some(now_ns + RESTART_DELAY_NS);
+        }
+    }
+
+    fn note(&mut self, event: &understudy_proto::TimelineEvent) {
+        let name = status::event_name(event.kind);
+        info!(epoch = event.epoch, "{name}: {}", event.text);
+        if self.timeline.len() == TIMELINE_MAX {
+            self.timeline.pop_front();
+        }
+        self.timeline.push_back(TimelineEvent {
+            unix_ns: event.at_ns,
+            epoch: event.epoch,
+            event: name.into(),
+            detail: event.text.clone(),
+        });
+    }
+
+    fn count(&mut self, name: &'static str) {
+        *self.counters.entry(name).or_default() += 1;
+    }
+}
+
+fn proto_config(config: &Config, incarnation: u64) -> ProtoConfig {
+    let detect = &config.detect;
+    let mut proto = ProtoConfig::new(
+        config.me().id,
+        config.nodes.iter().map(|n| n.id).collect(),
+        detect.heartbeat_interval_ms * MS,
+        detect.suspect_after_ms * MS,
+        detect.lease_ms * MS,
+    );
+    proto.priority = config.me().priority;
+    proto.incarnation = incarnation;
+    proto
+}
+
+fn log_state(s: &Snapshot) -> LogState {
+    let (epoch, leading) = match s.role {
+        DataRole::Follow(epoch) => (epoch, false),
+        DataRole::Lead(epoch) => (epoch, true),
+        DataRole::Idle | DataRole::Fenced => (0, false),
+    };
+    LogState {
+        epoch,
+        leading,
+        log_epoch: s.history.last().map_or(0, |e| e.epoch),
+        log_start: s.log_start,
+        position: s.log_end,
+        committed: s.committed,
+        applied: s.applied,
+        history: s.history.clone(),
+        gate_open: s.gate_open,
+        lease_valid: s.lease_valid,
+        drained: s.drained,
+        last_data_rx_ns: s.data_heard_at_ns,
+        clone_level: s.level,
+        fit: s.fit,
+        peer_acked: s.peers.iter().map(|p| (p.id, p.acked)).collect(),
+    }
+}

@@ -1,0 +1,204 @@
+//! The poll-mode thread: EAL, the ports, the loop, and its queues to the control plane.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use crossbeam::channel::Sender;
+use crossbeam::queue::ArrayQueue;
+use tracing::info;
+use understudy_config::{CommitPolicy, Config, IdleConfig};
+use understudy_dpdk::Eal;
+use understudy_fastpath::command::{Command, Event, Snapshot};
+use understudy_fastpath::dataplane::{Dataplane, DataplaneConfig};
+use understudy_fastpath::sender::{self, SenderConfig};
+use understudy_fastpath::MS;
+use understudy_linux::adopt::{Adopter, FlowKey};
+use understudy_log::CaptureLog;
+
+use crate::node_capsule::FLOWS_MAX;
+use crate::ports::{DpdkPorts, NodeClock};
+
+/// Orders the poll-mode thread may be behind.
+const COMMANDS_MAX: usize = 1024;
+const EVENTS_MAX: usize = 256;
+const ADOPTED_MAX: usize = FLOWS_MAX as usize;
+const SNAPSHOT_INTERVAL_NS: u64 = MS;
+const GATE_FRAMES_MAX: usize = 8192;
+const RETAINED_FRAMES_MAX: usize = 4096;
+
+/// The queues between the two threads; neither ever waits for the other.
+struct Queues {
+    commands: ArrayQueue<Command>,
+    events: ArrayQueue<Event>,
+    snapshot: ArrayQueue<Snapshot>,
+    adopted: Arc<ArrayQueue<FlowKey>>,
+    quit: AtomicBool,
+    finished: AtomicBool,
+}
+
+/// The poll-mode thread's end.
+pub struct DataplaneEnd(Arc<Queues>);
+
+/// The control plane's end.
+pub struct ControlEnd(Arc<Queues>);
+
+/// Both ends of the queues.
+pub fn link() -> (DataplaneEnd, ControlEnd) {
+    let queues = Arc::new(Queues {
+        commands: ArrayQueue::new(COMMANDS_MAX),
+        events: ArrayQueue::new(EVENTS_MAX),
+        snapshot: ArrayQueue::new(1),
+        adopted: Arc::new(ArrayQueue::new(ADOPTED_MAX)),
+        quit: AtomicBool::new(false),
+        finished: AtomicBool::new(false),
+    });
+    (DataplaneEnd(Arc::clone(&queues)), ControlEnd(queues))
+}
+
+impl ControlEnd {
+    /// Gives an order; false when the poll-mode thread is too far behind.
+    pub fn order(&self, command: Command) -> bool {
+        self.0.commands.push(command).is_ok()
+    }
+
+    /// The next event.
+    pub fn event(&self) -> Option<Event> {
+        self.0.events.pop()
+    }
+
+    /// The newest state, once.
+    pub fn snapshot(&self) -> Option<Snapshot> {
+        self.0.snapshot.pop()
+    }
+
+    /// The next connection that was adopted.
+    pub fn adopted(&self) -> Option<FlowKey> {
+        self.0.adopted.pop()
+    }
+
+    /// Makes the poll-mode thread return.
+    pub fn quit(&self) {
+        self.0.quit.store(true, Ordering::Release);
+    }
+
+    /// Whether the poll-mode thread has returned.
+    pub fn is_finished(&self) -> bool {
+        self.0.finished.load(Ordering::Acquire)
+    }
+}
+
+impl DataplaneEnd {
+    /// The poll-mode thread is done.
+    pub fn finished(&self) {
+        self.0.finished.store(true, Ordering::Release);
+    }
+}
+
+/// Runs the data path on this thread until told to quit. Sends the clock when all is up.
+pub fn run(config: &Config, adopter: Adopter, end: &DataplaneEnd, start: &Sender<NodeClock>) -> anyhow::Result<()> {
+    let _eal = Eal::init(&eal_args(config)).context("cannot initialise DPDK")?;
+    let clock = NodeClock::new();
+    let log = CaptureLog::new(config.log.size_bytes() as usize)?;
+    info!(huge_pages = log.is_huge(), bytes = log.capacity(), "capture log ready");
+    let mut ports = DpdkPorts::open(config, clock.clone(), adopter, Arc::clone(&end.0.adopted))?;
+    let mut dataplane = Dataplane::new(dataplane_config(config, ports.replica_mac()), log);
+    if start.send(clock.clone()).is_err() {
+        anyhow::bail!("the control plane is gone");
+    }
+    poll_loop(&mut dataplane, &mut ports, &clock, end, &config.idle);
+    end.finished();
+    Ok(())
+}
+
+fn poll_loop(
+    dataplane: &mut Dataplane<DpdkPorts>,
+    ports: &mut DpdkPorts,
+    clock: &NodeClock,
+    end: &DataplaneEnd,
+    idle: &IdleConfig,
+) {
+    let queues = &end.0;
+    let mut busy_at_ns = clock.now_ns();
+    let mut published_at_ns = 0;
+    while !queues.quit.load(Ordering::Acquire) {
+        let now_ns = clock.now_ns();
+        let mut busy = false;
+        while let Some(command) = queues.commands.pop() {
+            dataplane.command(now_ns, command, ports);
+            busy = true;
+        }
+        busy |= dataplane.poll(now_ns, ports);
+        while !queues.events.is_full()
+            && let Some(event) = dataplane.poll_event()
+        {
+            let _ = queues.events.push(event);
+        }
+        if now_ns >= published_at_ns + SNAPSHOT_INTERVAL_NS {
+            published_at_ns = now_ns;
+            queues.snapshot.force_push(dataplane.snapshot(now_ns));
+        }
+        if busy {
+            busy_at_ns = now_ns;
+        } else {
+            rest(now_ns - busy_at_ns, idle);
+        }
+    }
+}
+
+/// Spin, then yield the CPU, then sleep: three nodes and a client live on two cores.
+fn rest(idle_ns: u64, idle: &IdleConfig) {
+    let idle_us = idle_ns / 1000;
+    if idle_us < idle.spin_us || idle.sleep_us == 0 {
+        std::hint::spin_loop();
+    } else if idle_us < idle.spin_us + idle.pause_us {
+        std::thread::yield_now();
+    } else {
+        std::thread::sleep(Duration::from_micros(idle.sleep_us));
+    }
+}
+
+fn eal_args(config: &Config) -> Vec<String> {
+    let mut args: Vec<String> =
+        ["--no-telemetry", "--log-level=error", "--lcores", &config.dpdk.lcores].map(String::from).to_vec();
+    if config.dpdk.memory_mb == 0 {
+        let prefix = format!("--file-prefix=understudy-{}-{}", config.me().name, std::process::id());
+        args.extend(["--no-huge".into(), "-m".into(), "256".into(), "--no-shconf".into(), prefix]);
+    } else {
+        args.extend(["--in-memory".into(), "-m".into(), config.dpdk.memory_mb.to_string()]);
+    }
+    let virtual_only = [&config.ports.client.device, &config.ports.replica.device].iter().all(|d| d.starts_with("net_"));
+    if virtual_only {
+        args.push("--no-pci".into());
+    }
+    args
+}
+
+fn dataplane_config(config: &Config, replica_mac: [u8; 6]) -> DataplaneConfig {
+    DataplaneConfig {
+        me: config.me().id,
+        cluster: config.cluster_id(),
+        peers: config.peers().map(|p| p.id).collect(),
+        vmac: config.vmac(),
+        vips: config.vips().map(|(ip, _)| ip).collect(),
+        replica_mac,
+        replica_mtu: usize::from(config.ports.replica.mtu),
+        sender: SenderConfig {
+            policy: match config.commit.policy {
+                CommitPolicy::None => sender::CommitPolicy::None,
+                CommitPolicy::Any => sender::CommitPolicy::Any,
+                CommitPolicy::Quorum => sender::CommitPolicy::Quorum,
+                CommitPolicy::All => sender::CommitPolicy::All,
+            },
+            voters: config.nodes.len(),
+            lease_ns: config.detect.lease_ms * MS,
+            evict_after_ns: config.commit.evict_after_ms * MS,
+            heartbeat_interval_ns: config.detect.heartbeat_interval_ms * MS,
+            chunk_len: 0,
+        },
+        gate_frames_max: GATE_FRAMES_MAX,
+        retained_frames_max: RETAINED_FRAMES_MAX,
+        flows_max: FLOWS_MAX as usize,
+    }
+}

@@ -1,0 +1,126 @@
+//! This node's capsule: namespace, host port, adoption program, application.
+
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::sync::Arc;
+
+use anyhow::Context;
+use understudy_config::{Config, Proto};
+use understudy_linux::adopt::{Adopter, Adoption};
+use understudy_linux::capsule::{App, AppSpec};
+use understudy_linux::netns::NetNs;
+use understudy_linux::{rtnl, socks};
+
+/// The dataplane's end of the host port's veth pair.
+pub const HOST_INTERFACE: &str = "us-host";
+const APP_INTERFACE: &str = "eth0";
+/// Connections a clone can carry.
+pub const FLOWS_MAX: u32 = 65536;
+
+/// Everything the application lives in.
+pub struct NodeCapsule {
+    config: Arc<Config>,
+    /// The network namespace; the CLI's `conns` looks into it from its own thread.
+    pub ns: Arc<NetNs>,
+    adoption: Adoption,
+    app: Option<App>,
+}
+
+impl NodeCapsule {
+    /// Makes the namespace with VIP and VMAC, standby until told otherwise; nothing runs in it yet.
+    pub fn create(config: &Arc<Config>) -> anyhow::Result<NodeCapsule> {
+        let ns = NetNs::create().context("cannot make the capsule's network namespace")?;
+        let mtu = u32::from(config.ports.host.mtu);
+        let veth = rtnl::VethSpec { outer: HOST_INTERFACE, inner: APP_INTERFACE, inner_mac: config.vmac(), mtu };
+        rtnl::create_veth(&ns, &veth).context("cannot make the host port")?;
+        rtnl::disable_offloads(HOST_INTERFACE)?;
+        ns.run(|| rtnl::disable_offloads(APP_INTERFACE))??;
+        let addresses: Vec<_> = config.vips().collect();
+        rtnl::configure_capsule(&ns, APP_INTERFACE, &addresses, &config.service.gateway)
+            .context("cannot set up the capsule's interface")?;
+        rtnl::set_standby(&ns, true)?;
+        let adoption = Adoption::load(&ns, APP_INTERFACE, FLOWS_MAX)?;
+        Ok(NodeCapsule { config: Arc::clone(config), ns: Arc::new(ns), adoption, app: None })
+    }
+
+    /// For the poll-mode thread.
+    pub fn adopter(&self) -> Adopter {
+        self.adoption.handle()
+    }
+
+    /// Starts the application.
+    pub fn start_app(&mut self) -> anyhow::Result<i32> {
+        let service = &self.config.service;
+        let spec = AppSpec {
+            command: service.command.clone(),
+            work_dir: service.work_dir.clone(),
+            env: service.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+            stdout_log: self.log_file(),
+        };
+        let app = App::spawn(&self.ns, &spec)?;
+        let pid = app.pid();
+        self.app = Some(app);
+        Ok(pid)
+    }
+
+    /// Where the application's output goes.
+    pub fn log_file(&self) -> PathBuf {
+        self.config.control.state_dir.join("application.log")
+    }
+
+    /// Whether every configured port is bound.
+    pub fn is_ready(&self) -> anyhow::Result<bool> {
+        for spec in &self.config.service.ports {
+            let proto = match spec.proto {
+                Proto::Tcp => socks::Proto::Tcp,
+                Proto::Udp => socks::Proto::Udp,
+            };
+            if !socks::is_bound(&self.ns, proto, spec.port)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Becomes readable when the application exits.
+    pub fn app_pidfd(&self) -> Option<BorrowedFd<'_>> {
+        self.app.as_ref().map(App::pidfd)
+    }
+
+    /// Process id, when it runs.
+    pub fn app_pid(&self) -> Option<i32> {
+        self.app.as_ref().map(App::pid)
+    }
+
+    /// How the application ended, once it has.
+    pub fn app_exited(&mut self) -> Option<ExitStatus> {
+        self.app.as_mut()?.try_wait()
+    }
+
+    /// Kills the application and everything it started.
+    pub fn stop_app(&mut self) {
+        if let Some(mut app) = self.app.take() {
+            app.kill();
+        }
+    }
+
+    /// A clone keeps no TIME_WAIT; a primary does.
+    pub fn set_standby(&self, standby: bool) -> anyhow::Result<()> {
+        rtnl::set_standby(&self.ns, standby)?;
+        Ok(())
+    }
+
+    /// What became of adoptions.
+    pub fn adoption_stats(&self) -> understudy_linux::adopt::AdoptStats {
+        self.adoption.stats()
+    }
+}
+
+impl Drop for NodeCapsule {
+    fn drop(&mut self) {
+        self.stop_app();
+        // The pair goes with either end; the namespace with its last descriptor.
+        let _ = rtnl::delete_link(HOST_INTERFACE);
+    }
+}

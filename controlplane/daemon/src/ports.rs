@@ -1,0 +1,171 @@
+//! The data path's world in production: DPDK ports, mbufs, and the adoption program.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context;
+use crossbeam::queue::ArrayQueue;
+use understudy_config::Config;
+use understudy_dpdk::clock::Clock;
+use understudy_dpdk::{Mbuf, Mempool, Port, PortConfig, RxQueue, TxQueue, vdev_attach};
+use understudy_fastpath::adoption::AdoptAttrs;
+use understudy_fastpath::ports::{Burst, Frame, PortRole, Ports};
+use understudy_linux::adopt::{self, Adopter};
+use understudy_wire::tcp::FlowKey;
+
+use crate::node_capsule::HOST_INTERFACE;
+
+/// A DPDK packet buffer as the data path sees it.
+pub struct MbufFrame(Mbuf);
+
+impl Frame for MbufFrame {
+    fn bytes(&self) -> &[u8] {
+        self.0.bytes()
+    }
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        self.0.bytes_mut()
+    }
+}
+
+struct Device {
+    port: Port,
+    rx: RxQueue,
+    tx: TxQueue,
+}
+
+/// The three ports of a node.
+pub struct DpdkPorts {
+    client: Device,
+    replica: Device,
+    host: Device,
+    pool: Mempool,
+    clock: NodeClock,
+    adopter: Adopter,
+    adopted: Arc<ArrayQueue<adopt::FlowKey>>,
+    scratch: understudy_dpdk::Burst,
+}
+
+/// One time for everything on this node: ns since 1970 at start, then the TSC. Never steps.
+#[derive(Clone)]
+pub struct NodeClock {
+    clock: Clock,
+    base_ns: u64,
+}
+
+impl NodeClock {
+    /// Reads the wall clock once.
+    pub fn new() -> NodeClock {
+        let clock = Clock::calibrate();
+        let base_ns = clock.unix_ns() - clock.now_ns();
+        NodeClock { clock, base_ns }
+    }
+
+    /// Now.
+    pub fn now_ns(&self) -> u64 {
+        self.base_ns + self.clock.now_ns()
+    }
+}
+
+impl DpdkPorts {
+    /// Attaches the configured devices. EAL is up.
+    pub fn open(
+        config: &Config,
+        clock: NodeClock,
+        adopter: Adopter,
+        adopted: Arc<ArrayQueue<adopt::FlowKey>>,
+    ) -> anyhow::Result<DpdkPorts> {
+        let pool = Mempool::new("understudy", config.dpdk.mbufs - 1, 256, understudy_dpdk::DEFAULT_DATA_ROOM_BYTES)
+            .context("cannot make the packet buffer pool; raise dpdk.memory_mb or lower dpdk.mbufs")?;
+        let host = format!(
+            "net_af_packet_host,iface={HOST_INTERFACE},blocksz=65536,framesz=2048,framecnt=4096,qdisc_bypass=1"
+        );
+        Ok(DpdkPorts {
+            client: open_device("ports.client", &config.ports.client.device, &pool)?,
+            replica: open_device("ports.replica", &config.ports.replica.device, &pool)?,
+            host: open_device("the host port", &host, &pool)?,
+            pool,
+            clock,
+            adopter,
+            adopted,
+            scratch: understudy_dpdk::Burst::new(),
+        })
+    }
+
+    /// The replica port's own MAC.
+    pub fn replica_mac(&self) -> [u8; 6] {
+        self.replica.port.mac()
+    }
+
+    fn device(&mut self, role: PortRole) -> &mut Device {
+        match role {
+            PortRole::Client => &mut self.client,
+            PortRole::Replica => &mut self.replica,
+            PortRole::Host => &mut self.host,
+        }
+    }
+}
+
+fn open_device(what: &str, device: &str, pool: &Mempool) -> anyhow::Result<Device> {
+    let id = vdev_attach(device).with_context(|| format!("cannot open {what}"))?;
+    let (port, rx, tx) = Port::configure(id, &PortConfig::default(), pool)
+        .with_context(|| format!("cannot configure {what} ({device})"))?;
+    Ok(Device { port, rx, tx })
+}
+
+impl Ports for DpdkPorts {
+    type Frame = MbufFrame;
+
+    fn rx(&mut self, port: PortRole, out: &mut Burst<MbufFrame>) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        self.device(port).rx.rx_burst(&mut scratch);
+        for mut mbuf in scratch.drain(..) {
+            // A chain is one frame to everybody above; a device that makes one is made to copy.
+            if (mbuf.is_linear() || mbuf.linearize()) && out.try_push(MbufFrame(mbuf)).is_err() {
+                break;
+            }
+        }
+        self.scratch = scratch;
+    }
+
+    fn tx(&mut self, port: PortRole, frames: &mut Burst<MbufFrame>) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.extend(frames.drain(..).map(|f| f.0));
+        self.device(port).tx.tx_burst(&mut scratch);
+        frames.extend(scratch.drain(..).map(MbufFrame));
+        self.scratch = scratch;
+    }
+
+    fn clock_ns(&self) -> u64 {
+        self.clock.now_ns()
+    }
+
+    fn alloc(&mut self, parts: &[&[u8]]) -> Option<MbufFrame> {
+        let mut mbuf = self.pool.alloc()?;
+        for part in parts {
+            if !mbuf.extend_from_slice(part) {
+                return None;
+            }
+        }
+        Some(MbufFrame(mbuf))
+    }
+
+    fn adopt(&mut self, key: &FlowKey, attrs: &AdoptAttrs) -> bool {
+        let key = adopt::FlowKey {
+            client: SocketAddr::new(key.client.0, key.client.1),
+            server: SocketAddr::new(key.server.0, key.server.1),
+        };
+        let attrs = adopt::AdoptAttrs {
+            mss: attrs.mss,
+            snd_wscale: attrs.snd_wscale,
+            rcv_wscale: attrs.rcv_wscale,
+            sack: attrs.sack,
+            ecn: attrs.ecn,
+            timestamps: attrs.timestamps,
+        };
+        let prepared = self.adopter.prepare(&key, &attrs).is_ok();
+        if prepared {
+            self.adopted.force_push(key);
+        }
+        prepared
+    }
+}

@@ -1,0 +1,153 @@
+//! The unix socket of the CLI: one short-lived thread a client, bounded in number.
+
+use std::collections::HashSet;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use crossbeam::channel::{Sender, bounded};
+use tracing::warn;
+use understudy_api::{ApiError, Conn, Conns, ErrorCode, Request, Response, Role, server};
+use understudy_linux::adopt::FlowKey;
+use understudy_linux::netns::NetNs;
+use understudy_linux::socks::{self, SockInfo, TcpState};
+
+const CLIENTS_MAX: usize = 16;
+const IO_TIMEOUT: Duration = Duration::from_secs(5);
+/// A switchover takes longest.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(25);
+const CONNS_MAX: usize = 100_000;
+
+/// A request for the control plane and where its answer goes.
+pub struct Call {
+    pub request: Request,
+    pub answer: Sender<Response>,
+}
+
+/// What `conns` needs beside the kernel's own list.
+#[derive(Default)]
+pub struct ConnsView {
+    pub role: Role,
+    pub adopted: HashSet<FlowKey>,
+}
+
+/// The listening socket; its file goes when this is dropped.
+pub struct Server {
+    path: PathBuf,
+}
+
+impl Server {
+    /// Listens and serves on threads of its own.
+    pub fn start(
+        path: &Path,
+        calls: Sender<Call>,
+        ns: Arc<NetNs>,
+        view: Arc<Mutex<ConnsView>>,
+    ) -> anyhow::Result<Server> {
+        let listener = listen(path)?;
+        let clients = Arc::new(AtomicUsize::new(0));
+        std::thread::Builder::new().name("api".into()).spawn(move || {
+            for stream in listener.incoming() {
+                let Ok(stream) = stream else { continue };
+                if clients.fetch_add(1, Ordering::AcqRel) >= CLIENTS_MAX {
+                    clients.fetch_sub(1, Ordering::AcqRel);
+                    continue;
+                }
+                let (calls, ns, view) = (calls.clone(), Arc::clone(&ns), Arc::clone(&view));
+                let done = Arc::clone(&clients);
+                let spawned = std::thread::Builder::new().name("api-client".into()).spawn(move || {
+                    let served = server::serve(stream, IO_TIMEOUT, |request| answer(request, &calls, &ns, &view));
+                    if let Err(e) = served {
+                        warn!("a client of the socket: {e}");
+                    }
+                    done.fetch_sub(1, Ordering::AcqRel);
+                });
+                if spawned.is_err() {
+                    clients.fetch_sub(1, Ordering::AcqRel);
+                }
+            }
+        })?;
+        Ok(Server { path: path.to_path_buf() })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Binds the socket for root only; a file left by a dead daemon is replaced, a living one's is not.
+fn listen(path: &Path) -> anyhow::Result<UnixListener> {
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    }
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        bail!("another daemon answers on control.socket {}", path.display());
+    }
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => {
+            return Err(e).with_context(|| format!("cannot replace {}", path.display()));
+        }
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)
+        .with_context(|| format!("cannot listen on control.socket {}", path.display()))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+fn answer(request: Request, calls: &Sender<Call>, ns: &NetNs, view: &Mutex<ConnsView>) -> Response {
+    if let Request::Conns = request {
+        return conns(ns, view);
+    }
+    let (answer, answered) = bounded(1);
+    if calls.send_timeout(Call { request, answer }, IO_TIMEOUT).is_err() {
+        return ApiError::new(ErrorCode::Runtime, "the control plane does not answer").into();
+    }
+    answered.recv_timeout(ANSWER_TIMEOUT).unwrap_or_else(|_| {
+        ApiError::new(ErrorCode::Runtime, "the control plane gave no answer in time").into()
+    })
+}
+
+fn conns(ns: &NetNs, view: &Mutex<ConnsView>) -> Response {
+    let socks = match socks::tcp_sockets(ns, CONNS_MAX + 1) {
+        Ok(socks) => socks,
+        Err(e) => return ApiError::new(ErrorCode::Runtime, e.to_string()).into(),
+    };
+    let truncated = socks.len() > CONNS_MAX;
+    let Ok(mut view) = view.lock() else {
+        return ApiError::new(ErrorCode::Runtime, "the daemon's view is damaged").into();
+    };
+    let live: HashSet<(SocketAddr, SocketAddr)> = socks.iter().map(|s| (s.remote, s.local)).collect();
+    view.adopted.retain(|key| live.contains(&(key.client, key.server)));
+    let conns = socks
+        .iter()
+        .filter(|s| s.state != TcpState::Listen)
+        .take(CONNS_MAX)
+        .map(|s| conn(s, view.adopted.contains(&FlowKey { client: s.remote, server: s.local })))
+        .collect();
+    Conns { role: view.role, conns, truncated }.into()
+}
+
+fn conn(s: &SockInfo, adopted: bool) -> Conn {
+    Conn {
+        client: s.remote.to_string(),
+        server: s.local.to_string(),
+        proto: "tcp".into(),
+        state: format!("{:?}", s.state).to_lowercase(),
+        adopted,
+        rqueue: s.rqueue.into(),
+        wqueue: s.wqueue.into(),
+        rtt_us: s.rtt_us.map(u64::from),
+        bytes_received: s.bytes_received,
+        bytes_acked: s.bytes_acked,
+        retrans: s.retrans.into(),
+    }
+}

@@ -1,0 +1,157 @@
+//! What `understudy status` shows, from the views of control plane and data path.
+
+use std::collections::BTreeMap;
+
+use understudy_api as api;
+use understudy_config::Config;
+use understudy_fastpath::command::Snapshot;
+use understudy_proto::{PeerView, TimelineKind, View};
+use understudy_wire::NodeId;
+use understudy_wire::control::Role as WireRole;
+
+/// Everything beside the two views.
+pub struct Facts<'a> {
+    pub config: &'a Config,
+    pub uptime_ms: u64,
+    pub app_pid: Option<i32>,
+    pub timeline: Vec<api::TimelineEvent>,
+    /// Counters of the control plane's own.
+    pub counters: BTreeMap<String, u64>,
+    /// Reasons the views do not know.
+    pub not_ready: Vec<String>,
+}
+
+/// Builds the status.
+pub fn status(view: &View, snapshot: Option<&Snapshot>, facts: Facts<'_>) -> api::Status {
+    let config = facts.config;
+    let role = role(view);
+    let mut not_ready_because = facts.not_ready;
+    not_ready_because.extend(view.not_ready_because.iter().cloned());
+    if role == api::Role::Primary && !view.gate_open {
+        not_ready_because.push("the gate is not open".into());
+    }
+    let service = &config.service;
+    api::Status {
+        cluster: config.cluster.name.clone(),
+        node: config.me().name.clone(),
+        node_id: config.me().id,
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid: std::process::id(),
+        uptime_ms: facts.uptime_ms,
+        role,
+        epoch: view.epoch,
+        primary: view.primary.and_then(|id| name(config, id)),
+        ready: not_ready_because.is_empty(),
+        not_ready_because,
+        service: api::Service {
+            name: service.name.clone(),
+            vip: service.vip.iter().map(ToString::to_string).collect(),
+            vmac: config.vmac().map(|b| format!("{b:02x}")).join(":"),
+            app_pid: facts.app_pid.and_then(|p| u32::try_from(p).ok()),
+            app_running: facts.app_pid.is_some(),
+        },
+        log: snapshot.map(log).unwrap_or_default(),
+        gate: gate(config, view, snapshot),
+        peers: view.peers.iter().map(|p| peer(config, view, p, snapshot)).collect(),
+        counters: counters(snapshot, facts.counters),
+        timeline: facts.timeline,
+    }
+}
+
+/// The role in the words of the CLI.
+pub fn role(view: &View) -> api::Role {
+    match view.role {
+        WireRole::Replica | WireRole::Witness if view.recovering => api::Role::Recovering,
+        WireRole::Replica | WireRole::Witness if view.primary.is_none() => api::Role::Starting,
+        other => wire_role(other),
+    }
+}
+
+fn wire_role(role: WireRole) -> api::Role {
+    match role {
+        WireRole::Replica | WireRole::Witness => api::Role::Replica,
+        WireRole::Candidate => api::Role::Candidate,
+        WireRole::Primary => api::Role::Primary,
+        WireRole::Closing | WireRole::Fenced => api::Role::Fenced,
+    }
+}
+
+fn name(config: &Config, id: NodeId) -> Option<String> {
+    config.nodes.iter().find(|n| n.id == id).map(|n| n.name.clone())
+}
+
+fn log(s: &Snapshot) -> api::LogPositions {
+    api::LogPositions {
+        start: s.log_start,
+        end: s.log_end,
+        committed: s.committed,
+        applied: s.applied,
+        capacity_bytes: s.log_capacity,
+    }
+}
+
+fn gate(config: &Config, view: &View, snapshot: Option<&Snapshot>) -> api::Gate {
+    let c = snapshot.map(|s| s.counters).unwrap_or_default();
+    api::Gate {
+        open: view.gate_open,
+        policy: config.commit.policy.to_string(),
+        waiting_frames: snapshot.map_or(0, |s| s.gate_waiting as u64),
+        released: c.gate_released,
+        released_zero_wait: c.gate_zero_wait,
+        dropped: c.gate_fenced,
+    }
+}
+
+fn peer(config: &Config, view: &View, p: &PeerView, snapshot: Option<&Snapshot>) -> api::Peer {
+    let sender = snapshot.and_then(|s| s.peers.iter().find(|x| x.id == p.id));
+    let position = sender.map_or(p.position, |s| s.acked.max(p.position));
+    let heard = p.replica_age_ns.is_some() || p.second_age_ns.is_some();
+    let ms = |ns: Option<u64>| ns.map(|ns| ns / 1_000_000);
+    api::Peer {
+        name: name(config, p.id).unwrap_or_default(),
+        id: p.id,
+        role: heard.then(|| if p.recovering { api::Role::Recovering } else { wire_role(p.role) }),
+        alive: p.alive,
+        replica_path_ms: ms(p.replica_age_ns),
+        second_path_ms: ms(p.second_age_ns),
+        epoch: p.epoch,
+        position,
+        applied: p.applied,
+        lag_bytes: view.position.saturating_sub(position),
+        in_commit_set: sender.is_some_and(|s| s.in_set),
+        clone_ready: p.clone_ready,
+    }
+}
+
+fn counters(snapshot: Option<&Snapshot>, mut out: BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+    if let Some(s) = snapshot {
+        out.extend(s.counters.iter().map(|(name, value)| (name.to_string(), value)));
+        out.insert("flows".into(), s.flows as u64);
+        out.insert("retained_now".into(), s.retained as u64);
+    }
+    out
+}
+
+/// The event's name in the time line of the CLI.
+pub fn event_name(kind: TimelineKind) -> &'static str {
+    match kind {
+        TimelineKind::Suspicion => "suspected",
+        TimelineKind::PreVoteStarted => "pre_vote",
+        TimelineKind::VoteStarted => "vote",
+        TimelineKind::Voted => "voted",
+        TimelineKind::ElectionWon => "election_won",
+        TimelineKind::ElectionLost => "election_lost",
+        TimelineKind::GateOpen => "gate_open",
+        TimelineKind::Announce => "announce",
+        TimelineKind::SteppedDown => "stepped_down",
+        TimelineKind::Fenced => "fenced",
+        TimelineKind::PeerSteppedDown => "peer_stepped_down",
+        TimelineKind::FollowNew => "follow",
+        TimelineKind::CannotJoin => "cannot_join",
+        TimelineKind::ServiceRestart => "service_restart",
+        TimelineKind::Recovered => "recovered",
+        TimelineKind::AllLost => "all_lost",
+        TimelineKind::LoopOverran => "loop_overran",
+        TimelineKind::SwitchoverStarted => "switchover_started",
+    }
+}

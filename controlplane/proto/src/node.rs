@@ -268,7 +268,7 @@ impl Node {
 
     /// The durable epoch, as headers carry it.
     #[must_use]
-    pub fn epoch(&self) -> Epoch {
+    pub fn durable_epoch(&self) -> Epoch {
         self.durable
     }
 
@@ -339,7 +339,8 @@ impl Node {
             return;
         }
         self.take_log(now_ns, log);
-        if matches!(self.phase, Phase::Closing { .. }) && epoch > self.epoch {
+        let closing = matches!(self.phase, Phase::Closing { .. }) && epoch > self.epoch;
+        if closing {
             self.on_fenced(now_ns);
         }
         if let Phase::Join { promised } = &mut self.phase {
@@ -347,6 +348,11 @@ impl Node {
         }
         self.vote_promised(now_ns, epoch);
         self.candidacy_promised(now_ns, epoch);
+        if !closing && epoch > self.epoch && !matches!(self.phase, Phase::Lead(_)) {
+            // What the promise was for has been given up meanwhile. It cannot be taken back, so a living primary
+            // must learn of the epoch that this node is lost to.
+            self.adopt(epoch, None);
+        }
         self.advance(now_ns);
     }
 
@@ -358,6 +364,7 @@ impl Node {
         self.take_log(now_ns, log);
         self.lead_log(now_ns);
         self.follow_log(now_ns);
+        self.check_alone(now_ns);
         self.advance(now_ns);
     }
 
@@ -378,6 +385,7 @@ impl Node {
             LocalFact::LoopOverran => self.on_overrun(now_ns),
         }
         self.check_duty(now_ns);
+        self.check_alone(now_ns);
     }
 
     /// The operator wants another primary; the answer is `Output::SwitchoverDone`.

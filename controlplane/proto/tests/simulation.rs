@@ -175,7 +175,7 @@ fn a_group_whose_clones_all_died_starts_anew() {
         cluster.may_lose = true;
         for id in 1..=3 {
             cluster.fact(id, LocalFact::AppExited);
-            let wait_ns = cluster.rng.below(20 * MS);
+            let wait_ns = cluster.rng.below(MS);
             cluster.run(wait_ns);
         }
         cluster.run(2500 * MS);

@@ -26,6 +26,9 @@ const PENDING_MAX: usize = 16384;
 /// A frame not acknowledged by the clone's kernel in this time is given again; doubled each time.
 const REDELIVER_NS: u64 = 60 * MS;
 const REDELIVERIES_MAX: u8 = 8;
+/// A connection of which the clone's kernel says nothing is handed over again after this time.
+const READOPT_NS: u64 = 50 * MS;
+const ADOPTIONS_MAX: u8 = 100;
 /// A closed window is probed with the parked frame after this time.
 const WINDOW_PROBE_NS: u64 = 300 * MS;
 /// No window is larger (RFC 7323: 2^30); what is further ahead is not of this connection.
@@ -90,6 +93,17 @@ struct Pending {
     flow: FlowRef,
     seq_end: u32,
     state: PendingState,
+}
+
+/// What becomes of a segment that the capsule's kernel sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputFate {
+    /// Nothing special.
+    Pass,
+    /// The client has not acknowledged it: worth keeping for a takeover.
+    Retain(FlowRef),
+    /// Says that an adoption was lost; must not reach the client.
+    Swallow,
 }
 
 /// What to do with a segment of a connection.
@@ -302,7 +316,7 @@ impl Apply {
     }
 
     /// Hands a connection to the kernel on the client's first segment after the handshake.
-    /// False: this segment does not complete the handshake, or the kernel refuses.
+    /// False: this segment does not complete the handshake.
     fn adopt<P: Ports>(
         &mut self,
         cx: &mut Context<'_, P>,
@@ -323,6 +337,21 @@ impl Apply {
         if !completes {
             return false;
         }
+        flow.state = FlowState::Adopted;
+        self.hand_over(cx, frame, segment, at);
+        true
+    }
+
+    /// Tells the kernel to adopt, and completes the handshake with a bare ACK of our own: the
+    /// client's segment may be a later one, or acknowledge more than the SYN-ACK.
+    fn hand_over<P: Ports>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        frame: &[u8],
+        segment: &Segment,
+        at: FlowRef,
+    ) {
+        let Some(flow) = self.flows.get_mut(at) else { return };
         let attrs = attributes(&flow.syn, &flow.synack, segment, cx.primary_now_ns);
         let ack = BareAck {
             seq: flow.rcv_nxt,
@@ -331,17 +360,32 @@ impl Apply {
             timestamps: attrs.timestamps,
         };
         let key = flow.key;
-        flow.state = FlowState::Adopted;
+        flow.adoptions = flow.adoptions.saturating_add(1);
+        flow.adopted_at_ns = cx.now_ns;
         let built = build_bare_ack(frame, segment, &ack);
         let done = built.is_some_and(|bytes| cx.ports.adopt(&key, &attrs) && cx.deliver(&bytes));
-        if done {
-            cx.counters.adoptions += 1;
-        } else {
-            cx.counters.adoptions_failed += 1;
-            self.flows.remove(at);
-            self.fit = false;
+        // What failed is tried again, like what was lost.
+        cx.counters.adoptions += u64::from(done);
+        cx.counters.adoptions_failed += u64::from(!done);
+    }
+
+    /// Hands a connection over again when the kernel seems not to have it. Harmless if it has.
+    fn hand_over_again<P: Ports>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        frame: &[u8],
+        segment: &Segment,
+        at: FlowRef,
+    ) {
+        let due = self.flows.get(at).is_some_and(|f| {
+            f.is_untouched()
+                && f.adoptions < ADOPTIONS_MAX
+                && cx.now_ns >= f.adopted_at_ns + READOPT_NS
+        });
+        if due {
+            cx.counters.adoptions_repeated += 1;
+            self.hand_over(cx, frame, segment, at);
         }
-        done
     }
 
     fn apply_segment<P: Ports>(
@@ -383,6 +427,7 @@ impl Apply {
         segment: &Segment,
         at: FlowRef,
     ) -> bool {
+        self.hand_over_again(cx, frame, segment, at);
         self.partial_ack(cx, frame, segment, at);
         match self.waiting_since_ns {
             None => {
@@ -496,6 +541,10 @@ impl Apply {
         while self.pending.front().is_some_and(|p| p.state == PendingState::Done) {
             self.pending.pop_front();
         }
+        // One slow connection at the front must not fill the ring with what is done.
+        if self.pending.len() > PENDING_MAX / 2 {
+            self.pending.retain(|p| p.state != PendingState::Done);
+        }
     }
 
     fn scan_parked<P: Ports>(
@@ -521,6 +570,7 @@ impl Apply {
         match verdict {
             Verdict::AheadOfOutput => {
                 flow.blocked_in_scan = scan;
+                self.hand_over_again(cx, record.payload, &segment, entry.flow);
                 self.partial_ack(cx, record.payload, &segment, entry.flow);
                 entry.state
             }
@@ -555,43 +605,45 @@ impl Apply {
         let log = cx.log;
         let Some(record) = log.record(entry.at).filter(|_| tries < REDELIVERIES_MAX) else {
             cx.counters.redelivery_given_up += 1;
+            self.fit &= !flow.is_untouched();
             return PendingState::Done;
         };
+        if let Some(segment) = Segment::parse(record.payload) {
+            self.hand_over_again(cx, record.payload, &segment, entry.flow);
+        }
         cx.deliver(record.payload);
         cx.counters.redelivered += 1;
         PendingState::Delivered { at_ns: cx.now_ns, tries: tries + 1 }
     }
 
-    /// The capsule's kernel sent this segment. Returns its flow if it takes sequence space
-    /// that the client has not acknowledged.
-    pub fn observe_output(
-        &mut self,
-        segment: &Segment,
-        counters: &mut Counters,
-    ) -> Option<FlowRef> {
+    /// The capsule's kernel sent this segment.
+    pub fn observe_output(&mut self, segment: &Segment, counters: &mut Counters) -> OutputFate {
         if self.flows.is_empty() {
-            return None;
+            return OutputFate::Pass;
         }
-        let at = self.flows.find(&segment.key_from_server())?;
-        let flow = self.flows.get_mut(at)?;
+        let Some(at) = self.flows.find(&segment.key_from_server()) else { return OutputFate::Pass };
+        let Some(flow) = self.flows.get_mut(at) else { return OutputFate::Pass };
         self.output_seen = true;
         if segment.has(SYN) {
             // A new handshake of the same ends, answered by this node's kernel.
             self.flows.remove(at);
-            return None;
+            return OutputFate::Pass;
         }
         if segment.has(RST) {
+            if flow.is_untouched() && flow.adoptions < ADOPTIONS_MAX {
+                return OutputFate::Swallow;
+            }
             counters.clone_resets += u64::from(flow.state == FlowState::Adopted);
             self.flows.remove(at);
-            return None;
+            return OutputFate::Pass;
         }
         flow.note_output(segment);
         let wanted = segment.seq_len() > 0 && before(flow.client_acked, segment.seq_end());
         if flow.is_closed() {
             self.flows.remove(at);
-            return None;
+            return OutputFate::Pass;
         }
-        wanted.then_some(at)
+        if wanted { OutputFate::Retain(at) } else { OutputFate::Pass }
     }
 
     /// This clone can no longer be trusted to continue the primary's connections.

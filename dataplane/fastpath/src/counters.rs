@@ -90,7 +90,7 @@ counters! {
     gate_fenced,
     /// Polls in which the gate was full and the capsule was not read.
     gate_full,
-    /// Polls in which committed output was held because the TX lease had run out.
+    /// Polls in which output was held because the TX lease had run out or the link was down.
     lease_holds,
     /// Frames a clone sent, which went nowhere.
     clone_muted,
@@ -102,6 +102,8 @@ counters! {
     retained_sent,
     /// Connections handed to the clone's kernel.
     adoptions,
+    /// Connections handed over again because the clone's kernel seemed not to have them.
+    adoptions_repeated,
     /// Connections that could not be adopted.
     adoptions_failed,
     /// Frames that waited until the clone had sent what they acknowledge.

@@ -17,7 +17,7 @@ use understudy_wire::tcp::{ACK, SYN, Segment};
 use understudy_wire::{Epoch, NodeId, Position};
 
 use crate::MS;
-use crate::apply::{Apply, Context, Mode};
+use crate::apply::{Apply, Context, Mode, OutputFate};
 use crate::command::{Command, ControlBody, DataRole, Event, Snapshot};
 use crate::counters::Counters;
 use crate::flows::FlowState;
@@ -570,7 +570,9 @@ impl<P: Ports> Dataplane<P> {
     /// The primary's output: note what a clone needs to know, then to the gate.
     fn on_service_output(&mut self, now_ns: u64, frame: P::Frame) {
         if let Some(segment) = Segment::parse(frame.bytes()) {
-            self.apply.observe_output(&segment, &mut self.counters);
+            if self.apply.observe_output(&segment, &mut self.counters) == OutputFate::Swallow {
+                return;
+            }
             if segment.has(SYN | ACK) && !self.note_synack(now_ns, frame.bytes()) {
                 // Without the note no clone could adopt: the kernel will answer again.
                 return;
@@ -603,17 +605,17 @@ impl<P: Ports> Dataplane<P> {
             self.answer_clone(&question, ports);
             return;
         }
-        let parsed = Segment::parse(frame.bytes());
-        let wanted =
-            parsed.and_then(|s| Some((s, self.apply.observe_output(&s, &mut self.counters)?)));
-        match wanted {
-            Some((segment, flow)) => {
+        let segment = Segment::parse(frame.bytes());
+        let fate =
+            segment.map(|s| (s.seq_end(), self.apply.observe_output(&s, &mut self.counters)));
+        match fate {
+            Some((seq_end, OutputFate::Retain(flow))) => {
                 let flows = self.apply.flows();
                 self.counters.retained += 1;
                 self.counters.retained_dropped +=
-                    self.retained.push(now_ns, flow, segment.seq_end(), frame, flows);
+                    self.retained.push(now_ns, flow, seq_end, frame, flows);
             }
-            None => self.counters.clone_muted += 1,
+            _ => self.counters.clone_muted += 1,
         }
     }
 
@@ -835,7 +837,8 @@ impl<P: Ports> Dataplane<P> {
                 return busy;
             }
         }
-        self.counters.lease_holds += u64::from(!self.gate.is_empty());
+        let level = matches!(&self.role, Role::Lead(r) if r.level);
+        self.counters.lease_holds += u64::from(level && !self.gate.is_empty());
         busy
     }
 

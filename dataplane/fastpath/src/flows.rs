@@ -51,6 +51,10 @@ pub struct Flow {
     pub client_edge: u32,
     /// The last bare ACK made for it.
     pub partial_acked: u32,
+    /// Times it was handed to the clone's kernel.
+    pub adoptions: u8,
+    /// When it last was.
+    pub adopted_at_ns: u64,
     /// Frames of it in the parking ring.
     pub parked: u32,
     /// Scan of the ring that found it blocked.
@@ -76,6 +80,8 @@ impl Flow {
             // The window of a SYN is never scaled; the client's first ACK says more.
             client_edge: snd.wrapping_add(u32::from(u16::MAX)),
             partial_acked: snd,
+            adoptions: 0,
+            adopted_at_ns: 0,
             parked: 0,
             blocked_in_scan: 0,
             client_fin: None,
@@ -108,6 +114,13 @@ impl Flow {
         if segment.has(FIN) {
             self.server_fin = Some(segment.seq_end());
         }
+    }
+
+    /// The clone's kernel has not said a thing about it: the adoption may have been lost
+    /// (a full accept queue loses it silently).
+    pub fn is_untouched(&self) -> bool {
+        self.rcv_nxt == self.syn.isn.wrapping_add(1)
+            && self.snd_nxt == self.synack.isn.wrapping_add(1)
     }
 
     /// Both sides closed and both closes acknowledged.

@@ -244,6 +244,7 @@ pub struct StepDown {
 }
 
 /// A control message.
+#[expect(clippy::large_enum_variant, reason = "handled one at a time; a box would allocate")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Control {
     /// Periodic, and at once on a change of role.
@@ -528,6 +529,7 @@ mod tests {
                     committed: w[5],
                     applied: w[6],
                     released: w[7],
+                    heir: (w[0] % 2 == 0).then_some(w[1] as u16),
                     heard: h
                         .into_iter()
                         .map(|(node, incarnation)| Heard { node, incarnation })

@@ -85,6 +85,14 @@ impl Node {
         self.start_campaign(now_ns);
     }
 
+    /// A group of one waits for nobody.
+    pub(super) fn check_alone(&mut self, now_ns: u64) {
+        let idle = matches!(self.phase, Phase::Idle);
+        if idle && self.peers.is_empty() && self.eligible(now_ns) {
+            self.start_campaign(now_ns);
+        }
+    }
+
     fn next_epoch(&self) -> Epoch {
         self.epoch.max(self.seen_epoch).saturating_add(1).max(self.promise_asked)
     }

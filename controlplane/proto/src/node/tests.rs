@@ -177,9 +177,6 @@ fn granted(msg: &Control) -> bool {
 #[test]
 fn a_single_voter_leads_itself() {
     let mut bench = Bench::new(&[1], Persisted::default());
-    bench.now += 60 * MS;
-    bench.node.handle_timeout(bench.now);
-    bench.drain();
     bench.promised(1);
     assert!(!bench.orders().contains(&DpCommand::Lead { epoch: 1 }), "not before it is durable");
     bench.persisted(1);
@@ -518,6 +515,18 @@ fn a_late_loop_claims_nothing_and_suspects_nobody_at_once() {
     follower.drain();
     assert!(follower.kinds().contains(&TimelineKind::LoopOverran));
     assert!(!follower.kinds().contains(&TimelineKind::Suspicion));
+}
+
+#[test]
+fn a_promise_given_for_nothing_still_raises_the_epoch() {
+    let mut bench = Bench::following(&[1, 2, 3]);
+    bench.get(2, 1, Control::StepDown(StepDown { epoch: 1, to: Some(1), ..Default::default() }));
+    bench.beat(3, 1, |_| {});
+    bench.pass(60 * MS);
+    assert!(bench.orders().contains(&DpCommand::Promise { epoch: 2 }));
+    bench.pass(300 * MS);
+    bench.promised(2);
+    assert!(bench.out.iter().any(|o| matches!(o, Output::Persist { epoch: 2, .. })));
 }
 
 #[test]

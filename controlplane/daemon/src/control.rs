@@ -545,6 +545,11 @@ impl Control {
     /// A fresh start of everything: the whole process, a moment from now.
     fn restart(&mut self, now_ns: u64) {
         if self.restart_at_ns.is_none() {
+            // After a switchover this is how the old primary becomes a replica: it worked.
+            let me = self.config.me().id;
+            if let Some(to) = self.node.view(now_ns).primary.filter(|&id| id != me) {
+                self.end_switchover(now_ns, Ok(to));
+            }
             self.dataplane.order(Command::Service { up: false });
             self.capsule.stop_app();
             self.app = App::Gone;

@@ -85,6 +85,7 @@ pub struct Outgoing {
 pub struct Sender {
     config: SenderConfig,
     peers: ArrayVec<Peer, PEERS_MAX>,
+    start: Position,
     sent: Position,
     committed: Position,
     committed_told: Position,
@@ -109,6 +110,7 @@ impl Sender {
         let mut sender = Sender {
             config,
             peers: peers.iter().take(PEERS_MAX).map(peer).collect(),
+            start,
             sent: start,
             committed: 0,
             committed_told: 0,
@@ -256,7 +258,8 @@ impl Sender {
             return None;
         }
         let majority = (self.config.voters / 2).max(1);
-        let window_end = self.held_by(majority, |p| p.acked).max(log.start()) + WINDOW_BYTES;
+        let acked = self.held_by(majority, |p| p.acked);
+        let window_end = acked.max(self.start).max(log.start()) + WINDOW_BYTES;
         // What slid out of the log unsent is the laggard's problem, not the window's.
         let from = self.sent.max(log.start());
         if from >= window_end {

@@ -1,0 +1,480 @@
+//! Whole data paths over queues: a primary, a clone and a takeover, frame by frame.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use understudy_fastpath::MS;
+use understudy_fastpath::adoption::AdoptAttrs;
+use understudy_fastpath::command::Command;
+use understudy_fastpath::dataplane::{Dataplane, DataplaneConfig};
+use understudy_fastpath::ports::{Burst, Frame, PortRole, Ports};
+use understudy_fastpath::sender::{CommitPolicy, SenderConfig};
+use understudy_log::CaptureLog;
+use understudy_wire::frame::{Ethernet, Mac};
+use understudy_wire::pdu::{Ack, ETHERTYPE_REPLICA, PduHeader, PduKind, group_mac};
+use understudy_wire::tcp::{ACK, FlowKey, RST, SYN, Segment, build_segment};
+
+const CLUSTER: u64 = 42;
+const VMAC: Mac = [0, 0, 0x5e, 0, 1, 51];
+const CLIENT_MAC: Mac = [2, 0, 0, 0, 0, 9];
+const CLIENT_ISN: u32 = 1000;
+const SERVER_ISN: u32 = 0xffff_ff00;
+const SYN_OPTIONS: [u8; 20] = [2, 4, 5, 180, 4, 2, 8, 10, 0, 0, 0, 50, 0, 0, 0, 0, 1, 3, 3, 7];
+const SYNACK_OPTIONS: [u8; 20] = [2, 4, 5, 180, 4, 2, 8, 10, 0, 0, 3, 232, 0, 0, 0, 50, 1, 3, 3, 7];
+
+struct TestFrame(Vec<u8>);
+
+impl Frame for TestFrame {
+    fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+}
+
+#[derive(Default)]
+struct Queues {
+    rx: [VecDeque<Vec<u8>>; 3],
+    tx: [Vec<Vec<u8>>; 3],
+    adopted: Vec<(FlowKey, AdoptAttrs)>,
+    now_ns: u64,
+}
+
+struct TestPorts(Rc<RefCell<Queues>>);
+
+fn index(port: PortRole) -> usize {
+    match port {
+        PortRole::Client => 0,
+        PortRole::Replica => 1,
+        PortRole::Host => 2,
+    }
+}
+
+impl Ports for TestPorts {
+    type Frame = TestFrame;
+    fn rx(&mut self, port: PortRole, out: &mut Burst<TestFrame>) {
+        let mut q = self.0.borrow_mut();
+        while !out.is_full() {
+            let Some(bytes) = q.rx[index(port)].pop_front() else { break };
+            out.push(TestFrame(bytes));
+        }
+    }
+    fn tx(&mut self, port: PortRole, frames: &mut Burst<TestFrame>) {
+        self.0.borrow_mut().tx[index(port)].extend(frames.drain(..).map(|f| f.0));
+    }
+    fn clock_ns(&self) -> u64 {
+        self.0.borrow().now_ns
+    }
+    fn alloc(&mut self, parts: &[&[u8]]) -> Option<TestFrame> {
+        Some(TestFrame(parts.concat()))
+    }
+    fn adopt(&mut self, key: &FlowKey, attrs: &AdoptAttrs) -> bool {
+        self.0.borrow_mut().adopted.push((*key, *attrs));
+        true
+    }
+}
+
+/// A data path, its queues, and a clock.
+struct Rig {
+    dp: Dataplane<TestPorts>,
+    ports: TestPorts,
+    q: Rc<RefCell<Queues>>,
+    now_ns: u64,
+}
+
+impl Rig {
+    fn new(me: u16, policy: CommitPolicy) -> Rig {
+        let sender = SenderConfig {
+            policy,
+            voters: 3,
+            lease_ns: 100 * MS,
+            evict_after_ns: 1000 * MS,
+            heartbeat_interval_ns: 10 * MS,
+            chunk_len: 0,
+        };
+        let config = DataplaneConfig {
+            me,
+            cluster: CLUSTER,
+            peers: (1..=3).filter(|&n| n != me).collect(),
+            vmac: VMAC,
+            vips: vec!["10.0.0.100".parse().unwrap()],
+            replica_mac: [2, 1, 1, 1, 1, me as u8],
+            replica_mtu: 1500,
+            sender,
+            gate_frames_max: 256,
+            retained_frames_max: 64,
+            flows_max: 16,
+        };
+        let q = Rc::new(RefCell::new(Queues::default()));
+        let ports = TestPorts(Rc::clone(&q));
+        let mut rig = Rig {
+            dp: Dataplane::new(config, CaptureLog::new(1 << 20).unwrap()),
+            ports,
+            q,
+            now_ns: 1_000 * MS,
+        };
+        rig.order(Command::Service { up: true });
+        rig
+    }
+
+    fn order(&mut self, command: Command) {
+        self.dp.command(self.now_ns, command, &mut self.ports);
+    }
+
+    fn poll(&mut self) {
+        self.now_ns += MS / 10;
+        self.q.borrow_mut().now_ns = self.now_ns;
+        self.dp.poll(self.now_ns, &mut self.ports);
+    }
+
+    fn give(&mut self, port: PortRole, frame: Vec<u8>) {
+        self.q.borrow_mut().rx[index(port)].push_back(frame);
+    }
+
+    fn sent(&mut self, port: PortRole) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.q.borrow_mut().tx[index(port)])
+    }
+
+    fn counter(&self, name: &str) -> u64 {
+        self.dp.counters().iter().find(|(n, _)| *n == name).expect("a counter").1
+    }
+}
+
+/// Carries the replica network between two data paths, for some polls.
+fn exchange(a: &mut Rig, b: &mut Rig, polls: usize) {
+    for _ in 0..polls {
+        a.poll();
+        b.poll();
+        for frame in a.sent(PortRole::Replica) {
+            b.give(PortRole::Replica, frame);
+        }
+        for frame in b.sent(PortRole::Replica) {
+            a.give(PortRole::Replica, frame);
+        }
+    }
+}
+
+fn trio_pair(policy: CommitPolicy) -> (Rig, Rig) {
+    let (mut a, mut b) = (Rig::new(1, policy), Rig::new(2, policy));
+    a.order(Command::Lead { epoch: 1 });
+    b.order(Command::Follow { epoch: 1, primary: 1, cut: u64::MAX });
+    exchange(&mut a, &mut b, 20);
+    (a, b)
+}
+
+fn client() -> (IpAddr, u16) {
+    ("10.0.0.1".parse().unwrap(), 40000)
+}
+
+fn server() -> (IpAddr, u16) {
+    ("10.0.0.100".parse().unwrap(), 6379)
+}
+
+fn ts(tsval: u32, tsecr: u32) -> Vec<u8> {
+    [&[1, 1, 8, 10][..], &tsval.to_be_bytes(), &tsecr.to_be_bytes()].concat()
+}
+
+fn from_client(seq: u32, ack: u32, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let eth = Ethernet { dst: VMAC, src: CLIENT_MAC, ethertype: 0x0800 };
+    let syn = flags & SYN != 0;
+    let options = if syn { SYN_OPTIONS.to_vec() } else { ts(60, 1000) };
+    build_segment(&eth, client(), server(), (seq, ack, flags, 500), &options, payload)
+}
+
+fn from_server(seq: u32, ack: u32, flags: u8, window: u16, payload: &[u8]) -> Vec<u8> {
+    let eth = Ethernet { dst: CLIENT_MAC, src: VMAC, ethertype: 0x0800 };
+    let syn = flags & SYN != 0;
+    let options = if syn { SYNACK_OPTIONS.to_vec() } else { ts(1005, 60) };
+    build_segment(&eth, server(), client(), (seq, ack, flags, window), &options, payload)
+}
+
+/// Sequence number of the service's byte `n`.
+fn srv(n: u32) -> u32 {
+    SERVER_ISN.wrapping_add(1 + n)
+}
+
+fn cli(n: u32) -> u32 {
+    CLIENT_ISN + 1 + n
+}
+
+/// Handshake on the primary, with its frames towards the capsule checked.
+fn handshake(a: &mut Rig, b: &mut Rig) {
+    a.give(PortRole::Client, from_client(CLIENT_ISN, 0, SYN, b""));
+    exchange(a, b, 10);
+    assert_eq!(a.sent(PortRole::Host).len(), 1, "the SYN reaches the primary's kernel");
+    assert!(b.sent(PortRole::Host).is_empty(), "and not the clone's");
+    a.give(PortRole::Host, from_server(SERVER_ISN, cli(0), SYN | ACK, 65535, b""));
+    exchange(a, b, 10);
+    assert_eq!(a.sent(PortRole::Client).len(), 1);
+}
+
+fn request(a: &mut Rig, b: &mut Rig, payload: &[u8]) {
+    a.give(PortRole::Client, from_client(cli(0), srv(0), ACK, payload));
+    exchange(a, b, 10);
+}
+
+fn segments(frames: &[Vec<u8>]) -> Vec<Segment> {
+    frames.iter().map(|f| Segment::parse(f).expect("a segment")).collect()
+}
+
+#[test]
+fn output_waits_for_its_cause_to_be_held_elsewhere() {
+    let (mut a, mut b) = trio_pair(CommitPolicy::Quorum);
+    handshake(&mut a, &mut b);
+    a.give(PortRole::Client, from_client(cli(0), srv(0), ACK, b"request"));
+    a.poll();
+    let replicated = a.sent(PortRole::Replica);
+    assert!(!replicated.is_empty());
+    a.give(PortRole::Host, from_server(srv(0), cli(7), ACK, 500, b"reply"));
+    for _ in 0..20 {
+        a.poll();
+    }
+    assert!(a.sent(PortRole::Client).is_empty(), "nobody else holds the request");
+    for frame in replicated {
+        b.give(PortRole::Replica, frame);
+    }
+    exchange(&mut a, &mut b, 5);
+    assert_eq!(a.sent(PortRole::Client).len(), 1);
+}
+
+#[test]
+fn a_lease_that_ran_out_holds_committed_output() {
+    let (mut a, mut b) = trio_pair(CommitPolicy::None);
+    handshake(&mut a, &mut b);
+    a.now_ns += 200 * MS;
+    a.give(PortRole::Host, from_server(srv(0), cli(0), ACK, 500, b"late"));
+    a.poll();
+    assert!(a.sent(PortRole::Client).is_empty());
+    assert!(a.counter("lease_holds") > 0);
+    b.now_ns = a.now_ns;
+    exchange(&mut a, &mut b, 10);
+    assert_eq!(a.sent(PortRole::Client).len(), 1, "a replica's acknowledgement renews it");
+}
+
+#[test]
+fn a_fence_drops_what_waits() {
+    let (mut a, mut b) = trio_pair(CommitPolicy::Quorum);
+    handshake(&mut a, &mut b);
+    a.give(PortRole::Client, from_client(cli(0), srv(0), ACK, b"request"));
+    a.poll();
+    a.give(PortRole::Host, from_server(srv(0), cli(7), ACK, 500, b"reply"));
+    a.poll();
+    a.order(Command::Promise { epoch: 2 });
+    exchange(&mut a, &mut b, 20);
+    assert!(a.sent(PortRole::Client).is_empty());
+    assert_eq!(a.counter("gate_fenced"), 1);
+}
+
+#[test]
+fn a_clone_adopts_at_the_primarys_numbers_and_gets_every_byte_once() {
+    let (mut a, mut b) = trio_pair(CommitPolicy::Quorum);
+    handshake(&mut a, &mut b);
+    request(&mut a, &mut b, b"request");
+    let (key, attrs) = b.q.borrow().adopted[0];
+    assert_eq!((key.client, key.server), (client(), server()));
+    assert_eq!(
+        (attrs.mss, attrs.snd_wscale, attrs.rcv_wscale, attrs.sack),
+        (1460, Some(7), 7, true)
+    );
+    let (tsval, tsecr) = attrs.timestamps.unwrap();
+    assert_eq!(tsval, 60);
+    assert!((1005..1020).contains(&tsecr), "the primary's clock, projected: {tsecr}");
+    let got = segments(&b.sent(PortRole::Host));
+    assert_eq!(got.len(), 2);
+    assert_eq!(
+        (got[0].seq, got[0].ack, got[0].payload_len),
+        (cli(0), srv(0), 0),
+        "our bare ACK first"
+    );
+    assert_eq!((got[1].seq, got[1].payload_len), (cli(0), 7));
+    assert_eq!(got[0].options.timestamps, Some((60, tsecr)), "no false round-trip sample");
+    b.give(PortRole::Host, from_server(srv(0), cli(7), ACK, 500, b"reply"));
+    for _ in 0..2000 {
+        exchange(&mut a, &mut b, 1);
+    }
+    assert!(b.sent(PortRole::Host).is_empty(), "confirmed: not given again");
+    assert!(b.sent(PortRole::Client).is_empty(), "a clone is mute");
+}
+
+#[test]
+fn what_the_clone_does_not_confirm_is_given_again_and_a_lost_adoption_repeated() {
+    let (mut a, mut b) = trio_pair(CommitPolicy::Quorum);
+    handshake(&mut a, &mut b);
+    request(&mut a, &mut b, b"request");
+    b.sent(PortRole::Host);
+    // The accept queue was full: the kernel knows no such connection.
+    b.give(PortRole::Host, from_server(srv(0), 0, RST, 0, b""));
+    exchange(&mut a, &mut b, 700);
+    let again = segments(&b.sent(PortRole::Host));
+    assert_eq!(again.len(), 2, "adoption and data");
+    assert_eq!((again[0].payload_len, again[1].payload_len), (0, 7));
+    assert_eq!(b.q.borrow().adopted.len(), 2);
+    assert_eq!(b.counter("redelivered"), 1);
+}
+
+#[test]
+fn a_frame_waits_for_the_output_it_acknowledges_with_partial_acks() {
+    let (mut a, mut b) = trio_pair(CommitPolicy::Quorum);
+    handshake(&mut a, &mut b);
+    request(&mut a, &mut b, b"get");
+    b.sent(PortRole::Host);
+    // The client acknowledges 20 bytes and asks again; the clone has sent 5.
+    a.give(PortRole::Client, from_client(cli(3), srv(20), ACK, b"more"));
+    b.give(PortRole::Host, from_server(srv(0), cli(3), ACK, 500, b"12345"));
+    exchange(&mut a, &mut b, 50);
+    let got = segments(&b.sent(PortRole::Host));
+    assert_eq!(got.len(), 1, "only the ACK for what it has sent");
+    assert_eq!((got[0].ack, got[0].payload_len), (srv(5), 0));
+    assert!(b.dp.snapshot(b.now_ns).applied < b.dp.snapshot(b.now_ns).committed);
+    b.give(PortRole::Host, from_server(srv(5), cli(3), ACK, 500, &[7; 15]));
+    exchange(&mut a, &mut b, 10);
+    let got = segments(&b.sent(PortRole::Host));
+    assert_eq!(got.last().map(|s| (s.ack, s.payload_len)), Some((srv(20), 4)));
+}
+
+#[test]
+fn a_frame_beyond_the_clones_window_is_parked_in_order() {
+    let (mut a, mut b) = trio_pair(CommitPolicy::Quorum);
+    handshake(&mut a, &mut b);
+    request(&mut a, &mut b, b"x");
+    // Window closed by the clone: scale 7, so 0 means 0. (Edges never move back.)
+    let edge = CLIENT_ISN.wrapping_add(1 + 65535);
+    a.give(PortRole::Client, from_client(edge.wrapping_sub(2), srv(0), ACK, b"beyond"));
+    a.give(PortRole::Client, from_client(edge.wrapping_add(4), srv(0), ACK, b"next"));
+    b.sent(PortRole::Host);
+    exchange(&mut a, &mut b, 20);
+    assert!(b.sent(PortRole::Host).is_empty());
+    assert_eq!(b.counter("parked"), 2);
+    b.give(PortRole::Host, from_server(srv(0), edge.wrapping_sub(2), ACK, 500, b""));
+    exchange(&mut a, &mut b, 20);
+    let got = segments(&b.sent(PortRole::Host));
+    assert_eq!(got.iter().map(|s| s.payload_len).collect::<Vec<_>>(), vec![6, 4]);
+}
+
+#[test]
+fn a_takeover_sends_what_was_retained_and_takes_what_was_flooded() {
+    let (mut a, mut b) = trio_pair(CommitPolicy::Quorum);
+    let mut c = Rig::new(3, CommitPolicy::Quorum);
+    handshake(&mut a, &mut b);
+    request(&mut a, &mut b, b"request");
+    b.give(PortRole::Host, from_server(srv(0), cli(7), ACK, 500, b"reply"));
+    exchange(&mut a, &mut b, 10);
+    b.sent(PortRole::Host);
+    // The primary is dead; the client's next frame is flooded to the replica.
+    b.now_ns += 300 * MS;
+    b.give(PortRole::Client, from_client(cli(7), srv(0), ACK, b"again"));
+    b.poll();
+    assert!(b.sent(PortRole::Host).is_empty());
+    b.order(Command::Lead { epoch: 2 });
+    c.now_ns = b.now_ns;
+    c.order(Command::Follow { epoch: 2, primary: 2, cut: 0 });
+    exchange(&mut b, &mut c, 60);
+    let out = b.sent(PortRole::Client);
+    let got = segments(&out);
+    assert_eq!(got.len(), 1);
+    assert_eq!((got[0].seq, got[0].payload_len), (srv(0), 5));
+    assert!(got[0].checksum_ok(&out[0]));
+    let (tsval, _) = got[0].options.timestamps.unwrap();
+    assert!(tsval >= 1005 + 300, "TSval brought up to date: {tsval}");
+    let host = segments(&b.sent(PortRole::Host));
+    assert_eq!(host.iter().map(|s| s.payload_len).collect::<Vec<_>>(), vec![5], "the kept frame");
+    let (from_b, from_c) = (b.dp.log(), c.dp.log());
+    assert_eq!(from_b.bytes(0, from_b.end()), from_c.bytes(0, from_c.end()));
+}
+
+#[test]
+fn a_handshake_cut_by_the_death_is_completed() {
+    let (mut a, mut b) = trio_pair(CommitPolicy::Quorum);
+    let mut c = Rig::new(3, CommitPolicy::Quorum);
+    handshake(&mut a, &mut b);
+    b.order(Command::Lead { epoch: 2 });
+    c.now_ns = b.now_ns;
+    c.order(Command::Follow { epoch: 2, primary: 2, cut: 0 });
+    exchange(&mut b, &mut c, 60);
+    let out = segments(&b.sent(PortRole::Client));
+    assert_eq!(out.len(), 1, "the SYN-ACK goes out again");
+    assert!(out[0].has(SYN | ACK) && out[0].seq == SERVER_ISN);
+    b.give(PortRole::Client, from_client(cli(0), srv(0), ACK, b"hello"));
+    exchange(&mut b, &mut c, 10);
+    assert_eq!(b.q.borrow().adopted.len(), 1);
+    let host = segments(&b.sent(PortRole::Host));
+    assert_eq!(host.iter().map(|s| s.payload_len).collect::<Vec<_>>(), vec![0, 5]);
+}
+
+#[test]
+fn malformed_client_frames_are_logged_and_delivered_as_they_are() {
+    let (mut a, mut b) = trio_pair(CommitPolicy::Quorum);
+    let whole = from_client(cli(0), srv(0), ACK, b"some payload");
+    let mut cut_short = whole[..20].to_vec();
+    let mut bad_sum = whole.clone();
+    *bad_sum.last_mut().unwrap() ^= 1;
+    let mut bad_offset = whole.clone();
+    bad_offset[46] = 0xf0;
+    cut_short.resize(60, 0);
+    for frame in [cut_short, bad_sum, bad_offset] {
+        a.give(PortRole::Client, frame.clone());
+        exchange(&mut a, &mut b, 10);
+        assert_eq!(a.sent(PortRole::Host), vec![frame.clone()]);
+        assert_eq!(b.sent(PortRole::Host), vec![frame]);
+    }
+    assert_eq!(b.counter("corrupt_records"), 0);
+}
+
+#[test]
+fn frames_for_others_are_counted_and_go_nowhere() {
+    let (mut a, mut b) = trio_pair(CommitPolicy::Quorum);
+    let mut other = from_client(cli(0), srv(0), ACK, b"");
+    other[0..6].copy_from_slice(&[2, 9, 9, 9, 9, 9]);
+    a.give(PortRole::Client, other);
+    a.give(PortRole::Client, vec![1, 2, 3]);
+    exchange(&mut a, &mut b, 5);
+    assert!(a.sent(PortRole::Host).is_empty());
+    assert_eq!(a.counter("not_for_service"), 2);
+}
+
+#[test]
+fn bad_pdus_are_counted_drops() {
+    let (mut a, mut b) = trio_pair(CommitPolicy::Quorum);
+    let end = a.dp.log().end();
+    let ack = Ack { position: end + 1000, ..Ack::default() }.encode();
+    let pdu = |node, cluster, epoch, kind, len: usize| {
+        let header = PduHeader { kind, node, target: 0, cluster, epoch, stream: 0 };
+        let eth = Ethernet { dst: group_mac(CLUSTER), src: [2; 6], ethertype: ETHERTYPE_REPLICA };
+        [&eth.bytes()[..], &header.encode(len), &ack].concat()
+    };
+    let mut wrong_version = pdu(2, CLUSTER, 1, PduKind::Ack, 32);
+    wrong_version[14 + 4] = 9;
+    for (frame, counter) in [
+        (pdu(2, CLUSTER + 1, 1, PduKind::Ack, 32), "pdu_foreign_cluster"),
+        (pdu(9, CLUSTER, 1, PduKind::Ack, 32), "pdu_unknown_node"),
+        (pdu(1, CLUSTER, 1, PduKind::Ack, 32), "pdu_unknown_node"),
+        (pdu(2, CLUSTER, 0, PduKind::Ack, 32), "pdu_old_epoch"),
+        (pdu(2, CLUSTER, 7, PduKind::Ack, 32), "pdu_future_epoch"),
+        (pdu(2, CLUSTER, 1, PduKind::Ack, 33), "pdu_malformed"),
+        (pdu(2, CLUSTER, 1, PduKind::Nak, 32), "pdu_malformed"),
+        (wrong_version, "pdu_version"),
+        (vec![0; 60], "pdu_not_ours"),
+    ] {
+        let before = a.counter(counter);
+        a.give(PortRole::Replica, frame);
+        a.poll();
+        assert_eq!(a.counter(counter), before + 1, "{counter}");
+    }
+    // A true one that claims more than was sent commits nothing beyond it.
+    a.give(PortRole::Replica, pdu(2, CLUSTER, 1, PduKind::Ack, 32));
+    a.poll();
+    assert!(a.dp.snapshot(a.now_ns).committed <= end);
+    // The same DATA twice: once written, once counted.
+    a.give(PortRole::Client, from_client(CLIENT_ISN, 0, SYN, b""));
+    a.poll();
+    for frame in a.sent(PortRole::Replica) {
+        b.give(PortRole::Replica, frame.clone());
+        b.give(PortRole::Replica, frame);
+    }
+    b.poll();
+    assert_eq!(b.counter("data_duplicate"), 1);
+    assert_eq!(b.dp.log().end(), a.dp.log().end());
+}

@@ -64,14 +64,16 @@ impl Node {
     }
 
     pub(super) fn on_pre_vote(&mut self, now_ns: u64, from: NodeId, candidacy: &Candidacy) {
-        self.note_released(now_ns, candidacy.released, None);
+        // Whoever stands already is the one to wait for.
+        self.note_released(now_ns, candidacy.released, Some(from));
         let granted = self.grants_pre_vote(now_ns, from, candidacy);
         let ballot = Ballot { epoch: candidacy.epoch, granted };
         self.send(To::One(from), Control::PreVoteReply(ballot));
     }
 
     pub(super) fn on_vote(&mut self, now_ns: u64, from: NodeId, candidacy: &Candidacy) {
-        self.note_released(now_ns, candidacy.released, None);
+        // Whoever stands already is the one to wait for.
+        self.note_released(now_ns, candidacy.released, Some(from));
         let epoch = candidacy.epoch;
         if self.ballot.as_ref().is_some_and(|b| b.candidate == from && b.candidacy.epoch == epoch) {
             return;

@@ -64,6 +64,10 @@ impl Node {
         if !matches!(self.phase, Phase::Idle) {
             return;
         }
+        if self.ballot.is_some() {
+            // A vote for another is under way.
+            return self.schedule_stand(now_ns, self.cfg.election_timeout_ns);
+        }
         self.check_all_lost(now_ns);
         self.check_hopeless(now_ns);
         if !self.eligible(now_ns) {

@@ -39,6 +39,12 @@ const STUCK_NS: u64 = 1_000 * MS;
 const RESTART_DELAY_NS: u64 = 150 * MS;
 /// How long a stop waits for another node to take over.
 const STOP_LIMIT_NS: u64 = 3_000 * MS;
+/// A life shorter than this is a failure to start: the next one is delayed, ever longer.
+const SHORT_LIFE_NS: u64 = 10_000 * MS;
+const BACKOFF_FIRST_MS: u64 = 500;
+const BACKOFF_LAST_MS: u64 = 30_000;
+/// Tells a life how long the one before it was delayed.
+pub const BACKOFF_VARIABLE: &str = "UNDERSTUDY_RESTART_BACKOFF_MS";
 const READY_CHECK_NS: u64 = 20 * MS;
 const TIMELINE_MAX: usize = 256;
 const DATAGRAMS_PER_TICK: usize = 64;
@@ -49,7 +55,10 @@ pub enum Ending {
     /// Told to.
     Stop,
     /// To come back with an empty log and a fresh application.
-    Restart,
+    Restart {
+        /// How long this life waited before it ended; the next waits longer if it is short too.
+        backoff_ms: u64,
+    },
 }
 
 /// The thread and the channel on which it waits for the data path to be up.
@@ -109,6 +118,7 @@ struct Control {
     switchover: Option<(Sender<Response>, u64)>,
     stopping_since_ns: Option<u64>,
     restart_at_ns: Option<u64>,
+    backoff_ms: u64,
     counters: BTreeMap<&'static str, u64>,
 }
 
@@ -133,8 +143,12 @@ impl Control {
         let links = LinkMonitor::new()?;
         let (sender, calls) = bounded(16);
         let conns = Arc::new(Mutex::new(ConnsView::default()));
-        let server =
-            Server::start(&config.control.socket, sender, Arc::clone(&capsule.ns), Arc::clone(&conns))?;
+        let server = Server::start(
+            &config.control.socket,
+            sender,
+            Arc::clone(&capsule.ns),
+            Arc::clone(&conns),
+        )?;
         let pid = capsule.start_app().context("cannot start the service")?;
         info!(pid, epoch = persisted.epoch, node = config.me().name, "application started");
         Ok(Control {
@@ -158,6 +172,7 @@ impl Control {
             switchover: None,
             stopping_since_ns: None,
             restart_at_ns: None,
+            backoff_ms: 0,
             counters: BTreeMap::new(),
         })
     }
@@ -205,7 +220,11 @@ impl Control {
         }
         if self.restart_at_ns.is_some_and(|at| now_ns >= at) {
             let stop = self.stopping_since_ns.is_some();
-            return Ok(Some(if stop { Ending::Stop } else { Ending::Restart }));
+            return Ok(Some(if stop {
+                Ending::Stop
+            } else {
+                Ending::Restart { backoff_ms: self.backoff_ms }
+            }));
         }
         if !self.stop.load(Ordering::Acquire) {
             return Ok(None);
@@ -257,9 +276,10 @@ impl Control {
                 }
             }
         }
-        let newer = self.dataplane.snapshot().filter(|new| {
-            self.snapshot.as_ref().is_none_or(|old| old.at_ns <= new.at_ns)
-        });
+        let newer = self
+            .dataplane
+            .snapshot()
+            .filter(|new| self.snapshot.as_ref().is_none_or(|old| old.at_ns <= new.at_ns));
         if let Some(snapshot) = newer {
             self.stuck_told = false;
             let state = log_state(&snapshot);
@@ -302,7 +322,8 @@ impl Control {
                 self.count("second_path_malformed");
                 continue;
             };
-            let known = self.config.peers().any(|p| p.id == header.node && p.address.ip() == from.ip());
+            let known =
+                self.config.peers().any(|p| p.id == header.node && p.address.ip() == from.ip());
             if !known || header.kind != PduKind::Control {
                 self.count("second_path_unknown_node");
                 continue;
@@ -345,7 +366,10 @@ impl Control {
             return Ok(());
         }
         if let Some(status) = self.capsule.app_exited() {
-            warn!("the application ended: {status}; its output is in {}", self.capsule.log_file().display());
+            warn!(
+                "the application ended: {status}; its output is in {}",
+                self.capsule.log_file().display()
+            );
             self.app = App::Gone;
             self.dataplane.order(Command::Service { up: false });
             self.node.handle_local(now_ns, LocalFact::AppExited);
@@ -406,7 +430,10 @@ impl Control {
             None => None,
             Some((_, Some(node))) => Some(node.id),
             Some((name, None)) => {
-                return refuse(ErrorCode::Usage, format!("there is no node \"{name}\" in the group"));
+                return refuse(
+                    ErrorCode::Usage,
+                    format!("there is no node \"{name}\" in the group"),
+                );
             }
         };
         self.switchover = Some((answer, now_ns));
@@ -417,7 +444,12 @@ impl Control {
     fn end_switchover(&mut self, now_ns: u64, result: Result<NodeId, String>) {
         let Some((answer, since_ns)) = self.switchover.take() else { return };
         let name = |id: NodeId| {
-            self.config.nodes.iter().find(|n| n.id == id).map(|n| n.name.clone()).unwrap_or_default()
+            self.config
+                .nodes
+                .iter()
+                .find(|n| n.id == id)
+                .map(|n| n.name.clone())
+                .unwrap_or_default()
         };
         let response: Response = match result {
             Ok(to) => SwitchoverDone {
@@ -451,7 +483,14 @@ impl Control {
             app_pid: self.capsule.app_pid().filter(|_| self.app != App::Gone),
             timeline: self.timeline.iter().cloned().collect(),
             counters,
-            not_ready: if self.restart_at_ns.is_some() { vec!["starting anew".into()] } else { Vec::new() },
+            not_ready: if self.restart_at_ns.is_some() {
+                vec![format!(
+                    "starting anew; the application's output is in {}",
+                    self.capsule.log_file().display()
+                )]
+            } else {
+                Vec::new()
+            },
         };
         status::status(&self.node.view(now_ns), self.snapshot.as_ref(), facts)
     }
@@ -469,7 +508,10 @@ impl Control {
             match output {
                 Output::Send { to, paths, epoch, msg } => self.send(to, paths, epoch, &msg),
                 Output::Persist { epoch, voted_for } => {
-                    self.store.submit.send(Persisted { epoch, voted_for }).context("the store is gone")?;
+                    self.store
+                        .submit
+                        .send(Persisted { epoch, voted_for })
+                        .context("the store is gone")?;
                 }
                 Output::Dataplane(command) => self.order(command),
                 Output::Service(ServiceCommand::Restart) => self.restart(now_ns),
@@ -553,7 +595,11 @@ impl Control {
             self.dataplane.order(Command::Service { up: false });
             self.capsule.stop_app();
             self.app = App::Gone;
-            self.restart_at_ns = Some(now_ns + RESTART_DELAY_NS);
+            self.backoff_ms = backoff_ms(now_ns - self.started_ns);
+            self.restart_at_ns = Some(now_ns + RESTART_DELAY_NS + self.backoff_ms * MS);
+            if self.backoff_ms > 0 {
+                warn!("the service did not last; starting anew in {} ms", self.backoff_ms);
+            }
         }
     }
 
@@ -573,6 +619,20 @@ impl Control {
 
     fn count(&mut self, name: &'static str) {
         *self.counters.entry(name).or_default() += 1;
+    }
+}
+
+/// How long to wait after a life that lasted `life_ns`.
+fn backoff_ms(life_ns: u64) -> u64 {
+    if life_ns >= SHORT_LIFE_NS {
+        return 0;
+    }
+    let last = std::env::var(BACKOFF_VARIABLE).ok().and_then(|v| v.parse::<u64>().ok());
+    match last {
+        // One quick return is no pattern: a switchover does that.
+        None => 0,
+        Some(0) => BACKOFF_FIRST_MS,
+        Some(ms) => (2 * ms).min(BACKOFF_LAST_MS),
     }
 }
 

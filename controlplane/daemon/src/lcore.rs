@@ -10,10 +10,10 @@ use crossbeam::queue::ArrayQueue;
 use tracing::info;
 use understudy_config::{CommitPolicy, Config, IdleConfig};
 use understudy_dpdk::Eal;
+use understudy_fastpath::MS;
 use understudy_fastpath::command::{Command, Event, Snapshot};
 use understudy_fastpath::dataplane::{Dataplane, DataplaneConfig};
 use understudy_fastpath::sender::{self, SenderConfig};
-use understudy_fastpath::MS;
 use understudy_linux::adopt::{Adopter, FlowKey};
 use understudy_log::CaptureLog;
 
@@ -97,7 +97,12 @@ impl DataplaneEnd {
 }
 
 /// Runs the data path on this thread until told to quit. Sends the clock when all is up.
-pub fn run(config: &Config, adopter: Adopter, end: &DataplaneEnd, start: &Sender<NodeClock>) -> anyhow::Result<()> {
+pub fn run(
+    config: &Config,
+    adopter: Adopter,
+    end: &DataplaneEnd,
+    start: &Sender<NodeClock>,
+) -> anyhow::Result<()> {
     let _eal = Eal::init(&eal_args(config)).context("cannot initialise DPDK")?;
     let clock = NodeClock::new();
     let log = CaptureLog::new(config.log.size_bytes() as usize)?;
@@ -161,14 +166,19 @@ fn rest(idle_ns: u64, idle: &IdleConfig) {
 
 fn eal_args(config: &Config) -> Vec<String> {
     let mut args: Vec<String> =
-        ["--no-telemetry", "--log-level=error", "--lcores", &config.dpdk.lcores].map(String::from).to_vec();
+        ["--no-telemetry", "--log-level=error", "--lcores", &config.dpdk.lcores]
+            .map(String::from)
+            .to_vec();
     if config.dpdk.memory_mb == 0 {
-        let prefix = format!("--file-prefix=understudy-{}-{}", config.me().name, std::process::id());
+        let prefix =
+            format!("--file-prefix=understudy-{}-{}", config.me().name, std::process::id());
         args.extend(["--no-huge".into(), "-m".into(), "256".into(), "--no-shconf".into(), prefix]);
     } else {
         args.extend(["--in-memory".into(), "-m".into(), config.dpdk.memory_mb.to_string()]);
     }
-    let virtual_only = [&config.ports.client.device, &config.ports.replica.device].iter().all(|d| d.starts_with("net_"));
+    let virtual_only = [&config.ports.client.device, &config.ports.replica.device]
+        .iter()
+        .all(|d| d.starts_with("net_"));
     if virtual_only {
         args.push("--no-pci".into());
     }

@@ -2,6 +2,7 @@
 //!
 //! The main thread is the poll-mode thread; the control plane has a thread of
 //! its own; disk and sockets of the CLI are on helper threads.
+#![forbid(unsafe_code)]
 
 mod control;
 mod lcore;
@@ -88,8 +89,9 @@ fn run(file: &std::path::Path) -> ExitCode {
     }
     match serve(config) {
         Ok(control::Ending::Stop) => ExitCode::SUCCESS,
-        Ok(control::Ending::Restart) => {
-            let e = understudy_linux::restart::restart_self();
+        Ok(control::Ending::Restart { backoff_ms }) => {
+            let note = (control::BACKOFF_VARIABLE, backoff_ms.to_string());
+            let e = understudy_linux::restart::restart_self((note.0, &note.1));
             eprintln!("understudyd: cannot start itself anew: {e}");
             ExitCode::from(EXIT_RUNTIME)
         }
@@ -120,7 +122,8 @@ fn serve(config: Config) -> anyhow::Result<control::Ending> {
         dp_end.finished();
     }
     drop(control.start);
-    let ending = control.thread.join().map_err(|_| anyhow::anyhow!("the control plane panicked"))?;
+    let ending =
+        control.thread.join().map_err(|_| anyhow::anyhow!("the control plane panicked"))?;
     polled?;
     ending
 }

@@ -32,7 +32,12 @@ impl NodeCapsule {
     pub fn create(config: &Arc<Config>) -> anyhow::Result<NodeCapsule> {
         let ns = NetNs::create().context("cannot make the capsule's network namespace")?;
         let mtu = u32::from(config.ports.host.mtu);
-        let veth = rtnl::VethSpec { outer: HOST_INTERFACE, inner: APP_INTERFACE, inner_mac: config.vmac(), mtu };
+        let veth = rtnl::VethSpec {
+            outer: HOST_INTERFACE,
+            inner: APP_INTERFACE,
+            inner_mac: config.vmac(),
+            mtu,
+        };
         rtnl::create_veth(&ns, &veth).context("cannot make the host port")?;
         rtnl::disable_offloads(HOST_INTERFACE)?;
         ns.run(|| rtnl::disable_offloads(APP_INTERFACE))??;

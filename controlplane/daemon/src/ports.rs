@@ -74,8 +74,13 @@ impl DpdkPorts {
         adopter: Adopter,
         adopted: Arc<ArrayQueue<adopt::FlowKey>>,
     ) -> anyhow::Result<DpdkPorts> {
-        let pool = Mempool::new("understudy", config.dpdk.mbufs - 1, 256, understudy_dpdk::DEFAULT_DATA_ROOM_BYTES)
-            .context("cannot make the packet buffer pool; raise dpdk.memory_mb or lower dpdk.mbufs")?;
+        let pool = Mempool::new(
+            "understudy",
+            config.dpdk.mbufs - 1,
+            256,
+            understudy_dpdk::DEFAULT_DATA_ROOM_BYTES,
+        )
+        .context("cannot make the packet buffer pool; raise dpdk.memory_mb or lower dpdk.mbufs")?;
         let host = format!(
             "net_af_packet_host,iface={HOST_INTERFACE},blocksz=65536,framesz=2048,framecnt=4096,qdisc_bypass=1"
         );

@@ -25,11 +25,16 @@ pub fn check(config: &Config) -> Vec<Finding> {
 fn check_interface(out: &mut Vec<Finding>, field: &str, name: Option<&str>, client: bool) {
     let Some(name) = name else { return };
     if !rtnl::link_exists(name) {
-        let text = format!("{field}: there is no interface \"{name}\" here; create it or name another in the device's iface=");
+        let text = format!(
+            "{field}: there is no interface \"{name}\" here; create it or name another in the device's iface="
+        );
         out.push(Finding::new(Level::Error, text));
         return;
     }
-    if client && let Ok(addresses) = rtnl::link_addresses(name) && !addresses.is_empty() {
+    if client
+        && let Ok(addresses) = rtnl::link_addresses(name)
+        && !addresses.is_empty()
+    {
         let list: Vec<String> = addresses.iter().map(|a| a.to_string()).collect();
         let text = format!(
             "{field}: interface \"{name}\" has an address of its own ({}), so the kernel may answer clients beside the \
@@ -49,7 +54,9 @@ fn check_command(out: &mut Vec<Finding>, config: &Config) {
     let executable = fs::metadata(Path::new(program))
         .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
     if !executable {
-        let text = format!("service.command: \"{program}\" is not an executable file; install it or correct the path");
+        let text = format!(
+            "service.command: \"{program}\" is not an executable file; install it or correct the path"
+        );
         out.push(Finding::new(Level::Error, text));
     }
 }

@@ -61,13 +61,16 @@ impl Server {
                 }
                 let (calls, ns, view) = (calls.clone(), Arc::clone(&ns), Arc::clone(&view));
                 let done = Arc::clone(&clients);
-                let spawned = std::thread::Builder::new().name("api-client".into()).spawn(move || {
-                    let served = server::serve(stream, IO_TIMEOUT, |request| answer(request, &calls, &ns, &view));
-                    if let Err(e) = served {
-                        warn!("a client of the socket: {e}");
-                    }
-                    done.fetch_sub(1, Ordering::AcqRel);
-                });
+                let spawned =
+                    std::thread::Builder::new().name("api-client".into()).spawn(move || {
+                        let served = server::serve(stream, IO_TIMEOUT, |request| {
+                            answer(request, &calls, &ns, &view)
+                        });
+                        if let Err(e) = served {
+                            warn!("a client of the socket: {e}");
+                        }
+                        done.fetch_sub(1, Ordering::AcqRel);
+                    });
                 if spawned.is_err() {
                     clients.fetch_sub(1, Ordering::AcqRel);
                 }
@@ -125,7 +128,8 @@ fn conns(ns: &NetNs, view: &Mutex<ConnsView>) -> Response {
     let Ok(mut view) = view.lock() else {
         return ApiError::new(ErrorCode::Runtime, "the daemon's view is damaged").into();
     };
-    let live: HashSet<(SocketAddr, SocketAddr)> = socks.iter().map(|s| (s.remote, s.local)).collect();
+    let live: HashSet<(SocketAddr, SocketAddr)> =
+        socks.iter().map(|s| (s.remote, s.local)).collect();
     view.adopted.retain(|key| live.contains(&(key.client, key.server)));
     let conns = socks
         .iter()

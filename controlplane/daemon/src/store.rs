@@ -41,7 +41,10 @@ impl Store {
         let lock = File::create(dir.join("lock"))
             .with_context(|| format!("cannot write in control.state_dir {}", dir.display()))?;
         if lock.try_lock().is_err() {
-            bail!("another understudyd uses {}; stop it or set another control.state_dir", dir.display());
+            bail!(
+                "another understudyd uses {}; stop it or set another control.state_dir",
+                dir.display()
+            );
         }
         let persisted = read(&dir.join(FILE_NAME))?;
         Ok(Store { persisted, dir: dir.to_path_buf(), _lock: lock })
@@ -55,7 +58,10 @@ impl Store {
             for state in jobs {
                 // Without it on disk there is no vote: try until the disk takes it.
                 while let Err(e) = write(&self.dir, &state) {
-                    error!("cannot persist epoch {}: {e:#}; this node does not vote until it can", state.epoch);
+                    error!(
+                        "cannot persist epoch {}: {e:#}; this node does not vote until it can",
+                        state.epoch
+                    );
                     std::thread::sleep(RETRY);
                 }
                 if confirm.send(state.epoch).is_err() {
@@ -88,7 +94,8 @@ fn decode(text: &str) -> Option<Persisted> {
 
 /// FNV-1a: tells a torn file, not an attacker.
 fn checksum(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3))
+    text.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3))
 }
 
 fn read(file: &Path) -> anyhow::Result<Persisted> {

@@ -6,8 +6,9 @@ use std::process::Command;
 
 /// Replaces this process by a fresh run of the same program with the same arguments. Every
 /// descriptor but the standard three is closed on the way, so that huge pages, packet sockets
-/// with frames still queued, and namespaces end with this life. Returns only on failure.
-pub fn restart_self() -> io::Error {
+/// with frames still queued, and namespaces end with this life. `note` is an environment variable
+/// for the next life. Returns only on failure.
+pub fn restart_self(note: (&str, &str)) -> io::Error {
     let program = match std::env::current_exe() {
         Ok(program) => program,
         Err(e) => return e,
@@ -20,5 +21,5 @@ pub fn restart_self() -> io::Error {
     if done != 0 {
         return io::Error::last_os_error();
     }
-    Command::new(program).args(std::env::args_os().skip(1)).exec()
+    Command::new(program).args(std::env::args_os().skip(1)).env(note.0, note.1).exec()
 }

@@ -125,7 +125,7 @@ pub struct Snapshot {
     pub lease_valid: bool,
     /// Drained: nothing is delivered and all output has left.
     pub drained: bool,
-    /// Everything committed is applied.
+    /// What is committed is applied, or nearly all of it.
     pub level: bool,
     /// The clone has followed so far.
     pub fit: bool,

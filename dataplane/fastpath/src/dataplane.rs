@@ -43,6 +43,9 @@ const CLONE_WAIT_NS: u64 = 5_000 * MS;
 /// At takeover it waits less: the client's patience is what counts.
 const FINISH_WAIT_NS: u64 = 100 * MS;
 
+/// A clone this little behind is level: a takeover need not wait for it noticeably.
+const LEVEL_BYTES: u64 = 256 << 10;
+
 /// What a data path rests on.
 #[derive(Clone, Debug)]
 pub struct DataplaneConfig {
@@ -489,7 +492,7 @@ impl<P: Ports> Dataplane<P> {
 
     /// The primary's way of a client frame: log once, deliver.
     fn capture(&mut self, now_ns: u64, frame: P::Frame, ports: &mut P) {
-        let floor = self.floor();
+        let floor = self.floor(now_ns);
         let at = match self.log.append(RecordKind::ClientFrame, now_ns, frame.bytes(), floor) {
             Ok(at) => at,
             Err(LogError::TooLong) => {
@@ -528,13 +531,10 @@ impl<P: Ports> Dataplane<P> {
     }
 
     /// What the log must keep.
-    fn floor(&self) -> Position {
+    fn floor(&self, now_ns: u64) -> Position {
         let applied = self.apply.floor();
         match &self.role {
-            Role::Lead(r) => {
-                let held = r.sender.peers().iter().filter(|p| p.in_set).map(|p| p.acked).min();
-                applied.min(held.unwrap_or(applied))
-            }
+            Role::Lead(r) => applied.min(r.sender.floor(now_ns)),
             _ => applied,
         }
     }
@@ -589,7 +589,7 @@ impl<P: Ports> Dataplane<P> {
     }
 
     fn note_synack(&mut self, now_ns: u64, frame: &[u8]) -> bool {
-        let (floor, stamp_ns) = (self.floor(), self.stamp(now_ns));
+        let (floor, stamp_ns) = (self.floor(now_ns), self.stamp(now_ns));
         let level = self.apply.cursor() == self.log.end();
         let noted = self.log.append(RecordKind::SynAck, stamp_ns, frame, floor).is_ok();
         self.counters.log_full += u64::from(!noted);
@@ -881,7 +881,7 @@ impl<P: Ports> Dataplane<P> {
             gate_open: self.gate_open(now_ns),
             lease_valid,
             drained: draining && self.gate.is_empty() && self.client_out.room() == BURST,
-            level: self.apply.cursor() >= self.committed.min(self.log.boundary()),
+            level: self.apply.cursor() + LEVEL_BYTES >= self.committed.min(self.log.boundary()),
             fit: self.apply.is_fit() && !self.log.is_corrupt(),
             data_heard_at_ns: heard,
             primary_log_start,

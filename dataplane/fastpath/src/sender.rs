@@ -300,9 +300,17 @@ impl Sender {
         Outgoing { target, header, to }
     }
 
-    /// Whether a replica holds everything up to `position`.
-    pub fn holds(&self, id: NodeId, position: Position) -> bool {
-        self.peers.iter().any(|p| p.id == id && p.acked >= position)
+    /// The log must be kept from here: for every replica that lives, and always for a majority.
+    /// One that is silent for a lease does not hold up the clients: if the log runs past it, it
+    /// must join anew.
+    pub fn floor(&self, now_ns: u64) -> Position {
+        let alive = self.peers.iter().filter(|p| now_ns < p.heard_at_ns + self.config.lease_ns);
+        let alive = alive.map(|p| p.acked).min().unwrap_or(Position::MAX);
+        let unheard_at_start = |p: &Peer| if p.heard_at_ns == 0 { self.start } else { p.acked };
+        match self.config.voters / 2 {
+            0 => alive,
+            majority => alive.min(self.held_by(majority, unheard_at_start)),
+        }
     }
 }
 
@@ -389,6 +397,19 @@ mod tests {
         assert!(!s.lease_valid(60));
         s.on_ack(60, 3, &ack(0, 40));
         assert!(s.lease_valid(139) && !s.lease_valid(140));
+    }
+
+    #[test]
+    fn a_silent_replica_does_not_pin_the_log_but_a_majority_does() {
+        let (mut s, log, mut c) = setup(CommitPolicy::Quorum, 3);
+        send_all(&mut s, &log, &mut c);
+        assert_eq!(s.floor(1), 0, "nobody has been heard: everything since the start");
+        s.on_ack(10, 2, &ack(500, 1));
+        s.on_ack(10, 3, &ack(300, 1));
+        assert_eq!(s.floor(20), 300);
+        s.on_ack(150, 2, &ack(600, 1));
+        assert_eq!(s.floor(160), 600, "3 is silent for a lease");
+        assert_eq!(s.floor(900), 600, "so are both: what is not held by a majority stays");
     }
 
     #[test]

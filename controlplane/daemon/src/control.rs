@@ -149,7 +149,8 @@ impl Control {
             Arc::clone(&capsule.ns),
             Arc::clone(&conns),
         )?;
-        let pid = capsule.start_app().context("cannot start the service")?;
+        let (pid, probe) = capsule.start_app().context("cannot start the service")?;
+        dataplane.watch_application(probe);
         info!(pid, epoch = persisted.epoch, node = config.me().name, "application started");
         Ok(Control {
             started_ns: now_ns,
@@ -268,6 +269,7 @@ impl Control {
                 Event::Control { node, epoch, body } => {
                     self.take_message(now_ns, Path::Replica, node, epoch, &body);
                 }
+                Event::ServiceDying => self.application_gone(now_ns, "it is being torn down"),
                 Event::Promised { epoch, snapshot } => {
                     let state = log_state(&snapshot);
                     self.snapshot = Some(snapshot);
@@ -394,6 +396,20 @@ impl Control {
             self.app = App::Starting { since_ns, checked_ns: now_ns };
         }
         Ok(())
+    }
+
+    fn application_gone(&mut self, now_ns: u64, how: &str) {
+        if self.app == App::Gone {
+            return;
+        }
+        warn!(
+            "the application ended ({how}); its output is in {}",
+            self.capsule.log_file().display()
+        );
+        self.app = App::Gone;
+        self.dataplane.order(Command::Service { up: false });
+        self.node.handle_local(now_ns, LocalFact::AppExited);
+        self.done(now_ns);
     }
 
     // ---- requests -----------------------------------------------------------

@@ -1,7 +1,7 @@
 //! The poll-mode thread: EAL, the ports, the loop, and its queues to the control plane.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -15,10 +15,11 @@ use understudy_fastpath::command::{Command, Event, Snapshot};
 use understudy_fastpath::dataplane::{Dataplane, DataplaneConfig};
 use understudy_fastpath::sender::{self, SenderConfig};
 use understudy_linux::adopt::{Adopter, FlowKey};
+use understudy_linux::capsule::DeathProbe;
 use understudy_log::CaptureLog;
 
 use crate::node_capsule::FLOWS_MAX;
-use crate::ports::{DpdkPorts, NodeClock};
+use crate::ports::{CapsuleLink, DpdkPorts, NodeClock};
 
 /// Orders the poll-mode thread may be behind.
 const COMMANDS_MAX: usize = 1024;
@@ -34,6 +35,7 @@ struct Queues {
     events: ArrayQueue<Event>,
     snapshot: ArrayQueue<Snapshot>,
     adopted: Arc<ArrayQueue<FlowKey>>,
+    probe: Arc<OnceLock<DeathProbe>>,
     quit: AtomicBool,
     finished: AtomicBool,
 }
@@ -51,6 +53,7 @@ pub fn link() -> (DataplaneEnd, ControlEnd) {
         events: ArrayQueue::new(EVENTS_MAX),
         snapshot: ArrayQueue::new(1),
         adopted: Arc::new(ArrayQueue::new(ADOPTED_MAX)),
+        probe: Arc::new(OnceLock::new()),
         quit: AtomicBool::new(false),
         finished: AtomicBool::new(false),
     });
@@ -76,6 +79,11 @@ impl ControlEnd {
     /// The next connection that was adopted.
     pub fn adopted(&self) -> Option<FlowKey> {
         self.0.adopted.pop()
+    }
+
+    /// The application runs: how to see its death. Once a life.
+    pub fn watch_application(&self, probe: DeathProbe) {
+        let _ = self.0.probe.set(probe);
     }
 
     /// Makes the poll-mode thread return.
@@ -107,7 +115,12 @@ pub fn run(
     let clock = NodeClock::new();
     let log = CaptureLog::new(config.log.size_bytes() as usize)?;
     info!(huge_pages = log.is_huge(), bytes = log.capacity(), "capture log ready");
-    let mut ports = DpdkPorts::open(config, clock.clone(), adopter, Arc::clone(&end.0.adopted))?;
+    let capsule = CapsuleLink {
+        adopter,
+        adopted: Arc::clone(&end.0.adopted),
+        probe: Arc::clone(&end.0.probe),
+    };
+    let mut ports = DpdkPorts::open(config, clock.clone(), capsule)?;
     let mut dataplane = Dataplane::new(dataplane_config(config, ports.replica_mac()), log);
     if start.send(clock.clone()).is_err() {
         anyhow::bail!("the control plane is gone");

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use understudy_config::{Config, Proto};
 use understudy_linux::adopt::{Adopter, Adoption};
-use understudy_linux::capsule::{App, AppSpec};
+use understudy_linux::capsule::{App, AppSpec, DeathProbe};
 use understudy_linux::netns::NetNs;
 use understudy_linux::{rtnl, socks};
 
@@ -54,8 +54,8 @@ impl NodeCapsule {
         self.adoption.handle()
     }
 
-    /// Starts the application.
-    pub fn start_app(&mut self) -> anyhow::Result<i32> {
+    /// Starts the application. The probe tells the poll-mode thread of its death.
+    pub fn start_app(&mut self) -> anyhow::Result<(i32, DeathProbe)> {
         let service = &self.config.service;
         let spec = AppSpec {
             command: service.command.clone(),
@@ -64,9 +64,9 @@ impl NodeCapsule {
             stdout_log: self.log_file(),
         };
         let app = App::spawn(&self.ns, &spec)?;
-        let pid = app.pid();
+        let started = (app.pid(), app.death_probe()?);
         self.app = Some(app);
-        Ok(pid)
+        Ok(started)
     }
 
     /// Where the application's output goes.

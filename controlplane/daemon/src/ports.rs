@@ -1,7 +1,7 @@
 //! The data path's world in production: DPDK ports, mbufs, and the adoption program.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::Context;
 use crossbeam::queue::ArrayQueue;
@@ -11,6 +11,7 @@ use understudy_dpdk::{Mbuf, Mempool, Port, PortConfig, RxQueue, TxQueue, vdev_at
 use understudy_fastpath::adoption::AdoptAttrs;
 use understudy_fastpath::ports::{Burst, Frame, PortRole, Ports};
 use understudy_linux::adopt::{self, Adopter};
+use understudy_linux::capsule::DeathProbe;
 use understudy_wire::tcp::FlowKey;
 
 use crate::node_capsule::HOST_INTERFACE;
@@ -33,6 +34,16 @@ struct Device {
     tx: TxQueue,
 }
 
+/// What the data path asks of the capsule.
+pub struct CapsuleLink {
+    /// Prepares adoptions.
+    pub adopter: Adopter,
+    /// Tells the control plane which connections were adopted.
+    pub adopted: Arc<ArrayQueue<adopt::FlowKey>>,
+    /// Set once the application has been started.
+    pub probe: Arc<OnceLock<DeathProbe>>,
+}
+
 /// The three ports of a node.
 pub struct DpdkPorts {
     client: Device,
@@ -40,8 +51,7 @@ pub struct DpdkPorts {
     host: Device,
     pool: Mempool,
     clock: NodeClock,
-    adopter: Adopter,
-    adopted: Arc<ArrayQueue<adopt::FlowKey>>,
+    capsule: CapsuleLink,
     scratch: understudy_dpdk::Burst,
 }
 
@@ -71,8 +81,7 @@ impl DpdkPorts {
     pub fn open(
         config: &Config,
         clock: NodeClock,
-        adopter: Adopter,
-        adopted: Arc<ArrayQueue<adopt::FlowKey>>,
+        capsule: CapsuleLink,
     ) -> anyhow::Result<DpdkPorts> {
         let pool = Mempool::new(
             "understudy",
@@ -90,8 +99,7 @@ impl DpdkPorts {
             host: open_device("the host port", &host, &pool)?,
             pool,
             clock,
-            adopter,
-            adopted,
+            capsule,
             scratch: understudy_dpdk::Burst::new(),
         })
     }
@@ -144,6 +152,10 @@ impl Ports for DpdkPorts {
         self.clock.now_ns()
     }
 
+    fn service_is_dying(&self) -> bool {
+        self.capsule.probe.get().is_some_and(DeathProbe::is_dying)
+    }
+
     fn alloc(&mut self, parts: &[&[u8]]) -> Option<MbufFrame> {
         let mut mbuf = self.pool.alloc()?;
         for part in parts {
@@ -167,9 +179,9 @@ impl Ports for DpdkPorts {
             ecn: attrs.ecn,
             timestamps: attrs.timestamps,
         };
-        let prepared = self.adopter.prepare(&key, &attrs).is_ok();
+        let prepared = self.capsule.adopter.prepare(&key, &attrs).is_ok();
         if prepared {
-            self.adopted.force_push(key);
+            self.capsule.adopted.force_push(key);
         }
         prepared
     }

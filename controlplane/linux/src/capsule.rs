@@ -35,7 +35,7 @@ pub struct AppSpec {
     pub command: Vec<String>,
     /// Working directory; made if missing.
     pub work_dir: PathBuf,
-    /// Added to the daemon's environment (whose systemd notification variables are removed).
+    /// Its whole environment, but for PATH, which it has from the daemon unless given here.
     pub env: Vec<(String, String)>,
     /// File to which standard output and standard error are appended; made if missing.
     pub stdout_log: PathBuf,
@@ -51,21 +51,35 @@ pub struct App {
     keeper: Option<(mpsc::Sender<()>, thread::JoinHandle<()>)>,
 }
 
+/// Sees an application's death before its sockets' FINs can leave: the kernel marks a dying
+/// process (PF_EXITING, `include/linux/sched.h`) before it closes the files, and reports the end
+/// only after.
+#[derive(Debug)]
+pub struct DeathProbe(File);
+
+impl DeathProbe {
+    /// One read of `/proc/<pid>/stat`; field 9 is the flags. A process that is gone is dying.
+    pub fn is_dying(&self) -> bool {
+        const PF_EXITING: u64 = 0x4;
+        let mut buffer = [0u8; 512];
+        let Ok(len) = std::os::unix::fs::FileExt::read_at(&self.0, &mut buffer, 0) else {
+            return true;
+        };
+        let text = String::from_utf8_lossy(&buffer[..len]);
+        // The name may hold blanks and parentheses; fields count from behind its last one.
+        let Some((_, rest)) = text.rsplit_once(')') else { return true };
+        let mut fields = rest.split_ascii_whitespace();
+        let dead = fields.next().is_none_or(|state| matches!(state, "Z" | "X" | "x"));
+        let flags = fields.nth(5).and_then(|f| f.parse::<u64>().ok());
+        dead || flags.is_none_or(|f| f & PF_EXITING != 0)
+    }
+}
+
 /// How long [`App::kill`] waits for the kernel to tear the pid namespace down.
 const KILL_WAIT: Duration = Duration::from_secs(5);
 /// Size of the kernel's signal set on every architecture that this builds for.
 const SIGSET_BYTES: usize = 8;
 const CHILD_STACK_BYTES: usize = 256 * 1024;
-/// Variables that concern the daemon alone.
-const DAEMON_ONLY: [&str; 6] = [
-    "NOTIFY_SOCKET",
-    "WATCHDOG_PID",
-    "WATCHDOG_USEC",
-    "LISTEN_FDS",
-    "LISTEN_PID",
-    "LISTEN_FDNAMES",
-];
-
 impl App {
     /// Starts the application. Returns once the program has been executed, or with the reason
     /// why it could not be.
@@ -102,6 +116,14 @@ impl App {
     /// A descriptor that polls readable when the application has exited.
     pub fn pidfd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
+    }
+
+    /// Tells whether the application is being torn down, before its end is reported.
+    pub fn death_probe(&self) -> Result<DeathProbe> {
+        let path = format!("/proc/{}/stat", self.pid);
+        let file =
+            File::open(&path).map_err(|e| Error::os(format!("open {path}"), "mount /proc", e))?;
+        Ok(DeathProbe(file))
     }
 
     /// How the application ended, or `None` while it runs.
@@ -173,10 +195,9 @@ struct Launch {
 impl Launch {
     fn prepare(spec: &AppSpec) -> Result<Launch> {
         let command = spec.command.first().filter(|c| !c.is_empty()).ok_or(Error::EmptyCommand)?;
-        let mut env: BTreeMap<OsString, OsString> = env::vars_os().collect();
-        for name in DAEMON_ONLY {
-            env.remove(OsStr::new(name));
-        }
+        // Nothing of the daemon's own but PATH: clones on other nodes must see the same.
+        let mut env: BTreeMap<OsString, OsString> =
+            env::vars_os().filter(|(name, _)| name == "PATH").collect();
         env.extend(spec.env.iter().map(|(k, v)| (k.into(), v.into())));
         fs::create_dir_all(&spec.work_dir).map_err(|e| {
             Error::os(

@@ -78,6 +78,8 @@ pub enum Event {
         /// The message.
         body: ControlBody,
     },
+    /// The application is dying; nothing of its end has left, and nothing will.
+    ServiceDying,
     /// A promise is kept from now on; what the log holds at this moment.
     Promised {
         /// The epoch promised to.

@@ -88,6 +88,8 @@ counters! {
     gate_zero_wait,
     /// Frames the gate dropped because it was closed for good (fence).
     gate_fenced,
+    /// Frames of a dying application's sockets, withheld: the connection goes on elsewhere.
+    death_withheld,
     /// Polls in which the gate was full and the capsule was not read.
     gate_full,
     /// Polls in which output was held because the TX lease had run out or the link was down.

@@ -13,7 +13,7 @@ use understudy_wire::pdu::{
     PduKind, TARGET_ALL, group_mac, in_frame,
 };
 use understudy_wire::record::RecordKind;
-use understudy_wire::tcp::{ACK, SYN, Segment};
+use understudy_wire::tcp::{ACK, FIN, RST, SYN, Segment};
 use understudy_wire::{Epoch, NodeId, Position};
 
 use crate::MS;
@@ -111,6 +111,9 @@ pub struct Dataplane<P: Ports> {
     host_out: Outbox<P::Frame>,
     events: VecDeque<Event>,
     service_up: bool,
+    service_dying: bool,
+    /// The application was seen alive since this burst was received.
+    seen_alive: bool,
     client_link_up: bool,
     counters: Counters,
     last_stamp_ns: u64,
@@ -132,6 +135,8 @@ impl<P: Ports> Dataplane<P> {
             host_out: Outbox::new(PortRole::Host),
             events: VecDeque::with_capacity(EVENTS_MAX),
             service_up: false,
+            service_dying: false,
+            seen_alive: false,
             client_link_up: true,
             counters: Counters::default(),
             last_stamp_ns: 0,
@@ -551,11 +556,12 @@ impl<P: Ports> Dataplane<P> {
             }
             let mut burst = Burst::new();
             ports.rx(PortRole::Host, &mut burst);
+            self.seen_alive = false;
             busy |= !burst.is_empty();
             let full = burst.len() == BURST;
             for frame in burst {
                 if serving {
-                    self.on_service_output(now_ns, frame);
+                    self.on_service_output(now_ns, frame, ports);
                 } else {
                     self.on_clone_output(now_ns, frame, ports);
                 }
@@ -568,7 +574,11 @@ impl<P: Ports> Dataplane<P> {
     }
 
     /// The primary's output: note what a clone needs to know, then to the gate.
-    fn on_service_output(&mut self, now_ns: u64, frame: P::Frame) {
+    fn on_service_output(&mut self, now_ns: u64, frame: P::Frame, ports: &P) {
+        if self.withhold(frame.bytes(), ports) {
+            self.counters.death_withheld += 1;
+            return;
+        }
         if let Some(segment) = Segment::parse(frame.bytes()) {
             if self.apply.observe_output(&segment, &mut self.counters) == OutputFate::Swallow {
                 return;
@@ -586,6 +596,26 @@ impl<P: Ports> Dataplane<P> {
             self.counters.gate_zero_wait += 1;
         }
         self.gate.push(tag, frame);
+    }
+
+    /// A dying application's kernel closes its connections. Nothing of that may leave, since a
+    /// clone goes on with them. Asked once a burst and only when something closes: it costs a
+    /// system call.
+    fn withhold(&mut self, frame: &[u8], ports: &P) -> bool {
+        if self.service_dying {
+            return true;
+        }
+        let closes = Segment::parse(frame).is_some_and(|s| s.flags & (FIN | RST) != 0);
+        if !closes || self.seen_alive {
+            return false;
+        }
+        self.seen_alive = !ports.service_is_dying();
+        if self.seen_alive {
+            return false;
+        }
+        self.service_dying = true;
+        self.push_event(Event::ServiceDying);
+        true
     }
 
     fn note_synack(&mut self, now_ns: u64, frame: &[u8]) -> bool {

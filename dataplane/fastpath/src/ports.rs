@@ -40,6 +40,8 @@ pub trait Ports {
     fn tx(&mut self, port: PortRole, frames: &mut Burst<Self::Frame>);
     /// The clock of `now_ns` arguments, read now.
     fn clock_ns(&self) -> u64;
+    /// Whether the application is being torn down: then a FIN or RST is not its own.
+    fn service_is_dying(&self) -> bool;
     /// A frame of the concatenated parts; `None` when no buffer is free.
     fn alloc(&mut self, parts: &[&[u8]]) -> Option<Self::Frame>;
     /// Tells the capsule's kernel to adopt the flow at its next ACK; false if it cannot.

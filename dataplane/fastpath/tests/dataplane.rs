@@ -7,14 +7,14 @@ use std::rc::Rc;
 
 use understudy_fastpath::MS;
 use understudy_fastpath::adoption::AdoptAttrs;
-use understudy_fastpath::command::Command;
+use understudy_fastpath::command::{Command, Event};
 use understudy_fastpath::dataplane::{Dataplane, DataplaneConfig};
 use understudy_fastpath::ports::{Burst, Frame, PortRole, Ports};
 use understudy_fastpath::sender::{CommitPolicy, SenderConfig};
 use understudy_log::CaptureLog;
 use understudy_wire::frame::{Ethernet, Mac};
 use understudy_wire::pdu::{Ack, ETHERTYPE_REPLICA, PduHeader, PduKind, group_mac};
-use understudy_wire::tcp::{ACK, FlowKey, RST, SYN, Segment, build_segment};
+use understudy_wire::tcp::{ACK, FIN, FlowKey, RST, SYN, Segment, build_segment};
 
 const CLUSTER: u64 = 42;
 const VMAC: Mac = [0, 0, 0x5e, 0, 1, 51];
@@ -41,6 +41,7 @@ struct Queues {
     tx: [Vec<Vec<u8>>; 3],
     adopted: Vec<(FlowKey, AdoptAttrs)>,
     now_ns: u64,
+    dying: bool,
 }
 
 struct TestPorts(Rc<RefCell<Queues>>);
@@ -67,6 +68,9 @@ impl Ports for TestPorts {
     }
     fn clock_ns(&self) -> u64 {
         self.0.borrow().now_ns
+    }
+    fn service_is_dying(&self) -> bool {
+        self.0.borrow().dying
     }
     fn alloc(&mut self, parts: &[&[u8]]) -> Option<TestFrame> {
         Some(TestFrame(parts.concat()))
@@ -266,6 +270,22 @@ fn a_fence_drops_what_waits() {
     exchange(&mut a, &mut b, 20);
     assert!(a.sent(PortRole::Client).is_empty());
     assert_eq!(a.counter("gate_fenced"), 1);
+}
+
+#[test]
+fn a_dying_applications_fin_never_leaves() {
+    let (mut a, mut b) = trio_pair(CommitPolicy::Quorum);
+    handshake(&mut a, &mut b);
+    a.give(PortRole::Host, from_server(srv(0), cli(0), ACK, 500, b"last words"));
+    a.give(PortRole::Host, from_server(srv(10), cli(0), ACK | FIN, 500, b""));
+    a.q.borrow_mut().dying = true;
+    exchange(&mut a, &mut b, 10);
+    a.give(PortRole::Host, from_server(srv(10), cli(0), ACK | RST, 500, b""));
+    exchange(&mut a, &mut b, 10);
+    let out = segments(&a.sent(PortRole::Client));
+    assert_eq!(out.iter().map(|s| (s.flags, s.payload_len)).collect::<Vec<_>>(), vec![(ACK, 10)]);
+    assert!(std::iter::from_fn(|| a.dp.poll_event()).any(|e| matches!(e, Event::ServiceDying)));
+    assert_eq!(a.counter("death_withheld"), 2);
 }
 
 #[test]

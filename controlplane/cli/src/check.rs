@@ -126,10 +126,11 @@ fn check_machine(file: &Path, report: &mut CheckReport) -> Option<String> {
     }
     match run_daemon(&daemon, file) {
         Ok((findings, code)) => {
-            report.environment_checked = code != 1;
             let error = findings.iter().any(|f| f.level == Level::Error);
+            report.environment_checked = code != 1 || error;
             report.findings.extend(findings);
             match code {
+                1 if error => return Some("this machine cannot run it as it is".into()),
                 1 => {
                     let message = format!("{} could not check this machine", daemon.display());
                     report.findings.push(Finding::new(Level::Error, message.clone()));

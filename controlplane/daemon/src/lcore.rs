@@ -97,6 +97,13 @@ impl ControlEnd {
     }
 }
 
+impl Drop for ControlEnd {
+    /// Without a control plane, for whatever reason, there is nothing to poll for.
+    fn drop(&mut self) {
+        self.quit();
+    }
+}
+
 impl DataplaneEnd {
     /// The poll-mode thread is done.
     pub fn finished(&self) {

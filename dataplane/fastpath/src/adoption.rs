@@ -17,7 +17,8 @@ pub struct AdoptAttrs {
     pub sack: bool,
     /// ECN agreed on.
     pub ecn: bool,
-    /// The client's newest TSval, and what the service's TSval clock shall show now.
+    /// The client's TSval in its SYN, as the primary's kernel had it (a later one could be newer
+    /// than data still to come), and what the service's TSval clock shall show now.
     pub timestamps: Option<(u32, u32)>,
 }
 
@@ -66,12 +67,12 @@ impl SynAckInfo {
     }
 }
 
-/// The attributes for the client's segment `first`, at `primary_now_ns` on the primary's clock.
+/// The attributes for the client's segment `first`, at `log_now_ns` on the log's clock.
 pub fn attributes(
     syn: &SynInfo,
     synack: &SynAckInfo,
     first: &Segment,
-    primary_now_ns: u64,
+    log_now_ns: u64,
 ) -> AdoptAttrs {
     let default = if first.ip.src.is_ipv4() { MSS_DEFAULT_V4 } else { MSS_DEFAULT_V6 };
     let scaled = syn.options.wscale.zip(synack.options.wscale);
@@ -81,15 +82,15 @@ pub fn attributes(
         rcv_wscale: scaled.map_or(0, |(_, server)| server),
         sack: syn.options.sack_permitted && synack.options.sack_permitted,
         ecn: synack.ecn,
-        timestamps: ts_clock(synack, primary_now_ns)
-            .zip(first.options.timestamps)
+        timestamps: ts_clock(synack, log_now_ns)
+            .zip(syn.options.timestamps)
             .map(|(server_now, (client_tsval, _))| (client_tsval, server_now)),
     }
 }
 
-/// What the service's TSval clock (1 ms ticks, RFC 7323 5.4) shows at `primary_now_ns`.
-fn ts_clock(synack: &SynAckInfo, primary_now_ns: u64) -> Option<u32> {
+/// What the service's TSval clock (1 ms ticks, RFC 7323 5.4) shows at `log_now_ns`.
+fn ts_clock(synack: &SynAckInfo, log_now_ns: u64) -> Option<u32> {
     let (tsval, _) = synack.options.timestamps?;
-    let elapsed_ms = primary_now_ns.saturating_sub(synack.at_ns).div_ceil(MS) + TS_MARGIN_MS;
+    let elapsed_ms = log_now_ns.saturating_sub(synack.at_ns).div_ceil(MS) + TS_MARGIN_MS;
     Some(tsval.wrapping_add(elapsed_ms as u32))
 }

@@ -50,7 +50,7 @@ pub struct Context<'a, P: Ports> {
     /// Now, on this node's clock.
     pub now_ns: u64,
     /// Now, on the clock that stamps the log.
-    pub primary_now_ns: u64,
+    pub log_now_ns: u64,
     /// How long a frame may hold up the log before it is parked.
     pub wait_ns_max: u64,
     /// The log.
@@ -352,7 +352,7 @@ impl Apply {
         at: FlowRef,
     ) {
         let Some(flow) = self.flows.get_mut(at) else { return };
-        let attrs = attributes(&flow.syn, &flow.synack, segment, cx.primary_now_ns);
+        let attrs = attributes(&flow.syn, &flow.synack, segment, cx.log_now_ns);
         let ack = BareAck {
             seq: flow.rcv_nxt,
             ack: flow.snd_nxt,
@@ -459,7 +459,9 @@ impl Apply {
             seq: flow.rcv_nxt,
             ack: flow.snd_nxt,
             window: segment.window,
-            timestamps: segment.options.timestamps,
+            // Those of a frame that waits are newer than what may yet be given again before it,
+            // and the kernel would drop that (PAWS). Without any, Linux judges by numbers alone.
+            timestamps: None,
         };
         if let Some(bytes) = build_bare_ack(frame, segment, &ack)
             && cx.deliver(&bytes)

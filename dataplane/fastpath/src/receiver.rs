@@ -71,9 +71,9 @@ impl Receiver {
         self.primary_log_start
     }
 
-    /// A moment of our clock on the primary's.
-    pub fn primary_clock_ns(&self, now_ns: u64) -> u64 {
-        now_ns.saturating_add_signed(-self.clock_offset_ns.unwrap_or(0))
+    /// What to add to our clock for the one that the primary stamps its log with.
+    pub fn primary_ahead_ns(&self) -> Option<i64> {
+        self.clock_offset_ns.map(|offset| -offset)
     }
 
     /// Takes a DATA PDU of this epoch from the primary. `floor`: the clone still needs the log from there.

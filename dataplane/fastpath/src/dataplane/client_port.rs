@@ -1,0 +1,118 @@
+//! The client port: what is for the service, its capture, its delivery.
+
+use super::*;
+
+impl<P: Ports> Dataplane<P> {
+    pub(super) fn poll_client_port(&mut self, now_ns: u64, ports: &mut P) -> bool {
+        let mut busy = false;
+        for _ in 0..BURSTS_PER_POLL {
+            let mut burst = Burst::new();
+            ports.rx(PortRole::Client, &mut burst);
+            busy |= !burst.is_empty();
+            let full = burst.len() == BURST;
+            let stamp_ns = self.stamp(now_ns);
+            for frame in burst {
+                self.on_client_frame(stamp_ns, frame, ports);
+            }
+            if !full {
+                break;
+            }
+        }
+        busy
+    }
+
+    /// Time for records: never backwards in the log.
+    pub(super) fn stamp(&mut self, now_ns: u64) -> u64 {
+        self.last_stamp_ns = self.last_stamp_ns.max(self.log_clock_ns(now_ns));
+        self.last_stamp_ns
+    }
+
+    /// A moment of this node's clock on the log's.
+    pub(super) fn log_clock_ns(&self, now_ns: u64) -> u64 {
+        let ahead_ns = match &self.role {
+            Role::Follow(r) => r.primary_ahead_ns().unwrap_or(self.log_clock_ahead_ns),
+            _ => self.log_clock_ahead_ns,
+        };
+        now_ns.saturating_add_signed(ahead_ns)
+    }
+
+    /// Remembers the log's clock before the one who showed it is no longer followed: TCP
+    /// timestamps are projected from stamps of earlier reigns, whatever the nodes' clocks show.
+    pub(super) fn keep_log_clock(&mut self, now_ns: u64) {
+        self.log_clock_ahead_ns = self.log_clock_ns(now_ns).wrapping_sub(now_ns) as i64;
+    }
+
+    pub(super) fn on_client_frame(&mut self, now_ns: u64, frame: P::Frame, ports: &mut P) {
+        if !self.is_for_service(frame.bytes()) {
+            self.counters.not_for_service += 1;
+            return;
+        }
+        if matches!(self.role, Role::Lead(_)) {
+            self.capture(now_ns, frame, ports);
+        } else {
+            self.neighbors.observe(frame.bytes());
+            self.counters.kept_frames += 1;
+            self.counters.kept_dropped += self.kept.push(now_ns, frame);
+        }
+    }
+
+    /// To the virtual MAC, or asking for a virtual address.
+    pub(super) fn is_for_service(&self, frame: &[u8]) -> bool {
+        let Some(eth) = Ethernet::parse(frame) else { return false };
+        if eth.src == self.config.vmac {
+            return false;
+        }
+        let asked =
+            || parse_solicitation(frame).is_some_and(|q| self.config.vips.contains(&q.target));
+        eth.dst == self.config.vmac || asked()
+    }
+
+    /// The primary's way of a client frame: log once, deliver.
+    pub(super) fn capture(&mut self, now_ns: u64, frame: P::Frame, ports: &mut P) {
+        let floor = self.floor(now_ns);
+        let at = match self.log.append(RecordKind::ClientFrame, now_ns, frame.bytes(), floor) {
+            Ok(at) => at,
+            Err(LogError::TooLong) => {
+                self.counters.frame_too_long += 1;
+                return;
+            }
+            Err(_) => {
+                self.counters.log_full += 1;
+                return;
+            }
+        };
+        self.counters.captured_frames += 1;
+        self.counters.captured_bytes += frame.bytes().len() as u64;
+        self.neighbors.observe(frame.bytes());
+        let direct = match &self.role {
+            Role::Lead(r) => r.level && !r.draining && self.apply.cursor() == at,
+            _ => false,
+        };
+        // Otherwise the applier reaches it in its order.
+        if direct {
+            self.deliver_direct(now_ns, frame, ports);
+        }
+    }
+
+    pub(super) fn deliver_direct(&mut self, now_ns: u64, frame: P::Frame, ports: &mut P) {
+        let inherited =
+            self.with_apply(now_ns, FINISH_WAIT_NS, ports, |a, cx| a.take_if_inherited(cx));
+        if !inherited {
+            if self.host_out.push(ports, frame) {
+                self.counters.delivered_frames += 1;
+            } else {
+                self.counters.host_tx_dropped += 1;
+            }
+        }
+        self.apply.skip_to(self.log.end());
+    }
+
+    /// What the log must keep.
+    pub(super) fn floor(&self, now_ns: u64) -> Position {
+        let applied = self.apply.floor();
+        match &self.role {
+            Role::Lead(r) => applied.min(r.sender.floor(now_ns)),
+            _ => applied,
+        }
+    }
+}

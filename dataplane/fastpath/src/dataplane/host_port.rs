@@ -1,0 +1,121 @@
+//! The host port: the application's output, as primary and as clone.
+
+use super::*;
+
+impl<P: Ports> Dataplane<P> {
+    pub(super) fn poll_host_port(&mut self, now_ns: u64, ports: &mut P) -> bool {
+        let mut busy = false;
+        for _ in 0..BURSTS_PER_POLL {
+            let serving = matches!(&self.role, Role::Lead(r) if r.level);
+            if serving && self.gate.room() < BURST {
+                self.counters.gate_full += 1;
+                break;
+            }
+            let mut burst = Burst::new();
+            ports.rx(PortRole::Host, &mut burst);
+            self.seen_alive = false;
+            busy |= !burst.is_empty();
+            let full = burst.len() == BURST;
+            for frame in burst {
+                if serving {
+                    self.on_service_output(now_ns, frame, ports);
+                } else {
+                    self.on_clone_output(now_ns, frame, ports);
+                }
+            }
+            if !full {
+                break;
+            }
+        }
+        busy
+    }
+
+    /// The primary's output: note what a clone needs to know, then to the gate.
+    pub(super) fn on_service_output(&mut self, now_ns: u64, frame: P::Frame, ports: &P) {
+        if self.withhold(frame.bytes(), ports) {
+            self.counters.death_withheld += 1;
+            return;
+        }
+        if let Some(segment) = Segment::parse(frame.bytes()) {
+            if self.apply.observe_output(&segment, &mut self.counters) == OutputFate::Swallow {
+                return;
+            }
+            if segment.has(SYN | ACK) && !self.note_synack(now_ns, frame.bytes()) {
+                // Without the note no clone could adopt: the kernel will answer again.
+                return;
+            }
+        }
+        let tag = self.log.end();
+        self.counters.gate_in += 1;
+        if let Role::Lead(r) = &self.role
+            && r.sender.committed() >= tag
+        {
+            self.counters.gate_zero_wait += 1;
+        }
+        self.gate.push(tag, frame);
+    }
+
+    /// A dying application's kernel closes its connections. Nothing of that may leave, since a
+    /// clone goes on with them. Asked once a burst and only when something closes: it costs a
+    /// system call.
+    pub(super) fn withhold(&mut self, frame: &[u8], ports: &P) -> bool {
+        if self.service_dying {
+            return true;
+        }
+        let closes = Segment::parse(frame).is_some_and(|s| s.flags & (FIN | RST) != 0);
+        if !closes || self.seen_alive {
+            return false;
+        }
+        self.seen_alive = !ports.service_is_dying();
+        if self.seen_alive {
+            return false;
+        }
+        self.service_dying = true;
+        self.push_event(Event::ServiceDying);
+        true
+    }
+
+    pub(super) fn note_synack(&mut self, now_ns: u64, frame: &[u8]) -> bool {
+        let (floor, stamp_ns) = (self.floor(now_ns), self.stamp(now_ns));
+        let level = self.apply.cursor() == self.log.end();
+        let noted = self.log.append(RecordKind::SynAck, stamp_ns, frame, floor).is_ok();
+        self.counters.log_full += u64::from(!noted);
+        if noted && level {
+            self.apply.skip_to(self.log.end());
+        }
+        noted
+    }
+
+    /// A clone's output goes nowhere: it is followed, and kept for a takeover.
+    pub(super) fn on_clone_output(&mut self, now_ns: u64, frame: P::Frame, ports: &mut P) {
+        if let Some(question) = parse_solicitation(frame.bytes()) {
+            self.answer_clone(&question, ports);
+            return;
+        }
+        let segment = Segment::parse(frame.bytes());
+        let fate =
+            segment.map(|s| (s.seq_end(), self.apply.observe_output(&s, &mut self.counters)));
+        match fate {
+            Some((seq_end, OutputFate::Retain(flow))) => {
+                let flows = self.apply.flows();
+                self.counters.retained += 1;
+                self.counters.retained_dropped +=
+                    self.retained.push(now_ns, flow, seq_end, frame, flows);
+            }
+            _ => self.counters.clone_muted += 1,
+        }
+    }
+
+    pub(super) fn answer_clone(
+        &mut self,
+        question: &understudy_wire::neighbor::Solicitation,
+        ports: &mut P,
+    ) {
+        let answer = self.neighbors.answer(question).and_then(|bytes| ports.alloc(&[&bytes]));
+        if let Some(frame) = answer
+            && self.host_out.push(ports, frame)
+        {
+            self.counters.neighbor_answers += 1;
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! What the control plane orders.
+
+use super::*;
+
+impl<P: Ports> Dataplane<P> {
+    /// Carries out an order.
+    pub fn command(&mut self, now_ns: u64, command: Command, ports: &mut P) {
+        match command {
+            Command::Promise { epoch } => self.promise(now_ns, epoch),
+            Command::Follow { epoch, primary, cut } => self.follow(now_ns, epoch, primary, cut),
+            Command::Lead { epoch } => {
+                self.keep_log_clock(now_ns);
+                self.promised = self.promised.max(epoch);
+                self.log.truncate_to(self.log.boundary());
+                self.committed = self.committed.min(self.log.end());
+                self.role = Role::Claim(epoch);
+                self.claim(now_ns);
+            }
+            Command::Drain => self.set_draining(true),
+            Command::Undrain => self.set_draining(false),
+            Command::Fence { epoch } => {
+                self.promised = self.promised.max(epoch);
+                self.fence();
+            }
+            Command::Announce => self.announce(now_ns, ports),
+            Command::Service { up } => self.service_up = up,
+            Command::ClientLink { up } => self.client_link_up = up,
+            Command::Control { target, epoch, body } => {
+                self.send_pdu(ports, PduKind::Control, target, epoch, &[&body]);
+            }
+        }
+    }
+
+    pub(super) fn promise(&mut self, now_ns: u64, epoch: Epoch) {
+        self.promised = self.promised.max(epoch);
+        let reign_over = match &mut self.role {
+            Role::Follow(r) => {
+                r.acknowledging &= r.epoch >= self.promised;
+                false
+            }
+            Role::Lead(r) => r.epoch < self.promised,
+            Role::Claim(e) => *e < self.promised,
+            Role::Idle | Role::Fenced => false,
+        };
+        if reign_over {
+            self.fence();
+        }
+        let snapshot = self.snapshot(now_ns);
+        self.push_event(Event::Promised { epoch, snapshot });
+    }
+
+    pub(super) fn follow(&mut self, now_ns: u64, epoch: Epoch, primary: NodeId, cut: Position) {
+        if epoch < self.promised {
+            return;
+        }
+        self.keep_log_clock(now_ns);
+        self.promised = epoch;
+        self.gate.clear();
+        self.log.truncate_to(cut);
+        self.committed = self.committed.min(self.log.end());
+        self.role = Role::Follow(Box::new(Receiver::new(epoch, primary, self.committed)));
+    }
+
+    pub(super) fn fence(&mut self) {
+        self.counters.gate_fenced += (self.gate.clear() + self.client_out.clear()) as u64;
+        self.role = Role::Fenced;
+    }
+
+    pub(super) fn set_draining(&mut self, draining: bool) {
+        if let Role::Lead(reign) = &mut self.role {
+            reign.draining = draining;
+        }
+    }
+
+    pub(super) fn claim(&mut self, now_ns: u64) {
+        let Role::Claim(epoch) = self.role else { return };
+        let start = self.log.end();
+        let (floor, stamp_ns) = (self.apply.floor(), self.stamp(now_ns));
+        let Ok(opened_at) = self.log.append_epoch(epoch, self.config.me, stamp_ns, floor) else {
+            return;
+        };
+        let sender = Sender::new(self.config.sender, &self.config.peers, start, now_ns);
+        self.role =
+            Role::Lead(Box::new(Reign { epoch, sender, opened_at, level: false, draining: false }));
+    }
+
+    pub(super) fn announce(&mut self, now_ns: u64, ports: &mut P) {
+        // The thread may have stood still since it read the time.
+        if !self.gate_open(ports.clock_ns().max(now_ns)) {
+            return;
+        }
+        for i in 0..self.config.vips.len() {
+            let built = build_announcement(self.config.vips[i], self.config.vmac);
+            if let Some(frame) = built.and_then(|bytes| ports.alloc(&[&bytes])) {
+                self.client_out.push(ports, frame);
+            }
+        }
+        self.client_out.flush(ports);
+    }
+}

@@ -1,0 +1,39 @@
+//! Letting committed output leave.
+
+use super::*;
+
+impl<P: Ports> Dataplane<P> {
+    pub(super) fn gate_open(&self, now_ns: u64) -> bool {
+        match &self.role {
+            Role::Lead(r) => {
+                r.level && r.sender.lease_valid(now_ns) && r.sender.committed() >= r.opened_at
+            }
+            _ => false,
+        }
+    }
+
+    /// Sends committed output, the lease checked against the clock at every burst.
+    pub(super) fn release(&mut self, now_ns: u64, ports: &mut P) -> bool {
+        let Role::Lead(reign) = &mut self.role else { return false };
+        reign.sender.update(now_ns, self.log.end());
+        let committed = reign.sender.committed();
+        self.committed = self.committed.max(committed);
+        let mut busy = false;
+        while self.client_link_up && self.gate_open(ports.clock_ns().max(now_ns)) {
+            let before = self.counters.gate_released;
+            while self.client_out.room() > 0 {
+                let Some(frame) = self.gate.pop(committed) else { break };
+                self.client_out.push(ports, frame);
+                self.counters.gate_released += 1;
+            }
+            self.client_out.flush(ports);
+            busy |= self.counters.gate_released > before;
+            if self.counters.gate_released == before || self.client_out.room() < BURST {
+                return busy;
+            }
+        }
+        let level = matches!(&self.role, Role::Lead(r) if r.level);
+        self.counters.lease_holds += u64::from(level && !self.gate.is_empty());
+        busy
+    }
+}

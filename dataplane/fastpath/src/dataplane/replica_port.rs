@@ -1,0 +1,198 @@
+//! The replica port: PDUs in and out.
+
+use super::*;
+
+impl<P: Ports> Dataplane<P> {
+    pub(super) fn poll_replica_port(&mut self, now_ns: u64, ports: &mut P) -> bool {
+        let mut busy = false;
+        for _ in 0..BURSTS_PER_POLL {
+            let mut burst = Burst::new();
+            ports.rx(PortRole::Replica, &mut burst);
+            busy |= !burst.is_empty();
+            for frame in &burst {
+                self.on_replica_frame(now_ns, frame.bytes());
+            }
+            if burst.len() < BURST {
+                break;
+            }
+        }
+        busy
+    }
+
+    pub(super) fn on_replica_frame(&mut self, now_ns: u64, frame: &[u8]) {
+        let Some(bytes) = in_frame(frame) else {
+            self.counters.pdu_not_ours += 1;
+            return;
+        };
+        let (header, body) = match PduHeader::decode(bytes, self.config.cluster) {
+            Ok(pdu) => pdu,
+            Err(e) => return self.count_pdu_error(e),
+        };
+        if !self.config.peers.contains(&header.node) {
+            self.counters.pdu_unknown_node += 1;
+            return;
+        }
+        if header.target != TARGET_ALL && header.target != self.config.me {
+            return;
+        }
+        self.learn_mac(header.node, frame);
+        let result = match header.kind {
+            PduKind::Control => self.on_control(&header, body),
+            PduKind::Data => self.on_data(now_ns, &header, body),
+            PduKind::Ack => self.on_ack(now_ns, &header, body),
+            PduKind::Nak => self.on_nak(now_ns, &header, body),
+        };
+        if let Err(e) = result {
+            self.count_pdu_error(e);
+        }
+    }
+
+    pub(super) fn count_pdu_error(&mut self, error: PduError) {
+        let c = &mut self.counters;
+        match error {
+            PduError::Magic => c.pdu_not_ours += 1,
+            PduError::Version => c.pdu_version += 1,
+            PduError::Short | PduError::Malformed => c.pdu_malformed += 1,
+            PduError::Cluster => c.pdu_foreign_cluster += 1,
+        }
+    }
+
+    pub(super) fn learn_mac(&mut self, node: NodeId, frame: &[u8]) {
+        let Some(eth) = Ethernet::parse(frame) else { return };
+        match self.macs.iter_mut().find(|(n, _)| *n == node) {
+            Some(entry) => entry.1 = eth.src,
+            None => {
+                let _ = self.macs.try_push((node, eth.src));
+            }
+        }
+    }
+
+    pub(super) fn on_control(&mut self, header: &PduHeader, body: &[u8]) -> Result<(), PduError> {
+        if body.len() > CONTROL_LEN_MAX {
+            return Err(PduError::Malformed);
+        }
+        let body: ControlBody = body.iter().copied().collect();
+        self.push_event(Event::Control { node: header.node, epoch: header.epoch, body });
+        Ok(())
+    }
+
+    /// Whether a PDU belongs to the reign `epoch`; counts it if not.
+    pub(super) fn is_current(&mut self, header: &PduHeader, epoch: Epoch) -> bool {
+        if header.epoch < epoch {
+            self.counters.pdu_old_epoch += 1;
+        } else if header.epoch > epoch {
+            self.counters.pdu_future_epoch += 1;
+        }
+        header.epoch == epoch
+    }
+
+    pub(super) fn on_data(
+        &mut self,
+        now_ns: u64,
+        header: &PduHeader,
+        body: &[u8],
+    ) -> Result<(), PduError> {
+        let (data, bytes) = DataHeader::decode(body)?;
+        let (epoch, primary) = match &self.role {
+            Role::Follow(r) => (r.epoch, r.primary),
+            _ => (self.promised.max(1), header.node),
+        };
+        if !self.is_current(header, epoch) {
+            return Ok(());
+        }
+        let Role::Follow(receiver) = &mut self.role else {
+            self.counters.pdu_unexpected += 1;
+            return Ok(());
+        };
+        if header.node != primary || !receiver.acknowledging {
+            self.counters.pdu_unexpected += 1;
+            return Ok(());
+        }
+        let floor = self.apply.floor();
+        receiver.on_data(now_ns, &data, bytes, &mut self.log, floor, &mut self.counters);
+        // The primary lives: what clients sent until a moment ago, it has.
+        self.kept.expire(now_ns.saturating_sub(2 * self.config.sender.heartbeat_interval_ns));
+        Ok(())
+    }
+
+    pub(super) fn on_ack(
+        &mut self,
+        now_ns: u64,
+        header: &PduHeader,
+        body: &[u8],
+    ) -> Result<(), PduError> {
+        let mut ack = Ack::decode(body)?;
+        if ack.echo_ns > 0 {
+            // The lease runs on this node's own clock.
+            ack.echo_ns = ack.echo_ns.saturating_add_signed(-self.log_clock_ahead_ns);
+        }
+        let epoch = self.reign_epoch();
+        if !self.is_current(header, epoch) {
+            return Ok(());
+        }
+        self.counters.acks_received += 1;
+        if let Role::Lead(reign) = &mut self.role {
+            reign.sender.on_ack(now_ns, header.node, &ack);
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_nak(
+        &mut self,
+        now_ns: u64,
+        header: &PduHeader,
+        body: &[u8],
+    ) -> Result<(), PduError> {
+        let nak = Nak::decode(body)?;
+        let epoch = self.reign_epoch();
+        if !self.is_current(header, epoch) {
+            return Ok(());
+        }
+        self.counters.naks_received += 1;
+        if let Role::Lead(reign) = &mut self.role {
+            reign.sender.on_nak(now_ns, header.node, &nak, &self.log, &mut self.counters);
+        }
+        Ok(())
+    }
+
+    /// The reign of this node; otherwise an epoch whose acknowledgements are all old.
+    pub(super) fn reign_epoch(&self) -> Epoch {
+        match &self.role {
+            Role::Lead(r) => r.epoch,
+            _ => Epoch::MAX,
+        }
+    }
+
+    pub(super) fn send_pdu(
+        &mut self,
+        ports: &mut P,
+        kind: PduKind,
+        target: NodeId,
+        epoch: Epoch,
+        body: &[&[u8]],
+    ) {
+        let len = body.iter().map(|b| b.len()).sum();
+        let dst = self.macs.iter().find(|(n, _)| *n == target).map(|(_, mac)| *mac);
+        let eth = Ethernet {
+            dst: dst.unwrap_or(group_mac(self.config.cluster)),
+            src: self.config.replica_mac,
+            ethertype: ETHERTYPE_REPLICA,
+        };
+        let header = PduHeader {
+            kind,
+            node: self.config.me,
+            target,
+            cluster: self.config.cluster,
+            epoch,
+            stream: 0,
+        };
+        let (eth, header) = (eth.bytes(), header.encode(len));
+        let mut parts: ArrayVec<&[u8], 6> = ArrayVec::from_iter([&eth[..], &header[..]]);
+        parts.extend(body.iter().copied());
+        let sent = match ports.alloc(&parts) {
+            Some(frame) => self.replica_out.push(ports, frame),
+            None => false,
+        };
+        self.counters.replica_tx_dropped += u64::from(!sent);
+    }
+}

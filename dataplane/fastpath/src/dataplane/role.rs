@@ -1,0 +1,180 @@
+//! What a role does in each poll: apply, acknowledge, replicate, take over.
+
+use super::*;
+
+impl<P: Ports> Dataplane<P> {
+    pub(super) fn poll_role(&mut self, now_ns: u64, ports: &mut P) -> bool {
+        match &mut self.role {
+            Role::Claim(_) => {
+                self.claim(now_ns);
+                self.apply_until(now_ns, Mode::Clone, self.log.boundary(), FINISH_WAIT_NS, ports)
+            }
+            Role::Follow(receiver) => {
+                self.committed = self.committed.max(receiver.committed().min(self.log.end()));
+                let busy =
+                    self.apply_until(now_ns, Mode::Clone, self.committed, CLONE_WAIT_NS, ports);
+                self.acknowledge(now_ns, ports) || busy
+            }
+            Role::Lead(_) => self.poll_reign(now_ns, ports),
+            Role::Idle | Role::Fenced => {
+                self.apply_until(now_ns, Mode::Clone, self.committed, CLONE_WAIT_NS, ports)
+            }
+        }
+    }
+
+    pub(super) fn acknowledge(&mut self, now_ns: u64, ports: &mut P) -> bool {
+        let applied = self.apply.cursor();
+        let Role::Follow(receiver) = &mut self.role else { return false };
+        let (epoch, primary) = (receiver.epoch, receiver.primary);
+        let ack = receiver.poll_ack(now_ns, &self.log, applied);
+        let nak = receiver.poll_nak(now_ns, &self.log);
+        if let Some(ack) = &ack {
+            self.send_pdu(ports, PduKind::Ack, primary, epoch, &[&ack.encode()]);
+        }
+        if let Some(nak) = &nak {
+            self.counters.naks_sent += 1;
+            self.send_pdu(ports, PduKind::Nak, primary, epoch, &[&nak.encode()]);
+        }
+        ack.is_some() || nak.is_some()
+    }
+
+    pub(super) fn poll_reign(&mut self, now_ns: u64, ports: &mut P) -> bool {
+        let mut busy = self.replicate(now_ns, ports);
+        let Role::Lead(reign) = &self.role else { return busy };
+        let (level, draining, opened_at) = (reign.level, reign.draining, reign.opened_at);
+        if !level {
+            busy |= self.apply_until(now_ns, Mode::Clone, opened_at, FINISH_WAIT_NS, ports);
+            if self.service_up && self.apply.cursor() == opened_at {
+                self.take_over(now_ns, ports);
+            }
+        } else if draining {
+            self.with_apply(now_ns, 0, ports, |a, cx| a.scan_pending(cx));
+        } else {
+            let end = self.log.end();
+            busy |= self.apply_until(now_ns, Mode::Primary, end, FINISH_WAIT_NS, ports);
+        }
+        busy
+    }
+
+    pub(super) fn replicate(&mut self, now_ns: u64, ports: &mut P) -> bool {
+        let mut busy = false;
+        for _ in 0..PDU_BUDGET {
+            let Role::Lead(reign) = &mut self.role else { break };
+            reign.sender.update(now_ns, self.log.end());
+            let epoch = reign.epoch;
+            let next = reign.sender.next(now_ns, &self.log, &mut self.counters);
+            let Some(mut out) = next else { break };
+            out.header.sent_at_ns = self.log_clock_ns(now_ns);
+            busy = true;
+            let fixed = out.header.encode();
+            let dst = self.macs.iter().find(|(n, _)| *n == out.target).map(|(_, m)| *m);
+            let eth = Ethernet {
+                dst: dst.unwrap_or(group_mac(self.config.cluster)),
+                src: self.config.replica_mac,
+                ethertype: ETHERTYPE_REPLICA,
+            };
+            let Some(bytes) = self.log.bytes(out.header.position, out.to) else { continue };
+            let header = PduHeader {
+                kind: PduKind::Data,
+                node: self.config.me,
+                target: out.target,
+                cluster: self.config.cluster,
+                epoch,
+                stream: 0,
+            };
+            let header = header.encode(fixed.len() + bytes.len());
+            let frame = ports.alloc(&[&eth.bytes(), &header, &fixed, bytes]);
+            let sent = frame.is_some_and(|f| self.replica_out.push(ports, f));
+            self.counters.replica_tx_dropped += u64::from(!sent);
+        }
+        busy
+    }
+
+    /// The clone is level with the log: from here on its output is the service's.
+    pub(super) fn take_over(&mut self, now_ns: u64, ports: &mut P) {
+        let Role::Lead(reign) = &mut self.role else { return };
+        reign.level = true;
+        let tag = reign.opened_at;
+        self.resend_synacks(tag, ports);
+        while self.gate.room() > 0 {
+            let Some(frame) = self.retained.pop_wanted(now_ns, self.apply.flows()) else { break };
+            self.gate.push(tag, frame);
+            self.counters.retained_sent += 1;
+        }
+        self.retained.clear();
+        for at in self.apply.take_unanswered_syns() {
+            self.with_apply(now_ns, 0, ports, |_, cx| {
+                let log = cx.log;
+                log.record(at).map(|r| cx.deliver(r.payload))
+            });
+        }
+        while let Some(frame) = self.kept.pop() {
+            self.counters.kept_applied += 1;
+            self.capture(now_ns, frame, ports);
+        }
+    }
+
+    /// Handshakes that wait for the client's ACK: it may never have got the SYN-ACK.
+    pub(super) fn resend_synacks(&mut self, tag: Position, ports: &mut P) {
+        let half_open = self.apply.flows().iter().filter(|f| f.state == FlowState::HalfOpen);
+        for flow in half_open {
+            let record = self.log.record(flow.synack_at);
+            if let Some(frame) = record.and_then(|r| ports.alloc(&[r.payload])) {
+                self.gate.push(tag, frame);
+            }
+        }
+    }
+
+    pub(super) fn apply_until(
+        &mut self,
+        now_ns: u64,
+        mode: Mode,
+        limit: Position,
+        wait_ns_max: u64,
+        ports: &mut P,
+    ) -> bool {
+        if !self.service_up {
+            return false;
+        }
+        let from = self.apply.cursor();
+        let busy = self
+            .with_apply(now_ns, wait_ns_max, ports, |a, cx| a.run(cx, mode, limit, APPLY_BUDGET));
+        if mode == Mode::Clone {
+            self.observe_neighbors(from);
+        }
+        if wait_ns_max == CLONE_WAIT_NS && self.log.is_corrupt() {
+            self.apply.mark_unfit();
+        }
+        busy
+    }
+
+    pub(super) fn observe_neighbors(&mut self, mut at: Position) {
+        while at < self.apply.cursor() {
+            let Some(record) = self.log.record(at) else { break };
+            if record.header.kind == RecordKind::ClientFrame {
+                self.neighbors.observe(record.payload);
+            }
+            at = record.next;
+        }
+    }
+
+    pub(super) fn with_apply<R>(
+        &mut self,
+        now_ns: u64,
+        wait_ns_max: u64,
+        ports: &mut P,
+        f: impl FnOnce(&mut Apply, &mut Context<'_, P>) -> R,
+    ) -> R {
+        let log_now_ns = self.log_clock_ns(now_ns);
+        let mut cx = Context {
+            now_ns,
+            log_now_ns,
+            wait_ns_max,
+            log: &self.log,
+            ports,
+            host: &mut self.host_out,
+            counters: &mut self.counters,
+        };
+        f(&mut self.apply, &mut cx)
+    }
+}

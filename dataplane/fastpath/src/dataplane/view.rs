@@ -1,0 +1,54 @@
+//! The state copied out for the control plane.
+
+use super::*;
+
+impl<P: Ports> Dataplane<P> {
+    pub(super) fn push_event(&mut self, event: Event) {
+        if self.events.len() == EVENTS_MAX {
+            self.events.pop_front();
+            self.counters.control_in_dropped += 1;
+        }
+        self.events.push_back(event);
+    }
+
+    /// The state for the control plane.
+    pub fn snapshot(&self, now_ns: u64) -> Snapshot {
+        let (role, lease_valid, draining) = match &self.role {
+            Role::Idle => (DataRole::Idle, false, false),
+            Role::Follow(r) => (DataRole::Follow(r.epoch), false, false),
+            Role::Claim(e) => (DataRole::Lead(*e), false, false),
+            Role::Lead(r) => (DataRole::Lead(r.epoch), r.sender.lease_valid(now_ns), r.draining),
+            Role::Fenced => (DataRole::Fenced, false, false),
+        };
+        let (heard, primary_log_start) = match &self.role {
+            Role::Follow(r) => (r.heard_at_ns(), r.primary_log_start()),
+            _ => (0, 0),
+        };
+        let peers = match &self.role {
+            Role::Lead(r) => r.sender.peers().iter().copied().collect(),
+            _ => ArrayVec::new(),
+        };
+        Snapshot {
+            at_ns: now_ns,
+            role,
+            history: self.log.history().clone(),
+            log_start: self.log.start(),
+            log_end: self.log.end(),
+            log_capacity: self.log.capacity(),
+            committed: self.committed,
+            applied: self.apply.cursor(),
+            gate_open: self.gate_open(now_ns),
+            lease_valid,
+            drained: draining && self.gate.is_empty() && self.client_out.room() == BURST,
+            level: self.apply.cursor() + LEVEL_BYTES >= self.committed.min(self.log.boundary()),
+            fit: self.apply.is_fit() && !self.log.is_corrupt(),
+            data_heard_at_ns: heard,
+            primary_log_start,
+            gate_waiting: self.gate.len(),
+            flows: self.apply.flows().len(),
+            retained: self.retained.len(),
+            peers,
+            counters: self.counters,
+        }
+    }
+}

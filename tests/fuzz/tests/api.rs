@@ -1,0 +1,106 @@
+//! Lines on the daemon's socket, in both directions.
+
+use understudy_api::codec::LineBuffer;
+use understudy_api::{
+    ApiError, Conn, Conns, ErrorCode, Peer, REQUEST_BYTES_MAX, Request, Response, Status,
+    SwitchoverDone, TimelineEvent, decode_request, decode_response, encode_request,
+    encode_response,
+};
+use understudy_fuzz::{fuzz, mutated};
+
+fn requests() -> Vec<Vec<u8>> {
+    let to = Some("b \"\\ \u{e4}\u{1f600}".to_owned());
+    let requests = [
+        Request::Status,
+        Request::Conns,
+        Request::Switchover { to: None },
+        Request::Switchover { to },
+    ];
+    requests.iter().map(encode_request).collect()
+}
+
+fn responses() -> Vec<Vec<u8>> {
+    let mut status = Status { primary: Some("a".into()), epoch: u64::MAX, ..Default::default() };
+    status.peers.push(Peer { role: None, replica_path_ms: Some(3), ..Default::default() });
+    status.counters.insert("captured_frames".into(), 7);
+    status.timeline.push(TimelineEvent { event: "suspect".into(), ..Default::default() });
+    let conn = Conn { client: "10.77.0.1:40000".into(), rtt_us: Some(1), ..Default::default() };
+    let conns = Conns { conns: vec![conn; 2], ..Default::default() };
+    let responses = [
+        Response::from(status),
+        Response::from(conns),
+        Response::from(SwitchoverDone { took_ms: 12, ..Default::default() }),
+        Response::from(ApiError::new(ErrorCode::Runtime, "a sentence")),
+    ];
+    responses.iter().map(encode_response).collect()
+}
+
+#[test]
+fn request_lines() {
+    let seeds = requests();
+    let mut understood = 0;
+    fuzz("request", 2, |rng| {
+        let line = mutated(rng, &seeds);
+        match decode_request(&line) {
+            Ok(request) => {
+                understood += 1;
+                assert_eq!(decode_request(&encode_request(&request)).as_ref(), Ok(&request));
+            }
+            Err(error) => {
+                assert_eq!(error.code, ErrorCode::Usage);
+                assert!(!error.message.is_empty() && error.message.len() < REQUEST_BYTES_MAX);
+            }
+        }
+    });
+    println!("{understood} requests were understood");
+}
+
+#[test]
+fn response_lines() {
+    let seeds = responses();
+    let mut understood = 0;
+    fuzz("response", 2, |rng| {
+        let line = mutated(rng, &seeds);
+        match decode_response(&line) {
+            Ok(response) => {
+                understood += 1;
+                let again = decode_response(&encode_response(&response));
+                assert_eq!(again.expect("our own answer"), response);
+            }
+            Err(error) => assert!(!error.to_string().is_empty()),
+        }
+    });
+    println!("{understood} responses were understood");
+}
+
+#[test]
+fn lines_in_pieces() {
+    let seeds = requests();
+    fuzz("line", 2, |rng| {
+        let bytes = mutated(rng, &seeds);
+        let bytes_max = rng.below(200);
+        let mut buffer = LineBuffer::new(bytes_max);
+        let wanted = bytes.split_inclusive(|&b| b == b'\n').next().unwrap_or_default();
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let (piece, after) = rest.split_at(1 + rng.below(rest.len()));
+            rest = after;
+            match buffer.push(piece) {
+                Ok(None) => assert!(!piece.contains(&b'\n')),
+                Ok(Some(line)) => {
+                    assert_eq!([&line[..], b"\n"].concat(), wanted);
+                    assert!(wanted.len() <= bytes_max);
+                    return;
+                }
+                Err(_) => {
+                    assert!(
+                        wanted.len() > bytes_max
+                            || !wanted.ends_with(b"\n") && wanted.len() == bytes_max
+                    );
+                    return;
+                }
+            }
+        }
+        assert!(!wanted.ends_with(b"\n"));
+    });
+}

@@ -1,0 +1,248 @@
+//! A whole data path between mutated frames on all its ports, in every role.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+
+use understudy_fastpath::MS;
+use understudy_fastpath::adoption::AdoptAttrs;
+use understudy_fastpath::command::{Command, DataRole};
+use understudy_fastpath::dataplane::{Dataplane, DataplaneConfig};
+use understudy_fastpath::ports::{Burst, Frame, PortRole, Ports};
+use understudy_fastpath::sender::{CommitPolicy, SenderConfig};
+use understudy_fuzz::{Rng, fuzz, mutated};
+use understudy_log::CaptureLog;
+use understudy_wire::frame::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Mac};
+use understudy_wire::pdu::{
+    Ack, DataHeader, ETHERTYPE_REPLICA, Nak, PduHeader, PduKind, TARGET_ALL,
+};
+use understudy_wire::record::RecordKind;
+use understudy_wire::tcp::{ACK, FIN, FlowKey, RST, SYN, build_segment};
+
+const CLUSTER: u64 = 77;
+const VMAC: Mac = [0, 0, 0x5e, 0, 1, 51];
+const CLIENT: Mac = [2, 0, 0, 0, 0, 1];
+const PEER: Mac = [2, 0, 0, 0, 0, 2];
+const LOG_LEN: usize = 64 * 1024;
+const VIPS: [&str; 2] = ["10.77.0.100", "fd77::100"];
+
+struct Bytes(Vec<u8>);
+
+impl Frame for Bytes {
+    fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+}
+
+/// Three ports that take everything, or now and then nothing.
+#[derive(Default)]
+struct World {
+    now_ns: u64,
+    stubborn: bool,
+    dying: bool,
+    waiting: [VecDeque<Vec<u8>>; 3],
+    answered: u64,
+}
+
+impl Ports for World {
+    type Frame = Bytes;
+
+    fn rx(&mut self, port: PortRole, out: &mut Burst<Bytes>) {
+        while let (false, Some(frame)) = (out.is_full(), self.waiting[port as usize].pop_front()) {
+            out.push(Bytes(frame));
+        }
+    }
+
+    fn tx(&mut self, port: PortRole, frames: &mut Burst<Bytes>) {
+        if self.stubborn {
+            return;
+        }
+        self.answered += u64::from(port == PortRole::Client) * frames.len() as u64;
+        frames.clear();
+    }
+
+    fn clock_ns(&self) -> u64 {
+        self.now_ns
+    }
+
+    fn service_is_dying(&self) -> bool {
+        self.dying
+    }
+
+    fn alloc(&mut self, parts: &[&[u8]]) -> Option<Bytes> {
+        (!self.stubborn).then(|| Bytes(parts.concat()))
+    }
+
+    fn adopt(&mut self, _: &FlowKey, _: &AdoptAttrs) -> bool {
+        !self.stubborn
+    }
+}
+
+fn config() -> DataplaneConfig {
+    DataplaneConfig {
+        me: 1,
+        cluster: CLUSTER,
+        peers: vec![2, 3],
+        vmac: VMAC,
+        vips: VIPS.iter().map(|vip| vip.parse().expect("an address")).collect(),
+        replica_mac: [2, 0, 0, 0, 1, 1],
+        replica_mtu: 1500,
+        sender: SenderConfig {
+            policy: CommitPolicy::Quorum,
+            voters: 3,
+            lease_ns: 120 * MS,
+            evict_after_ns: 2000 * MS,
+            heartbeat_interval_ns: 10 * MS,
+            chunk_len: 0,
+        },
+        gate_frames_max: 256,
+        retained_frames_max: 64,
+        flows_max: 32,
+    }
+}
+
+/// Both sides of short conversations, in both families.
+fn segments(from_client: bool) -> Vec<Vec<u8>> {
+    let options = [2, 4, 5, 180, 4, 2, 8, 10, 0, 0, 0, 7, 0, 0, 0, 9, 1, 3, 3, 7];
+    let stamp = [1, 1, 8, 10, 0, 0, 0, 9, 0, 0, 0, 9];
+    let mut out = Vec::new();
+    for (vip, client, ethertype) in
+        [(VIPS[0], "10.77.0.1", ETHERTYPE_IPV4), (VIPS[1], "fd77::1", ETHERTYPE_IPV6)]
+    {
+        let address = |text: &str| -> IpAddr { text.parse().expect("an address") };
+        let ends = ((address(client), 40000), (address(vip), 6379));
+        let eth = Ethernet { dst: VMAC, src: CLIENT, ethertype };
+        let mut add = |seq, ack, flags, options: &[u8], payload: &[u8]| {
+            out.push(if from_client {
+                build_segment(&eth, ends.0, ends.1, (seq, ack, flags, 512), options, payload)
+            } else {
+                let eth = Ethernet { dst: CLIENT, src: VMAC, ..eth };
+                build_segment(&eth, ends.1, ends.0, (ack, seq, flags, 512), options, payload)
+            });
+        };
+        if from_client {
+            add(1000, 0, SYN, &options, b"");
+        } else {
+            add(1001, 5000, SYN | ACK, &options, b"");
+        }
+        add(1001, 5001, ACK, &stamp, b"");
+        add(1001, 5001, ACK, &stamp, &[0x5a; 100]);
+        add(1101, 5101, ACK, &stamp, &[0x5a; 900]);
+        add(2001, 5101, ACK | FIN, &stamp, b"");
+        add(2001, 5101, RST, &[], b"");
+    }
+    out
+}
+
+fn pdu(node: u16, kind: PduKind, body: &[u8]) -> Vec<u8> {
+    let eth = Ethernet { dst: PEER, src: PEER, ethertype: ETHERTYPE_REPLICA };
+    let header =
+        PduHeader { kind, node, target: TARGET_ALL, cluster: CLUSTER, epoch: 1, stream: 0 };
+    [&eth.bytes()[..], &header.encode(body.len()), body].concat()
+}
+
+/// What a primary of epoch 1 with these conversations sends, and what its replicas answer.
+fn pdus() -> Vec<Vec<u8>> {
+    let mut log = CaptureLog::new(LOG_LEN).expect("a little memory");
+    log.append_epoch(1, 2, 5, 0).expect("room");
+    let (client, service) = (segments(true), segments(false));
+    for (asked, answered) in client.iter().zip(&service) {
+        log.append(RecordKind::ClientFrame, 6, asked, 0).expect("room");
+        if answered[answered.len().min(47)] & SYN != 0 {
+            log.append(RecordKind::SynAck, 6, answered, 0).expect("room");
+        }
+    }
+    let end = log.end();
+    let mut out = Vec::new();
+    for position in (0..=end).step_by(700) {
+        let bytes = log.bytes(position, (position + 700).min(end)).expect("it is held");
+        let header = DataHeader { position, end, committed: end, log_start: 0, sent_at_ns: 1000 };
+        out.push(pdu(2, PduKind::Data, &[&header.encode()[..], bytes].concat()));
+    }
+    for node in [2, 3] {
+        let ack = Ack { position: end, applied: end, durable: 0, echo_ns: 50 * MS };
+        out.push(pdu(node, PduKind::Ack, &ack.encode()));
+        out.push(pdu(node, PduKind::Nak, &Nak { position: 40, length: 500 }.encode()));
+    }
+    out
+}
+
+/// An order the control plane may give now.
+fn order(rng: &mut Rng, plane: &Dataplane<World>, epoch: &mut u64) -> Command {
+    match rng.below(9) {
+        0 => Command::Follow { epoch: *epoch, primary: 2, cut: plane.log().boundary() },
+        1 => Command::Lead { epoch: *epoch },
+        2 => Command::Promise { epoch: *epoch },
+        3 => Command::Fence { epoch: *epoch },
+        4 => Command::Drain,
+        5 => Command::Undrain,
+        6 => Command::Announce,
+        7 => {
+            *epoch += 1;
+            Command::Promise { epoch: *epoch }
+        }
+        _ => Command::ClientLink { up: rng.one_in(2) },
+    }
+}
+
+fn check(plane: &Dataplane<World>, now_ns: u64) {
+    let view = plane.snapshot(now_ns);
+    assert!(view.log_start <= view.log_end && view.log_end - view.log_start <= view.log_capacity);
+    assert!(view.committed <= view.log_end, "committed what is not held");
+    assert!(view.applied <= view.log_end, "applied what is not held");
+    assert!(!view.gate_open || matches!(view.role, DataRole::Lead(_)), "only a primary speaks");
+}
+
+/// One short life: a role, then frames and orders in any order.
+fn life(rng: &mut Rng, seeds: &[Vec<Vec<u8>>; 3]) -> (u64, u64) {
+    let mut world = World { now_ns: 100 * MS, ..World::default() };
+    let log = CaptureLog::new(LOG_LEN).expect("a little memory");
+    let mut plane = Dataplane::new(config(), log);
+    let mut epoch = 1;
+    plane.command(world.now_ns, Command::Service { up: true }, &mut world);
+    let first = match rng.one_in(2) {
+        true => Command::Follow { epoch, primary: 2, cut: 0 },
+        false => Command::Lead { epoch },
+    };
+    plane.command(world.now_ns, first, &mut world);
+    // In order and whole, so that there are connections to disturb.
+    world.waiting[PortRole::Replica as usize].extend(seeds[1].iter().cloned());
+    for _ in 0..rng.below(60) {
+        let port = rng.below(3);
+        for _ in 0..rng.below(4) {
+            let frame = mutated(rng, &seeds[port]);
+            world.waiting[port].push_back(frame);
+        }
+        world.stubborn = rng.one_in(10);
+        world.dying = rng.one_in(40);
+        let answered = world.answered;
+        plane.poll(world.now_ns, &mut world);
+        check(&plane, world.now_ns);
+        let led = plane.counters().gate_released;
+        assert!(led > 0 || world.answered == answered, "a mute node answered");
+        while plane.poll_event().is_some() {}
+        world.now_ns += *rng.pick(&[1000, 100_000, MS, 20 * MS, 300 * MS]);
+        if rng.one_in(8) {
+            let order = order(rng, &plane, &mut epoch);
+            plane.command(world.now_ns, order, &mut world);
+        }
+    }
+    (plane.counters().captured_frames, plane.counters().adoptions)
+}
+
+#[test]
+fn data_path() {
+    // By the number of the port.
+    let seeds = [segments(true), pdus(), segments(false)];
+    assert_eq!([PortRole::Client as usize, PortRole::Host as usize], [0, 2]);
+    let (mut captured, mut adopted) = (0, 0);
+    fuzz("dataplane", 50, |rng| {
+        let (frames, flows) = life(rng, &seeds);
+        captured += frames;
+        adopted += flows;
+    });
+    println!("{captured} frames were captured, {adopted} connections adopted");
+}

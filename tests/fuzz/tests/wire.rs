@@ -1,0 +1,142 @@
+//! PDUs, control messages and records: what other nodes send.
+
+use understudy_fuzz::{Rng, fuzz, is_inside, mutated};
+use understudy_wire::control::{
+    Ballot, CONTROL_LEN_MAX, Candidacy, Control, EpochStart, HISTORY_MAX, Heard, Heartbeat, Reign,
+    StepDown, StepDownReason, VOTERS_MAX,
+};
+use understudy_wire::pdu::{
+    Ack, DataHeader, Nak, PDU_HEADER_LEN, POSITION_MAX, PduHeader, PduKind, TARGET_ALL, in_frame,
+};
+use understudy_wire::record::{
+    EpochRecord, RECORD_HEADER_LEN, RECORD_PAYLOAD_MAX, RecordHeader, RecordKind,
+};
+
+const CLUSTER: u64 = 0x7e57_c105_7e57;
+
+fn controls() -> Vec<Control> {
+    let mut full = Heartbeat { heir: Some(2), reign: Some(Reign::default()), ..Default::default() };
+    full.heard.extend([Heard { node: 3, incarnation: 9 }; VOTERS_MAX]);
+    let history = &mut full.reign.as_mut().expect("just set").history;
+    history.extend([EpochStart { epoch: 4, start: 64 }; HISTORY_MAX]);
+    let candidacy = Candidacy { epoch: 5, log_epoch: 4, position: 4096, ..Default::default() };
+    let ballot = Ballot { epoch: 5, granted: true };
+    let reason = StepDownReason::ClientLinkDown;
+    vec![
+        Control::Heartbeat(Heartbeat::default()),
+        Control::Heartbeat(full),
+        Control::PreVote(candidacy),
+        Control::Vote(candidacy),
+        Control::PreVoteReply(ballot),
+        Control::VoteReply(ballot),
+        Control::StepDown(StepDown { epoch: 5, reason, position: 1 << 40, to: Some(2) }),
+    ]
+}
+
+fn encoded(control: &Control) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    control.encode(&mut bytes);
+    bytes
+}
+
+fn pdus() -> Vec<Vec<u8>> {
+    let data = DataHeader { position: 64, end: 4096, committed: 64, log_start: 0, sent_at_ns: 7 };
+    let ack = Ack { position: 4096, applied: 64, durable: 0, echo_ns: 7 };
+    let nak = Nak { position: 64, length: 1000 };
+    let mut bodies = vec![
+        (PduKind::Data, data.encode().to_vec()),
+        (PduKind::Data, [&data.encode()[..], &[0x5a; 200]].concat()),
+        (PduKind::Ack, ack.encode().to_vec()),
+        (PduKind::Nak, nak.encode().to_vec()),
+    ];
+    bodies.extend(controls().iter().map(|control| (PduKind::Control, encoded(control))));
+    let pdu = |(kind, body): (PduKind, Vec<u8>)| {
+        let header =
+            PduHeader { kind, node: 2, target: TARGET_ALL, cluster: CLUSTER, epoch: 4, stream: 0 };
+        [&header.encode(body.len())[..], &body].concat()
+    };
+    bodies.into_iter().map(pdu).collect()
+}
+
+fn check_body(kind: PduKind, body: &[u8]) {
+    match kind {
+        PduKind::Data => {
+            if let Ok((header, log_bytes)) = DataHeader::decode(body) {
+                assert!(is_inside(log_bytes, body));
+                assert!(header.position + log_bytes.len() as u64 <= header.end);
+                assert!(header.end <= POSITION_MAX);
+                assert_eq!([&header.encode()[..], log_bytes].concat(), body);
+            }
+        }
+        PduKind::Ack => {
+            if let Ok(ack) = Ack::decode(body) {
+                assert_eq!(ack.encode(), body);
+            }
+        }
+        PduKind::Nak => {
+            if let Ok(nak) = Nak::decode(body) {
+                assert!(nak.position + nak.length <= 2 * POSITION_MAX);
+                assert_eq!(nak.encode(), body);
+            }
+        }
+        PduKind::Control => drop(check_control(body)),
+    }
+}
+
+/// Whether it is a control message; if so, it has this one encoding.
+fn check_control(bytes: &[u8]) -> bool {
+    let Ok(message) = Control::decode(bytes) else { return false };
+    assert!(bytes.len() <= CONTROL_LEN_MAX);
+    assert_eq!(encoded(&message), bytes, "{message:?} has two encodings");
+    true
+}
+
+#[test]
+fn pdu() {
+    let seeds = pdus();
+    let mut understood = 0;
+    fuzz("pdu", 1, |rng| {
+        let bytes = mutated(rng, &seeds);
+        // Either through the header, or past it: a body is not trusted more than a header.
+        if let Ok((header, body)) = PduHeader::decode(&bytes, CLUSTER) {
+            understood += 1;
+            assert!(is_inside(body, &bytes) && header.node != 0);
+            assert_eq!(header.encode(body.len())[..], bytes[..PDU_HEADER_LEN]);
+            check_body(header.kind, body);
+        }
+        let kinds = [PduKind::Data, PduKind::Ack, PduKind::Nak, PduKind::Control];
+        check_body(*rng.pick(&kinds), bytes.get(PDU_HEADER_LEN..).unwrap_or_default());
+        assert!(in_frame(&bytes).is_none_or(|pdu| is_inside(pdu, &bytes)));
+    });
+    println!("{understood} PDUs were understood");
+}
+
+#[test]
+fn control() {
+    let seeds: Vec<_> = controls().iter().map(encoded).collect();
+    let mut understood = 0;
+    fuzz("control", 1, |rng| understood += u64::from(check_control(&mutated(rng, &seeds))));
+    println!("{understood} control messages were understood");
+}
+
+fn record(rng: &mut Rng) -> Vec<u8> {
+    let kind = *rng.pick(&[RecordKind::ClientFrame, RecordKind::SynAck, RecordKind::Epoch]);
+    let len = rng.below(RECORD_PAYLOAD_MAX * 2) as u32;
+    RecordHeader { len, kind, timestamp_ns: rng.word() }.encode().to_vec()
+}
+
+#[test]
+fn records() {
+    fuzz("record", 1, |rng| {
+        let seeds = [record(rng), record(rng)];
+        let bytes = mutated(rng, &seeds);
+        if let Ok(header) = RecordHeader::decode(&bytes) {
+            assert!(header.len as usize <= RECORD_PAYLOAD_MAX);
+            assert!(header.stored_len() >= RECORD_HEADER_LEN + header.len as usize);
+            assert_eq!(header.encode(), bytes[..RECORD_HEADER_LEN]);
+        }
+        if let Some(epoch) = EpochRecord::decode(&bytes) {
+            assert_eq!(EpochRecord::decode(&epoch.encode()), Some(epoch));
+        }
+    });
+}

@@ -90,7 +90,7 @@ fn record(
     keep_bytes: usize,
     ended: &AtomicBool,
 ) -> Result<Recording> {
-    let mut frames = Vec::new();
+    let (mut frames, mut quiet) = (Vec::new(), 0);
     let wants: Vec<_> = sockets.iter().map(|(_, s)| (s.as_raw_fd(), true, false)).collect();
     loop {
         let is_last = ended.load(Ordering::Relaxed);
@@ -105,7 +105,9 @@ fn record(
         if frames.len() > FRAMES_MAX {
             bail!("more than {FRAMES_MAX} frames");
         }
-        if is_last && count == 0 {
+        // Twice nothing: the first may have been the news of a cut cable.
+        quiet = if count == 0 { quiet + 1 } else { 0 };
+        if is_last && quiet >= 2 {
             break;
         }
     }
@@ -206,7 +208,10 @@ impl Recording {
         if reigns.len() > handovers_max + 1 {
             let start = reigns.first().map_or(0, |reign| reign.first_ns);
             let list = reigns.iter().take(12).map(|r| describe(r, start)).collect::<String>();
-            bail!("{} changes of the answering node, {handovers_max} at most:{list}", reigns.len() - 1);
+            bail!(
+                "{} changes of the answering node, {handovers_max} at most:{list}",
+                reigns.len() - 1
+            );
         }
         let vmac = |mac: [u8; 6]| mac == VMAC4 || mac == VMAC6;
         if let Some(answer) = self.answers().iter().find(|a| !vmac(a.frame.source_mac)) {

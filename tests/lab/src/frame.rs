@@ -289,7 +289,12 @@ mod tests {
     fn no_prefix_of_a_frame_makes_it_fail() {
         let tcp = parse_tcp(&[0; 20], 20);
         assert!(tcp.is_none(), "a header of zero words is no header");
-        let frame = ethernet([1; 6], [2; 6], ETHERTYPE_ARP, &arp(1, ([2; 6], Ipv4Addr::LOCALHOST), ([0; 6], Ipv4Addr::LOCALHOST)));
+        let frame = ethernet(
+            [1; 6],
+            [2; 6],
+            ETHERTYPE_ARP,
+            &arp(1, ([2; 6], Ipv4Addr::LOCALHOST), ([0; 6], Ipv4Addr::LOCALHOST)),
+        );
         for end in 0..frame.len() {
             let _ = parse(&frame[..end]);
         }

@@ -76,19 +76,23 @@ impl Ledger {
     }
 }
 
+/// A silence that a moment caused begins no later than this after it: what was
+/// on its way is still answered.
+const AFTERMATH_NS: u64 = 500_000_000;
+
 /// How long a client saw nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Stall {
-    /// Last reply at or before the moment.
+    /// Last reply before the silence that the moment caused.
     pub last_before_ns: Option<u64>,
-    /// First reply after it.
+    /// First reply after that silence.
     pub first_after_ns: Option<u64>,
     /// Longest time between two replies of the whole run.
     pub longest_ns: u64,
 }
 
 impl Stall {
-    /// Silence around the moment: from the last reply before it to the first after it.
+    /// The silence that the moment caused.
     pub fn around_ns(&self) -> Option<u64> {
         Some(self.first_after_ns? - self.last_before_ns?)
     }
@@ -163,13 +167,17 @@ impl Verdict {
         assert!(self.is_pass(), "{self}");
     }
 
-    /// The silence around a moment.
+    /// The longest silence that ends after a moment and begins before or soon after it.
     pub fn stall(&self, moment_ns: u64) -> Stall {
-        let gaps = self.replies_ns.windows(2).map(|pair| pair[1].saturating_sub(pair[0]));
+        let gaps = || self.replies_ns.windows(2).map(|pair| (pair[0], pair[1]));
+        let length = |&(from, to): &(u64, u64)| to.saturating_sub(from);
+        let caused = gaps()
+            .filter(|&(from, to)| to > moment_ns && from < moment_ns.saturating_add(AFTERMATH_NS))
+            .max_by_key(length);
         Stall {
-            last_before_ns: self.replies_ns.iter().copied().filter(|&t| t <= moment_ns).max(),
-            first_after_ns: self.replies_ns.iter().copied().filter(|&t| t > moment_ns).min(),
-            longest_ns: gaps.max().unwrap_or(0),
+            last_before_ns: caused.map(|gap| gap.0),
+            first_after_ns: caused.map(|gap| gap.1),
+            longest_ns: gaps().map(|gap| length(&gap)).max().unwrap_or(0),
         }
     }
 }
@@ -196,13 +204,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stall_is_the_silence_around_the_moment() {
+    fn a_stall_is_the_silence_that_the_moment_caused() {
+        let ms = |ms: u64| ms * 1_000_000;
         let mut verdict = Verdict::new("x");
-        verdict.replies_ns = vec![10, 20, 30, 90, 100, 300];
-        let stall = verdict.stall(50);
-        assert_eq!(stall.around_ns(), Some(60));
-        assert_eq!(stall.longest_ns, 200);
-        assert_eq!(verdict.stall(400).around_ns(), None);
+        // Killed at 25: a reply on its way arrives at 26, the next at 300. Much later: 2 s.
+        verdict.replies_ns = [10, 20, 26, 300, 400, 600, 2600].map(ms).to_vec();
+        let stall = verdict.stall(ms(25));
+        assert_eq!((stall.last_before_ns, stall.first_after_ns), (Some(ms(26)), Some(ms(300))));
+        assert_eq!(stall.around_ns(), Some(ms(274)));
+        assert_eq!(stall.longest_ns, ms(2000));
+        assert_eq!(verdict.stall(ms(4000)).around_ns(), None);
     }
 
     #[test]

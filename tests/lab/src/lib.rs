@@ -8,6 +8,7 @@
 pub mod capture;
 pub mod clients;
 pub mod cmd;
+pub mod demo;
 pub mod frame;
 pub mod ledger;
 pub mod liar;
@@ -23,4 +24,5 @@ pub mod topology;
 pub use capture::Capture;
 pub use ledger::{Stall, Verdict};
 pub use node::{Node, NodeOptions, Trio};
+pub use scenario::Scenario;
 pub use topology::{Lab, Member, Net};

@@ -18,8 +18,8 @@ use crate::{cmd, topology};
 pub const READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// A daemon that is asked to end has ended by then.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
-/// An answer of the CLI.
-const CLI_TIMEOUT: Duration = Duration::from_secs(10);
+/// An answer of the CLI, which has a shorter bound of its own.
+const CLI_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// A shipped binary: in `UNDERSTUDY_BIN_DIR`, or where cargo put those of this build.
 pub fn binary(name: &str) -> Result<PathBuf> {
@@ -190,7 +190,8 @@ impl Node {
     /// SIGKILL to daemon and application at once; gives the moment just before.
     pub fn kill9(&mut self) -> Result<u64> {
         let app = self.status().ok().and_then(|status| status.service.app_pid);
-        let process = self.process.as_mut().with_context(|| format!("{} not started", self.member))?;
+        let process =
+            self.process.as_mut().with_context(|| format!("{} not started", self.member))?;
         let mut tree: Vec<u32> = proc::descendants(process.pid()).into_iter().collect();
         tree.extend(app.into_iter().filter(|&pid| proc::name_of(pid).is_some()));
         let moment = unix_ns();
@@ -381,12 +382,7 @@ pub const ACKNOWLEDGEMENTS: topology::Match =
 /// Drops (true) or lets pass again (false) the acknowledgements of all replicas.
 pub fn block_acknowledgements(lab: &Lab, primary: Member, is_blocked: bool) -> Result<()> {
     primary.others().try_for_each(|replica| match is_blocked {
-        true => lab.block(
-            replica,
-            Net::Replica,
-            topology::Direction::FromNode,
-            ACKNOWLEDGEMENTS,
-        ),
+        true => lab.block(replica, Net::Replica, topology::Direction::FromNode, ACKNOWLEDGEMENTS),
         false => lab.unblock(replica, Net::Replica),
     })
 }

@@ -13,9 +13,7 @@ use crate::{cmd, sys};
 /// Gives a node's client interface the VMAC and both VIPs, handled by its kernel.
 pub fn take_vip(lab: &Lab, member: Member) -> Result<()> {
     let netns = lab.node_netns(member);
-    sys::in_netns(&netns, || {
-        std::fs::write("/proc/sys/net/ipv6/conf/us-cl/disable_ipv6", "0")
-    })??;
+    sys::in_netns(&netns, || std::fs::write("/proc/sys/net/ipv6/conf/us-cl/disable_ipv6", "0"))??;
     let mac = VMAC4.map(|byte| format!("{byte:02x}")).join(":");
     let name = format!("{}-{member}", lab.prefix());
     let script = format!(

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -62,22 +63,25 @@ impl Proc {
         cmd::wait(&mut self.child, timeout)
     }
 
-    /// SIGKILLs it and every descendant, itself first; `also` are further members of its tree.
-    pub fn kill_tree(&mut self, also: &[u32]) {
-        if !self.is_running() && also.is_empty() {
+    /// SIGKILLs it and every descendant, itself first. With `tree`, its known members, no time
+    /// is lost on looking for them before the first signal.
+    pub fn kill_tree(&mut self, tree: &[u32]) {
+        let is_running = self.is_running();
+        if !is_running && tree.is_empty() {
             return;
         }
-        let mut doomed: BTreeSet<u32> = also.iter().copied().collect();
-        doomed.extend(descendants(self.pid()));
-        if self.is_running() {
+        let mut doomed: BTreeSet<u32> = tree.iter().copied().collect();
+        if tree.is_empty() {
+            doomed = descendants(self.pid());
+        }
+        if is_running {
             let _ = sys::kill(self.pid(), libc::SIGKILL);
         }
         for _ in 0..KILL_PASSES {
             for &pid in &doomed {
                 let _ = sys::kill(pid, libc::SIGKILL);
             }
-            let born: BTreeSet<u32> =
-                doomed.iter().flat_map(|&pid| descendants(pid)).collect();
+            let born: BTreeSet<u32> = doomed.iter().flat_map(|&pid| descendants(pid)).collect();
             if born.is_subset(&doomed) {
                 break;
             }
@@ -138,12 +142,34 @@ pub fn marked(wanted: impl Fn(&str) -> bool) -> Vec<u32> {
     all_pids()
         .into_iter()
         .filter(|&pid| pid != own)
-        .filter(|pid| {
-            let Ok(environ) = fs::read(format!("/proc/{pid}/environ")) else { return false };
-            environ.split(|&byte| byte == 0).any(|entry| {
+        .filter(|&pid| {
+            environment(pid).split(|&byte| byte == 0).any(|entry| {
                 let entry = String::from_utf8_lossy(entry);
                 entry.strip_prefix(&key).is_some_and(&wanted)
             })
         })
         .collect()
+}
+
+/// Whether a process runs in one of these network namespaces (by inode).
+pub fn is_in_netns(pid: u32, inodes: &[u64]) -> bool {
+    fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|meta| inodes.contains(&meta.ino()))
+}
+
+/// Whether the working directory of a process is in `dir`, which may be deleted.
+pub fn works_in(pid: u32, dir: &Path) -> bool {
+    fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(dir))
+}
+
+/// The environment of a process. It looks empty in the middle of an exec: then it is read again.
+fn environment(pid: u32) -> Vec<u8> {
+    for _ in 0..10 {
+        let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        // Threads of the kernel and zombies have no executable, and nothing to wait for.
+        if !environ.is_empty() || fs::read_link(format!("/proc/{pid}/exe")).is_err() {
+            return environ;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Vec::new()
 }

@@ -89,3 +89,12 @@ impl Scenario {
         self.recording()?.check_one_answers(handovers_max)
     }
 }
+
+impl Drop for Scenario {
+    fn drop(&mut self) {
+        if std::thread::panicking() && self.capture.is_some() {
+            // The test failed already: what cannot be written is only missing.
+            let _ = self.recording();
+        }
+    }
+}

@@ -195,9 +195,8 @@ impl PacketSocket {
     /// Sends one whole Ethernet frame.
     pub fn send(&self, frame: &[u8]) -> io::Result<()> {
         // SAFETY: the pointer and the length describe `frame`.
-        let sent = unsafe {
-            libc::send(self.fd.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0)
-        };
+        let sent =
+            unsafe { libc::send(self.fd.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
         if sent == frame.len() as isize { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
@@ -230,7 +229,8 @@ impl PacketSocket {
         };
         let count = match check(count) {
             Ok(count) => count as usize,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            // A cut cable is told once, as an error; the socket goes on when it is whole again.
+            Err(error) if is_passing(&error) => 0,
             Err(error) => return Err(error),
         };
         for (header, buffer) in headers[..count].iter().zip(&self.buffers) {
@@ -262,6 +262,10 @@ impl AsRawFd for PacketSocket {
     fn as_raw_fd(&self) -> RawFd {
         self.fd.as_raw_fd()
     }
+}
+
+fn is_passing(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ENETDOWN)
 }
 
 fn timestamp_of(header: &libc::msghdr) -> u64 {

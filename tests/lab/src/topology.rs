@@ -10,6 +10,7 @@
 
 use std::fmt::{self, Write as _};
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -142,8 +143,8 @@ pub enum Match {
 pub struct Lab {
     prefix: String,
     dir: PathBuf,
-    // Held, never read: one lab at a time on a machine.
-    _lock: File,
+    // Held, never read: one measured lab at a time on a machine.
+    _lock: Option<File>,
 }
 
 /// Prefixes of the living labs of this process, for the interrupt handler.
@@ -152,11 +153,20 @@ static LIVING: Mutex<Vec<String>> = Mutex::new(Vec::new());
 impl Lab {
     /// Waits for its turn, removes what dead labs left, and builds the topology.
     pub fn new() -> Result<Lab> {
+        Self::build_new(true)
+    }
+
+    /// Builds a lab without waiting for its turn: for people, not for tests.
+    pub fn beside_others() -> Result<Lab> {
+        Self::build_new(false)
+    }
+
+    fn build_new(is_alone: bool) -> Result<Lab> {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
         if !sys::is_root() {
             bail!("a lab needs root");
         }
-        let lock = lock_machine()?;
+        let lock = is_alone.then(lock_machine).transpose()?;
         remove_stale();
         sys::on_interrupt(remove_living)?;
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
@@ -361,7 +371,7 @@ impl Lab {
 
     /// Living processes of this lab.
     pub fn processes(&self) -> Vec<u32> {
-        proc::marked(|mark| mark == self.prefix)
+        processes_of(&self.prefix)
     }
 }
 
@@ -384,13 +394,21 @@ fn dir_of(prefix: &str) -> PathBuf {
     std::env::temp_dir().join(prefix)
 }
 
+/// The lock of all labs of the machine; `UNDERSTUDY_LAB_LOCK` names another file.
 fn lock_machine() -> Result<File> {
-    let path = std::env::temp_dir().join("understudy-lab.lock");
+    let path = std::env::var_os("UNDERSTUDY_LAB_LOCK")
+        .map_or_else(|| std::env::temp_dir().join("understudy-lab.lock"), PathBuf::from);
     let file = File::options().create(true).append(true).open(&path)?;
     let deadline = Instant::now() + LOCK_TIMEOUT;
-    while !sys::try_lock(&file)? {
+    for turn in 0u64.. {
+        if sys::try_lock(&file)? {
+            break;
+        }
         if Instant::now() >= deadline {
             bail!("another lab holds {} for {LOCK_TIMEOUT:?}", path.display());
+        }
+        if turn == 500 {
+            eprintln!("waiting for the lab that holds {}", path.display());
         }
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -430,10 +448,34 @@ fn remove_living() {
     prefixes.iter().for_each(|prefix| remove(prefix));
 }
 
+/// Living processes of a lab: marked, in one of its namespaces, or at work in its directory.
+///
+/// The mark alone is not enough: Redis writes its title over its environment.
+fn processes_of(prefix: &str) -> Vec<u32> {
+    let inodes: Vec<u64> = netns_names()
+        .iter()
+        .filter(|name| lab_of(name) == Some(prefix))
+        .filter_map(|name| fs::metadata(Path::new(NETNS_DIR).join(name)).ok())
+        .map(|meta| meta.ino())
+        .collect();
+    let dir = dir_of(prefix);
+    let mut pids = proc::marked(|mark| mark == prefix);
+    let own = std::process::id();
+    pids.extend(proc::all_pids().into_iter().filter(|&pid| {
+        pid != own && (proc::is_in_netns(pid, &inodes) || proc::works_in(pid, &dir))
+    }));
+    let children: Vec<u32> = pids.iter().flat_map(|&pid| proc::descendants(pid)).collect();
+    pids.extend(children);
+    pids.retain(|&pid| proc::name_of(pid).is_some());
+    pids.sort_unstable();
+    pids.dedup();
+    pids
+}
+
 /// Kills the processes of a lab, then removes its namespaces and files. Never fails.
 fn remove(prefix: &str) {
     for _ in 0..100 {
-        let pids = proc::marked(|mark| mark == prefix);
+        let pids = processes_of(prefix);
         if pids.is_empty() {
             break;
         }
@@ -465,7 +507,7 @@ fn owner_of(name: &str) -> Option<u32> {
     rest[..rest.find('-')?].parse().ok()
 }
 
-/// Removes labs whose owner is dead. The machine's lock is held, so none is being built.
+/// Removes labs whose owner is dead; those of living processes are left alone.
 fn remove_stale() {
     let dirs = fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten();
     let mut names = netns_names();

@@ -1,4 +1,6 @@
 //! Builds a lab, says so, and holds it until a signal or `--seconds` have passed.
+//!
+//! It does not keep tests from running beside it.
 
 use std::thread;
 use std::time::Duration;
@@ -16,7 +18,7 @@ struct Options {
 
 fn main() -> Result<()> {
     let options = Options::parse();
-    let lab = Lab::new()?;
+    let lab = Lab::beside_others()?;
     println!("client {}", lab.client_netns().display());
     println!("switch {}", lab.switch_netns().display());
     for member in Member::ALL {

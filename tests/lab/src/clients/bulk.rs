@@ -80,8 +80,7 @@ impl Bulk {
         let (mut expected, mut at) = (vec![0; CHUNK], 0);
         while at < self.bytes {
             let most = CHUNK.min((self.bytes - at) as usize);
-            let got =
-                wire.bytes(most, REPLY_TIMEOUT).with_context(|| format!("at byte {at}"))?;
+            let got = wire.bytes(most, REPLY_TIMEOUT).with_context(|| format!("at byte {at}"))?;
             let expected = &mut expected[..got.len()];
             pattern::fill(self.seed, at, expected);
             if let Some(wrong) = got.iter().zip(expected).position(|(a, b)| a != b) {

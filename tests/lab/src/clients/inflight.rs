@@ -30,6 +30,11 @@ impl InFlight {
         Ok(client)
     }
 
+    /// The client's port of the connection.
+    pub fn local_port(&self) -> Result<u16> {
+        Ok(self.wire.stream().local_addr()?.port())
+    }
+
     fn request(&self) -> Vec<u8> {
         resp::command(&["INCR", &self.key])
     }
@@ -54,7 +59,9 @@ impl InFlight {
     /// Takes the reply: exactly once, with the right count.
     pub fn take_reply(&mut self) -> Result<()> {
         let expected = resp::integer(self.next);
-        self.wire.expect(&expected, REPLY_TIMEOUT).with_context(|| format!("INCR {}", self.next))?;
+        self.wire
+            .expect(&expected, REPLY_TIMEOUT)
+            .with_context(|| format!("INCR {}", self.next))?;
         self.next += 1;
         self.verdict.reply();
         Ok(())

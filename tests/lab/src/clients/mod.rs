@@ -105,9 +105,14 @@ impl Task {
         })
     }
 
+    /// Asks the client to come to its end.
+    pub fn stop(&self) {
+        self.control.stop.store(true, Ordering::Relaxed);
+    }
+
     /// Asks the client to come to its end and takes its verdict.
     pub fn finish(self) -> Result<Verdict> {
-        self.control.stop.store(true, Ordering::Relaxed);
+        self.stop();
         self.join(FINISH_TIMEOUT)
     }
 

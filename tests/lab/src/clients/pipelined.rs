@@ -148,7 +148,7 @@ impl Lane {
     }
 
     fn is_waiting(&self) -> bool {
-        !self.is_broken && !(self.expected.is_empty() && self.unsent.is_empty())
+        !self.is_broken && (!self.expected.is_empty() || !self.unsent.is_empty())
     }
 
     fn is_ready(&self, now: Instant) -> bool {

@@ -74,7 +74,10 @@ impl RedisCli {
     /// Ends it and takes the verdict.
     pub fn finish(mut self) -> Result<Verdict> {
         // One that waits for a reply for ever prints nothing wrong.
-        let is_stuck = self.wait_progress(1, REPLY_TIMEOUT).is_err();
+        let seen = self.progress();
+        let moved = cmd::wait_until("redis-cli: one more reply", REPLY_TIMEOUT, || {
+            Ok(self.progress() > seen || !matches!(self.process.try_wait(), Ok(None)))
+        });
         let still_runs = matches!(self.process.try_wait(), Ok(None));
         self.stop.store(true, Ordering::Relaxed);
         let ports = self.watcher.join().map_err(|_| anyhow!("the port watcher panicked"))?;
@@ -84,12 +87,12 @@ impl RedisCli {
         if !still_runs {
             verdict.fault("redis-cli ended by itself");
         }
-        if is_stuck {
+        if moved.is_err() {
             verdict.fault(format!("no reply within {REPLY_TIMEOUT:?}"));
         }
         verdict.count("connections", ports.len() as u64);
-        if ports.len() != 1 {
-            verdict.fault(format!("local ports {ports:?}: it connected again"));
+        if ports.len() > 1 {
+            verdict.fault(format!("it connected again: {ports:?}"));
         }
         let errors = fs::read_to_string(&self.errors).unwrap_or_default();
         if let Some(line) = errors.lines().next() {
@@ -106,7 +109,6 @@ fn read_counts(output: impl BufRead, seen: &AtomicU64) -> Verdict {
         let expected = number.to_string();
         if line != expected {
             verdict.fault(format!("line {number} is {line:?}"));
-            break;
         }
         verdict.reply();
         seen.store(number, Ordering::Relaxed);

@@ -61,12 +61,10 @@ impl Short {
         let key = format!("{}:{number}", self.prefix);
         let value = pattern::letters(number, 24);
         let mut wire = Wire::connect(self.target, REPLY_TIMEOUT)?;
-        let outcome = wire
-            .ask(&["SET", &key, &value], b"+OK\r\n", REPLY_TIMEOUT)
-            .context("SET")
-            .and_then(|()| {
-                wire.ask(&["GET", &key], &resp::bulk(&value), REPLY_TIMEOUT).context("GET")
-            });
+        let outcome =
+            wire.ask(&["SET", &key, &value], b"+OK\r\n", REPLY_TIMEOUT).context("SET").and_then(
+                |()| wire.ask(&["GET", &key], &resp::bulk(&value), REPLY_TIMEOUT).context("GET"),
+            );
         *ledger = wire.ledger;
         outcome
     }

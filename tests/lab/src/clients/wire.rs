@@ -100,7 +100,8 @@ impl Wire {
 
     /// Takes one reply, which must be this one, with nothing behind it.
     pub fn expect(&mut self, expected: &[u8], timeout: Duration) -> Result<()> {
-        let reply = self.reply(timeout).with_context(|| format!("waiting for {}", show(expected)))?;
+        let reply =
+            self.reply(timeout).with_context(|| format!("waiting for {}", show(expected)))?;
         if reply != expected {
             bail!("expected {}, got {}", show(expected), show(&reply));
         }

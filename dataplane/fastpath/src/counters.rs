@@ -32,6 +32,12 @@ counters! {
     kept_dropped,
     /// Kept frames captured at takeover.
     kept_applied,
+    /// Client frames that reached this node after it was deposed, passed on to the others.
+    forwarded,
+    /// Such frames that do not fit a PDU; their clients retransmit.
+    forward_too_long,
+    /// Client frames that a deposed primary passed on to this node.
+    forwarded_in,
     /// Frames given to the capsule.
     delivered_frames,
     /// Frames lost between here and the capsule: no buffer or a full device.

@@ -406,6 +406,30 @@ fn a_takeover_sends_what_was_retained_and_takes_what_was_flooded() {
 }
 
 #[test]
+fn a_deposed_primary_passes_on_what_still_reaches_it() {
+    let (mut a, mut b) = trio_pair(CommitPolicy::Quorum);
+    handshake(&mut a, &mut b);
+    request(&mut a, &mut b, b"request");
+    b.give(PortRole::Host, from_server(srv(0), cli(7), ACK, 500, b""));
+    exchange(&mut a, &mut b, 10);
+    b.sent(PortRole::Host);
+    a.order(Command::Fence { epoch: 1 });
+    a.give(PortRole::Client, from_client(cli(7), srv(0), ACK, b"before"));
+    exchange(&mut a, &mut b, 5);
+    assert!(b.sent(PortRole::Host).is_empty());
+    b.order(Command::Lead { epoch: 2 });
+    exchange(&mut a, &mut b, 5);
+    a.give(PortRole::Client, from_client(cli(13), srv(0), ACK, b"after!!"));
+    exchange(&mut a, &mut b, 5);
+    let host = segments(&b.sent(PortRole::Host));
+    assert_eq!(host.iter().map(|s| s.payload_len).collect::<Vec<_>>(), vec![6, 7]);
+    assert_eq!((a.counter("forwarded"), b.counter("forwarded_in")), (2, 2));
+    a.give(PortRole::Client, from_client(cli(20), srv(0), ACK, &[0; 1440]));
+    exchange(&mut a, &mut b, 5);
+    assert_eq!(a.counter("forward_too_long"), 1);
+}
+
+#[test]
 fn a_handshake_cut_by_the_death_is_completed() {
     let (mut a, mut b) = trio_pair(CommitPolicy::Quorum);
     let mut c = Rig::new(3, CommitPolicy::Quorum);

@@ -42,6 +42,8 @@ pub enum PduKind {
     Nak = 3,
     /// A [`crate::control::Control`] message.
     Control = 4,
+    /// A client frame that reached a deposed primary, whole.
+    Frame = 5,
 }
 
 /// A PDU's header.
@@ -148,6 +150,7 @@ impl PduHeader {
             2 => PduKind::Ack,
             3 => PduKind::Nak,
             4 => PduKind::Control,
+            5 => PduKind::Frame,
             _ => return Err(PduError::Malformed),
         };
         let header = PduHeader {
@@ -290,8 +293,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn headers_round_trip(node in 1u16.., target: u16, epoch: u64, kind in 1u8..5, stream: u16) {
-            let kind = [PduKind::Data, PduKind::Ack, PduKind::Nak, PduKind::Control][kind as usize - 1];
+        fn headers_round_trip(node in 1u16.., target: u16, epoch: u64, kind in 1u8..6, stream: u16) {
+            let kind = [PduKind::Data, PduKind::Ack, PduKind::Nak, PduKind::Control, PduKind::Frame][kind as usize - 1];
             let h = PduHeader { kind, node, target, cluster: 9, epoch, stream };
             let bytes = pdu(&h, b"x");
             prop_assert_eq!(PduHeader::decode(&bytes, 9).unwrap().0, h);

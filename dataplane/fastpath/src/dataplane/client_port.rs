@@ -10,9 +10,8 @@ impl<P: Ports> Dataplane<P> {
             ports.rx(PortRole::Client, &mut burst);
             busy |= !burst.is_empty();
             let full = burst.len() == BURST;
-            let stamp_ns = self.stamp(now_ns);
             for frame in burst {
-                self.on_client_frame(stamp_ns, frame, ports);
+                self.on_client_frame(now_ns, frame, ports);
             }
             if !full {
                 break;
@@ -47,13 +46,29 @@ impl<P: Ports> Dataplane<P> {
             self.counters.not_for_service += 1;
             return;
         }
-        if matches!(self.role, Role::Lead(_)) {
-            self.capture(now_ns, frame, ports);
-        } else {
-            self.neighbors.observe(frame.bytes());
-            self.counters.kept_frames += 1;
-            self.counters.kept_dropped += self.kept.push(now_ns, frame);
+        match self.role {
+            Role::Lead(_) => self.capture(now_ns, frame, ports),
+            Role::Fenced => self.forward(frame.bytes(), ports),
+            _ => self.keep(now_ns, frame),
         }
+    }
+
+    /// No primary takes it now; the next one will, if that is this node.
+    pub(super) fn keep(&mut self, now_ns: u64, frame: P::Frame) {
+        self.neighbors.observe(frame.bytes());
+        self.counters.kept_frames += 1;
+        self.counters.kept_dropped += self.kept.push(now_ns, frame);
+    }
+
+    /// A deposed primary: the switch still sends clients here. The others get what comes, or
+    /// each client would wait for its retransmission timer.
+    fn forward(&mut self, frame: &[u8], ports: &mut P) {
+        if PDU_HEADER_LEN + frame.len() > self.config.replica_mtu {
+            self.counters.forward_too_long += 1;
+            return;
+        }
+        self.counters.forwarded += 1;
+        self.send_pdu(ports, PduKind::Frame, TARGET_ALL, self.promised, &[frame]);
     }
 
     /// To the virtual MAC, or asking for a virtual address.
@@ -69,8 +84,8 @@ impl<P: Ports> Dataplane<P> {
 
     /// The primary's way of a client frame: log once, deliver.
     pub(super) fn capture(&mut self, now_ns: u64, frame: P::Frame, ports: &mut P) {
-        let floor = self.floor(now_ns);
-        let at = match self.log.append(RecordKind::ClientFrame, now_ns, frame.bytes(), floor) {
+        let (floor, stamp_ns) = (self.floor(now_ns), self.stamp(now_ns));
+        let at = match self.log.append(RecordKind::ClientFrame, stamp_ns, frame.bytes(), floor) {
             Ok(at) => at,
             Err(LogError::TooLong) => {
                 self.counters.frame_too_long += 1;

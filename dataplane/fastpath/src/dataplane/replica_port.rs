@@ -10,7 +10,7 @@ impl<P: Ports> Dataplane<P> {
             ports.rx(PortRole::Replica, &mut burst);
             busy |= !burst.is_empty();
             for frame in &burst {
-                self.on_replica_frame(now_ns, frame.bytes());
+                self.on_replica_frame(now_ns, frame.bytes(), ports);
             }
             if burst.len() < BURST {
                 break;
@@ -19,7 +19,7 @@ impl<P: Ports> Dataplane<P> {
         busy
     }
 
-    pub(super) fn on_replica_frame(&mut self, now_ns: u64, frame: &[u8]) {
+    pub(super) fn on_replica_frame(&mut self, now_ns: u64, frame: &[u8], ports: &mut P) {
         let Some(bytes) = in_frame(frame) else {
             self.counters.pdu_not_ours += 1;
             return;
@@ -41,6 +41,7 @@ impl<P: Ports> Dataplane<P> {
             PduKind::Data => self.on_data(now_ns, &header, body),
             PduKind::Ack => self.on_ack(now_ns, &header, body),
             PduKind::Nak => self.on_nak(now_ns, &header, body),
+            PduKind::Frame => self.on_forwarded(now_ns, body, ports),
         };
         if let Err(e) = result {
             self.count_pdu_error(e);
@@ -73,6 +74,21 @@ impl<P: Ports> Dataplane<P> {
         }
         let body: ControlBody = body.iter().copied().collect();
         self.push_event(Event::Control { node: header.node, epoch: header.epoch, body });
+        Ok(())
+    }
+
+    /// A client frame that reached a deposed primary.
+    fn on_forwarded(&mut self, now_ns: u64, body: &[u8], ports: &mut P) -> Result<(), PduError> {
+        if !self.is_for_service(body) {
+            return Err(PduError::Malformed);
+        }
+        let Some(frame) = ports.alloc(&[body]) else { return Ok(()) };
+        self.counters.forwarded_in += 1;
+        match self.role {
+            Role::Lead(_) => self.capture(now_ns, frame, ports),
+            Role::Fenced => {}
+            _ => self.keep(now_ns, frame),
+        }
         Ok(())
     }
 

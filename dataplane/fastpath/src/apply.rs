@@ -10,6 +10,7 @@
 
 use std::collections::VecDeque;
 
+use arrayvec::ArrayVec;
 use understudy_log::{CaptureLog, Record};
 use understudy_wire::Position;
 use understudy_wire::record::RecordKind;
@@ -33,6 +34,8 @@ const ADOPTIONS_MAX: u8 = 100;
 const WINDOW_PROBE_NS: u64 = 300 * MS;
 /// No window is larger (RFC 7323: 2^30); what is further ahead is not of this connection.
 const AHEAD_MAX: i32 = 1 << 30;
+/// Repeated SYNs to be answered in one poll; the client sends more.
+const SYNACKS_DUE_MAX: usize = 32;
 /// How often the ring is scanned without a reason.
 const SCAN_INTERVAL_NS: u64 = MS;
 
@@ -130,6 +133,7 @@ pub struct Apply {
     scan_due_ns: u64,
     output_seen: bool,
     fit: bool,
+    unanswered: ArrayVec<Position, SYNACKS_DUE_MAX>,
 }
 
 impl Apply {
@@ -145,6 +149,7 @@ impl Apply {
             scan_due_ns: 0,
             output_seen: false,
             fit: true,
+            unanswered: ArrayVec::new(),
         }
     }
 
@@ -182,6 +187,11 @@ impl Apply {
     /// SYNs that nobody has answered: records to deliver when this node takes over.
     pub fn take_unanswered_syns(&mut self) -> Vec<Position> {
         self.syns.drain()
+    }
+
+    /// SYN-ACKs of the log that were asked for again.
+    pub fn take_synacks_due(&mut self) -> ArrayVec<Position, SYNACKS_DUE_MAX> {
+        std::mem::take(&mut self.unanswered)
     }
 
     /// Applies whole records before `limit`, at most `budget` of them. Returns whether anything moved.
@@ -303,10 +313,15 @@ impl Apply {
                 }
             }
             Mode::Primary => {
-                // The client never saw the old primary's SYN-ACK: a new handshake.
-                if let Some(at) =
-                    found.filter(|_| flow.is_some_and(|f| f.state == FlowState::HalfOpen))
-                {
+                let half = found.zip(flow).filter(|(_, f)| f.state == FlowState::HalfOpen);
+                if let Some((at, flow)) = half {
+                    let noted = flow.synack_at;
+                    if flow.syn.isn == segment.seq && cx.log.record(noted).is_some() {
+                        // The noted SYN-ACK waits at the gate, or was lost behind it. This node's
+                        // kernel would answer with numbers of its own, and one of the two is wrong.
+                        let _ = self.unanswered.try_push(noted);
+                        return true;
+                    }
                     self.flows.remove(at);
                 }
                 cx.deliver(frame);
@@ -356,7 +371,7 @@ impl Apply {
         let ack = BareAck {
             seq: flow.rcv_nxt,
             ack: flow.snd_nxt,
-            window: segment.window,
+            window: flow.window_for(segment, flow.snd_nxt),
             timestamps: attrs.timestamps,
         };
         let key = flow.key;
@@ -452,13 +467,15 @@ impl Apply {
         at: FlowRef,
     ) {
         let Some(flow) = self.flows.get_mut(at) else { return };
-        if !before(flow.partial_acked, flow.snd_nxt) || !before(flow.client_acked, flow.snd_nxt) {
+        let more =
+            before(flow.partial_acked, flow.snd_nxt) && before(flow.client_acked, flow.snd_nxt);
+        if !more && !flow.sends_again {
             return;
         }
         let ack = BareAck {
             seq: flow.rcv_nxt,
             ack: flow.snd_nxt,
-            window: segment.window,
+            window: flow.window_for(segment, flow.snd_nxt),
             // Those of a frame that waits are newer than what may yet be given again before it,
             // and the kernel would drop that (PAWS). Without any, Linux judges by numbers alone.
             timestamps: None,
@@ -467,6 +484,7 @@ impl Apply {
             && cx.deliver(&bytes)
         {
             flow.partial_acked = flow.snd_nxt;
+            flow.sends_again = false;
             cx.counters.partial_acks += 1;
         }
     }
@@ -619,7 +637,12 @@ impl Apply {
     }
 
     /// The capsule's kernel sent this segment.
-    pub fn observe_output(&mut self, segment: &Segment, counters: &mut Counters) -> OutputFate {
+    pub fn observe_output(
+        &mut self,
+        now_ns: u64,
+        segment: &Segment,
+        counters: &mut Counters,
+    ) -> OutputFate {
         if self.flows.is_empty() {
             return OutputFate::Pass;
         }
@@ -639,7 +662,7 @@ impl Apply {
             self.flows.remove(at);
             return OutputFate::Pass;
         }
-        flow.note_output(segment);
+        flow.note_output(now_ns, segment);
         let wanted = segment.seq_len() > 0 && before(flow.client_acked, segment.seq_end());
         if flow.is_closed() {
             self.flows.remove(at);

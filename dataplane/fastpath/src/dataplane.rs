@@ -39,6 +39,8 @@ use crate::sender::{PEERS_MAX, Sender, SenderConfig};
 
 /// Bursts taken from one port in one poll.
 const BURSTS_PER_POLL: usize = 4;
+/// Bursts of a clone's output taken at once at takeover.
+const DRAIN_BURSTS_MAX: usize = 256;
 /// Records applied in one poll.
 const APPLY_BUDGET: usize = 64;
 /// PDUs sent in one poll.

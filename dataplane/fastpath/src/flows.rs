@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use understudy_wire::Position;
 use understudy_wire::tcp::{FIN, FlowKey, Segment, before, later};
 
+use crate::MS;
 use crate::adoption::{SynAckInfo, SynInfo};
 
 /// SYNs waiting for their SYN-ACK at most.
@@ -51,6 +52,9 @@ pub struct Flow {
     pub client_edge: u32,
     /// The last bare ACK made for it.
     pub partial_acked: u32,
+    /// The clone's kernel has sent something twice: the ACK it was given was lost, or older than
+    /// what it had received meanwhile.
+    pub sends_again: bool,
     /// Times it was handed to the clone's kernel.
     pub adoptions: u8,
     /// When it last was.
@@ -59,6 +63,8 @@ pub struct Flow {
     pub parked: u32,
     /// Scan of the ring that found it blocked.
     pub blocked_in_scan: u64,
+    /// The clone's TSval clock less this node's, in ms.
+    ts_ahead: Option<u32>,
     client_fin: Option<u32>,
     server_fin: Option<u32>,
     generation: u32,
@@ -80,10 +86,12 @@ impl Flow {
             // The window of a SYN is never scaled; the client's first ACK says more.
             client_edge: snd.wrapping_add(u32::from(u16::MAX)),
             partial_acked: snd,
+            sends_again: false,
             adoptions: 0,
             adopted_at_ns: 0,
             parked: 0,
             blocked_in_scan: 0,
+            ts_ahead: None,
             client_fin: None,
             server_fin: None,
             generation: 0,
@@ -93,6 +101,14 @@ impl Flow {
     fn scales(&self) -> (u8, u8) {
         let both = self.syn.options.wscale.zip(self.synack.options.wscale);
         both.unwrap_or((0, 0))
+    }
+
+    /// The window field that offers with `ack`, an earlier acknowledgement, what `segment` offers:
+    /// the same right edge. Its own field may be 0 when it acknowledges everything.
+    pub fn window_for(&self, segment: &Segment, ack: u32) -> u16 {
+        let scale = self.scales().0;
+        let room = segment.ack.wrapping_sub(ack).wrapping_add(u32::from(segment.window) << scale);
+        room.div_ceil(1 << scale).min(u32::from(u16::MAX)) as u16
     }
 
     /// The client's segment went to the clone.
@@ -105,9 +121,23 @@ impl Flow {
         }
     }
 
-    /// The clone sent this segment (not a SYN-ACK).
-    pub fn note_output(&mut self, segment: &Segment) {
+    /// What the clone's TSval clock showed at least at `now_ns`, and no more than it did.
+    pub fn tsval_at(&self, now_ns: u64) -> Option<u32> {
+        // One tick less: both readings were rounded.
+        Some(self.ts_ahead?.wrapping_add((now_ns / MS) as u32).wrapping_sub(1))
+    }
+
+    /// The clone sent this segment (not a SYN-ACK), read at `now_ns`.
+    pub fn note_output(&mut self, now_ns: u64, segment: &Segment) {
+        if let Some((tsval, _)) = segment.options.timestamps {
+            // The frame that was read soonest after it was sent says most about the clock.
+            let ahead = tsval.wrapping_sub((now_ns / MS) as u32);
+            self.ts_ahead = Some(self.ts_ahead.map_or(ahead, |known| later(known, ahead)));
+        }
         let edge = segment.ack.wrapping_add(u32::from(segment.window) << self.scales().1);
+        if segment.seq_len() > 0 && before(segment.seq, self.snd_nxt) {
+            self.sends_again = true;
+        }
         self.rcv_nxt = later(self.rcv_nxt, segment.ack);
         self.rcv_edge = later(self.rcv_edge, edge);
         self.snd_nxt = later(self.snd_nxt, segment.seq_end());

@@ -5,14 +5,12 @@ use std::collections::VecDeque;
 
 use understudy_wire::tcp::{Segment, before, set_tsval};
 
-use crate::MS;
 use crate::flows::{FlowRef, FlowTable};
 use crate::ports::Frame;
 
 struct Entry<F> {
     flow: FlowRef,
     seq_end: u32,
-    at_ns: u64,
     frame: F,
 }
 
@@ -35,14 +33,7 @@ impl<F: Frame> Retained<F> {
     }
 
     /// Retains a frame; returns how many wanted ones were dropped for it.
-    pub fn push(
-        &mut self,
-        now_ns: u64,
-        flow: FlowRef,
-        seq_end: u32,
-        frame: F,
-        flows: &FlowTable,
-    ) -> u64 {
+    pub fn push(&mut self, flow: FlowRef, seq_end: u32, frame: F, flows: &FlowTable) -> u64 {
         while self.entries.front().is_some_and(|e| !e.is_wanted(flows)) {
             self.entries.pop_front();
         }
@@ -53,7 +44,7 @@ impl<F: Frame> Retained<F> {
         if full {
             self.entries.pop_front();
         }
-        self.entries.push_back(Entry { flow, seq_end, at_ns: now_ns, frame });
+        self.entries.push_back(Entry { flow, seq_end, frame });
         u64::from(full)
     }
 
@@ -65,11 +56,12 @@ impl<F: Frame> Retained<F> {
                 continue;
             }
             let mut frame = entry.frame;
-            if let Some(segment) = Segment::parse(frame.bytes())
-                && let Some((tsval, _)) = segment.options.timestamps
+            let now = flows.get(entry.flow).and_then(|f| f.tsval_at(now_ns));
+            if let Some(now) = now
+                && let Some(segment) = Segment::parse(frame.bytes())
+                && segment.options.timestamps.is_some_and(|(own, _)| before(own, now))
             {
-                let passed_ms = (now_ns.saturating_sub(entry.at_ns) / MS) as u32;
-                set_tsval(frame.bytes_mut(), &segment, tsval.wrapping_add(passed_ms));
+                set_tsval(frame.bytes_mut(), &segment, now);
             }
             return Some(frame);
         }

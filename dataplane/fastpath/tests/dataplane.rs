@@ -348,6 +348,7 @@ fn a_frame_waits_for_the_output_it_acknowledges_with_partial_acks() {
     let got = segments(&b.sent(PortRole::Host));
     assert_eq!(got.len(), 1, "only the ACK for what it has sent");
     assert_eq!((got[0].ack, got[0].payload_len), (srv(5), 0));
+    assert_eq!(got[0].window, 501, "the same right edge, rounded up to the scale");
     assert!(b.dp.snapshot(b.now_ns).applied < b.dp.snapshot(b.now_ns).committed);
     b.give(PortRole::Host, from_server(srv(5), cli(3), ACK, 500, &[7; 15]));
     exchange(&mut a, &mut b, 10);

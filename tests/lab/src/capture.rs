@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use crate::frame::{self, Body, Frame};
+use crate::frame::{self, Body, Frame, flag};
 use crate::sys::{self, PacketSocket};
 use crate::topology::{Lab, Member, Net, VIP4, VIP6, VMAC4, VMAC6};
 
@@ -220,6 +220,36 @@ impl Recording {
         Ok(reigns)
     }
 
+    /// What a client's TCP must never see of the service: a reset, or a timestamp that goes back.
+    ///
+    /// Gives the number of flows.
+    pub fn check_tcp(&self) -> Result<usize> {
+        let mut newest: BTreeMap<(IpAddr, u16, u16), Option<u32>> = BTreeMap::new();
+        for answer in self.answers() {
+            let (Body::Tcp(tcp), Some((_, client))) = (&answer.frame.body, answer.frame.addresses)
+            else {
+                continue;
+            };
+            let flow = (client, tcp.destination, tcp.source);
+            if tcp.flags & flag::RST != 0 {
+                bail!("node {} resets {client} port {}", answer.member, tcp.destination);
+            }
+            let before = newest.entry(flow).or_default();
+            if tcp.flags & flag::SYN != 0 {
+                *before = None;
+            }
+            let now = tcp.timestamp.map(|(value, _)| value);
+            if let (Some(before), Some(now)) = (*before, now)
+                && (now.wrapping_sub(before) as i32) < 0
+            {
+                let back = before.wrapping_sub(now);
+                bail!("node {}: timestamp {back} back to port {}", answer.member, flow.1);
+            }
+            *before = now.or(*before);
+        }
+        Ok(newest.len())
+    }
+
     /// What left a node as the service after a moment.
     pub fn after(&self, member: Member, moment_ns: u64) -> Vec<Answer> {
         let mut answers = self.answers();
@@ -298,6 +328,40 @@ mod tests {
         let mixed = recording(vec![answer(A, 1), answer(B, 2), answer(A, 3), answer(B, 4)]);
         assert!(mixed.check_one_answers(1).is_err());
         assert_eq!(mixed.after(A, 2).len(), 1);
+    }
+
+    fn segment(time: u32, flags: u8) -> Captured {
+        let tcp = frame::Tcp {
+            source: 1,
+            destination: 2,
+            seq: 0,
+            ack: 0,
+            flags,
+            window: 0,
+            timestamp: None,
+            payload_bytes: 0,
+            payload: Vec::new(),
+        };
+        let mut options = vec![1, 1, 8, 10];
+        options.extend(time.to_be_bytes());
+        options.extend([0; 4]);
+        let (vip, client) = (VIP4.parse().unwrap(), "10.77.0.1".parse().unwrap());
+        let packet = frame::ipv4_tcp(vip, client, &tcp, &options);
+        let bytes = frame::ethernet([2; 6], VMAC4, frame::ETHERTYPE_IPV4, &packet);
+        Captured { unix_ns: 1, port: Port::Node(Member::A), wire_bytes: bytes.len(), bytes }
+    }
+
+    #[test]
+    fn resets_and_timestamps_that_go_back_are_found() {
+        let check = |segments: &[(u32, u8)]| {
+            let frames = segments.iter().map(|&(time, flags)| segment(time, flags));
+            recording(frames.collect()).check_tcp()
+        };
+        assert_eq!(check(&[(5, flag::ACK), (5, flag::ACK), (6, flag::ACK)]).unwrap(), 1);
+        assert_eq!(check(&[(u32::MAX, flag::ACK), (1, flag::ACK)]).unwrap(), 1, "they wrap");
+        assert_eq!(check(&[(9, flag::ACK), (1, flag::SYN)]).unwrap(), 1, "a new connection");
+        assert!(check(&[(5, flag::ACK), (4, flag::ACK)]).is_err());
+        assert!(check(&[(5, flag::RST)]).is_err());
     }
 
     #[test]

@@ -114,7 +114,7 @@ pub fn run(plan: &Plan) -> Result<Report> {
         faults.push("no primary after the kill".into());
     }
     let recording = scenario.recording()?;
-    if let Err(error) = recording.check_one_answers(1) {
+    if let Err(error) = recording.check_one_answers(1).and_then(|_| recording.check_tcp()) {
         faults.push(format!("{error:#}"));
     }
     let stall = clients[0].stall(kill_ns);

@@ -13,7 +13,7 @@ use crate::{cmd, sys};
 /// Set to 1, nothing may be skipped.
 pub const REQUIRE: &str = "UNDERSTUDY_REQUIRE_ROOT";
 /// Huge pages that three nodes need, and some more.
-const HUGE_PAGES_MIN: u64 = 512;
+const HUGE_PAGES_MIN: u64 = 1024;
 const HUGE_PAGES_DIR: &str = "/dev/hugepages";
 
 /// Whether a test can run here; otherwise it says why not, or fails if it must run.
@@ -84,9 +84,16 @@ impl Scenario {
         Ok(recording)
     }
 
-    /// Ends the capture and checks that never two nodes answered.
-    pub fn check_one_answers(&mut self, handovers_max: usize) -> Result<Vec<Reign>> {
-        self.recording()?.check_one_answers(handovers_max)
+    /// Ends the capture and checks that never two nodes answered, that there were exactly so many
+    /// handovers, and that no client's TCP was told what it must not hear.
+    pub fn check_wire(&mut self, handovers: usize) -> Result<Vec<Reign>> {
+        let recording = self.recording()?;
+        let reigns = recording.check_one_answers(handovers)?;
+        if reigns.len() != handovers + 1 {
+            bail!("{} handovers on the wire, {handovers} expected", reigns.len().saturating_sub(1));
+        }
+        recording.check_tcp()?;
+        Ok(reigns)
     }
 }
 

@@ -30,6 +30,21 @@ impl<P: Ports> Dataplane<P> {
         busy
     }
 
+    /// What the clone has sent until now and was not read yet is still a clone's output: sent
+    /// after what was retained, its TSvals would go back.
+    pub(super) fn drain_clone_output(&mut self, now_ns: u64, ports: &mut P) {
+        for _ in 0..DRAIN_BURSTS_MAX {
+            let mut burst = Burst::new();
+            ports.rx(PortRole::Host, &mut burst);
+            if burst.is_empty() {
+                break;
+            }
+            for frame in burst {
+                self.on_clone_output(now_ns, frame, ports);
+            }
+        }
+    }
+
     /// The primary's output: note what a clone needs to know, then to the gate.
     pub(super) fn on_service_output(&mut self, now_ns: u64, frame: P::Frame, ports: &P) {
         if self.withhold(frame.bytes(), ports) {
@@ -37,7 +52,9 @@ impl<P: Ports> Dataplane<P> {
             return;
         }
         if let Some(segment) = Segment::parse(frame.bytes()) {
-            if self.apply.observe_output(&segment, &mut self.counters) == OutputFate::Swallow {
+            if self.apply.observe_output(now_ns, &segment, &mut self.counters)
+                == OutputFate::Swallow
+            {
                 return;
             }
             if segment.has(SYN | ACK) && !self.note_synack(now_ns, frame.bytes()) {
@@ -93,14 +110,13 @@ impl<P: Ports> Dataplane<P> {
             return;
         }
         let segment = Segment::parse(frame.bytes());
-        let fate =
-            segment.map(|s| (s.seq_end(), self.apply.observe_output(&s, &mut self.counters)));
+        let fate = segment
+            .map(|s| (s.seq_end(), self.apply.observe_output(now_ns, &s, &mut self.counters)));
         match fate {
             Some((seq_end, OutputFate::Retain(flow))) => {
                 let flows = self.apply.flows();
                 self.counters.retained += 1;
-                self.counters.retained_dropped +=
-                    self.retained.push(now_ns, flow, seq_end, frame, flows);
+                self.counters.retained_dropped += self.retained.push(flow, seq_end, frame, flows);
             }
             _ => self.counters.clone_muted += 1,
         }

@@ -53,6 +53,7 @@ impl<P: Ports> Dataplane<P> {
             let end = self.log.end();
             busy |= self.apply_until(now_ns, Mode::Primary, end, FINISH_WAIT_NS, ports);
         }
+        self.answer_repeated_syns(ports);
         busy
     }
 
@@ -92,6 +93,7 @@ impl<P: Ports> Dataplane<P> {
 
     /// The clone is level with the log: from here on its output is the service's.
     pub(super) fn take_over(&mut self, now_ns: u64, ports: &mut P) {
+        self.drain_clone_output(now_ns, ports);
         let Role::Lead(reign) = &mut self.role else { return };
         reign.level = true;
         let tag = reign.opened_at;
@@ -119,6 +121,17 @@ impl<P: Ports> Dataplane<P> {
         let half_open = self.apply.flows().iter().filter(|f| f.state == FlowState::HalfOpen);
         for flow in half_open {
             let record = self.log.record(flow.synack_at);
+            if let Some(frame) = record.and_then(|r| ports.alloc(&[r.payload])) {
+                self.gate.push(tag, frame);
+            }
+        }
+    }
+
+    /// Clients that repeat the SYN of an inherited handshake get its SYN-ACK again.
+    pub(super) fn answer_repeated_syns(&mut self, ports: &mut P) {
+        let tag = self.log.end();
+        for at in self.apply.take_synacks_due() {
+            let record = self.log.record(at);
             if let Some(frame) = record.and_then(|r| ports.alloc(&[r.payload])) {
                 self.gate.push(tag, frame);
             }

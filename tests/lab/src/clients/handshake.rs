@@ -187,7 +187,7 @@ impl RawClient {
         let Some(peer_isn) = self.peer_isn else { bail!("a segment before the SYN-ACK") };
         if let Some((time, _)) = tcp.timestamp {
             if (time.wrapping_sub(self.peer_time) as i32) < 0 && self.peer_time != 0 {
-                self.verdict.count("timestamps that went back", 1);
+                self.verdict.fault("a TCP timestamp that went back");
             }
             self.peer_time = time;
         }

@@ -1,0 +1,188 @@
+//! What must always hold of the logs and of what leaves: one history, committed before released,
+//! one reign at a time.
+
+use std::collections::BTreeMap;
+
+use understudy_fastpath::command::{DataRole, Snapshot};
+use understudy_log::CaptureLog;
+use understudy_wire::{Epoch, NodeId, Position};
+
+use crate::frames::SimFrame;
+
+/// A node's log, or the one it had when it crashed.
+pub struct Held<'a> {
+    /// Whose.
+    pub id: NodeId,
+    /// The logs of this life and the one before.
+    pub logs: [Option<&'a CaptureLog>; 2],
+}
+
+impl Held<'_> {
+    fn holds(&self, from: Position, bytes: &[u8]) -> bool {
+        let to = from + bytes.len() as u64;
+        self.logs.iter().flatten().any(|log| log.bytes(from, to) == Some(bytes))
+    }
+}
+
+/// The one history, as its leaders committed it.
+#[derive(Default)]
+pub struct Truth {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    majority: usize,
+    compared: BTreeMap<NodeId, (u64, Position)>,
+    leaders: BTreeMap<Epoch, NodeId>,
+    opened: Epoch,
+    released: (Epoch, NodeId),
+    /// Frames that left.
+    pub frames_released: u64,
+}
+
+impl Truth {
+    /// Nothing committed yet.
+    pub fn new(majority: usize) -> Truth {
+        Truth { majority, ..Truth::default() }
+    }
+
+    /// How much is committed.
+    pub fn len(&self) -> Position {
+        self.bytes.len() as Position
+    }
+
+    /// Whether nothing is.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Newest reign that released anything.
+    pub fn released_epoch(&self) -> Epoch {
+        self.released.0
+    }
+
+    /// A node's data path has moved.
+    pub fn observe(
+        &mut self,
+        id: NodeId,
+        life: u64,
+        s: &Snapshot,
+        log: &CaptureLog,
+        all: &[Held<'_>],
+    ) -> Result<(), String> {
+        if let DataRole::Lead(epoch) = s.role {
+            let first = *self.leaders.entry(epoch).or_insert(id);
+            if first != id {
+                return Err(format!("epoch {epoch} is led by node {first} and node {id}"));
+            }
+            self.extend(id, epoch, s, log, all)?;
+            if s.gate_open && epoch > self.opened {
+                self.opened = epoch;
+                self.covers(id, epoch, log)?;
+            }
+        }
+        self.compare(id, life, s, log)?;
+        if matches!(s.role, DataRole::Follow(_)) && s.applied > self.len() {
+            return Err(format!(
+                "node {id} fed its clone up to {}, committed is {}",
+                s.applied,
+                self.len()
+            ));
+        }
+        Ok(())
+    }
+
+    /// The leader says that more is committed.
+    fn extend(
+        &mut self,
+        id: NodeId,
+        epoch: Epoch,
+        s: &Snapshot,
+        log: &CaptureLog,
+        all: &[Held<'_>],
+    ) -> Result<(), String> {
+        let (from, to) = (self.len(), s.committed);
+        if to <= from {
+            return Ok(());
+        }
+        let Some(bytes) = log.bytes(from, to) else {
+            return Err(format!("node {id} committed up to {to} but does not hold {from}..{to}"));
+        };
+        let holders: Vec<NodeId> =
+            all.iter().filter(|h| h.holds(from, bytes)).map(|h| h.id).collect();
+        if holders.len() < self.majority {
+            return Err(format!(
+                "node {id} in epoch {epoch} calls {from}..{to} committed, but only {holders:?} hold it"
+            ));
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Who opens a gate holds all that was ever committed.
+    fn covers(&self, id: NodeId, epoch: Epoch, log: &CaptureLog) -> Result<(), String> {
+        let from = log.start().min(self.len());
+        if log.bytes(from, self.len()) == Some(&self.bytes[from as usize..]) {
+            return Ok(());
+        }
+        Err(format!("node {id} opens epoch {epoch} without all of the {} committed", self.len()))
+    }
+
+    /// What a node believes committed is the one history.
+    fn compare(
+        &mut self,
+        id: NodeId,
+        life: u64,
+        s: &Snapshot,
+        log: &CaptureLog,
+    ) -> Result<(), String> {
+        let entry = self.compared.entry(id).or_insert((life, 0));
+        if entry.0 != life {
+            *entry = (life, 0);
+        }
+        entry.1 = entry.1.min(s.committed);
+        let (from, to) = (entry.1.max(log.start()), s.committed.min(log.end()));
+        if to <= from {
+            return Ok(());
+        }
+        entry.1 = to;
+        let want = self.bytes.get(from as usize..to as usize);
+        if want.is_none() || log.bytes(from, to) != want {
+            return Err(format!(
+                "node {id} holds {from}..{to} as committed, which is not the history (its length: {})",
+                self.bytes.len()
+            ));
+        }
+        Ok(())
+    }
+
+    /// Frames left a node's client port.
+    pub fn release(
+        &mut self,
+        id: NodeId,
+        role: DataRole,
+        frames: &[SimFrame],
+    ) -> Result<(), String> {
+        if frames.is_empty() {
+            return Ok(());
+        }
+        let DataRole::Lead(epoch) = role else {
+            return Err(format!("node {id} released output as {role:?}"));
+        };
+        if epoch < self.released.0 {
+            return Err(format!(
+                "node {id} released output in epoch {epoch} after node {} did in epoch {}",
+                self.released.1, self.released.0
+            ));
+        }
+        self.released = (epoch, id);
+        self.frames_released += frames.len() as u64;
+        for frame in frames {
+            if let Some(cause) = frame.cause.filter(|cause| *cause > self.len()) {
+                return Err(format!(
+                    "node {id} released output caused by {cause}, committed is {}",
+                    self.len()
+                ));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,458 @@
+//! A client machine: connections that load the service, each with a ledger of every byte it must get.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
+
+use understudy_wire::frame::{Ethernet, Mac};
+use understudy_wire::neighbor::learn;
+use understudy_wire::tcp::{ACK, RST, SYN, Segment};
+
+use crate::frames::{
+    Offer, SERVICE_PORT, VIP, arp_answer, arp_request, client_ip, client_mac, is_arp,
+    offer_options, payload, raw_frame, tcp_frame,
+};
+use crate::rng::Rng;
+use crate::session::{Session, request};
+use crate::tcb::{Settings, Tcb};
+
+const MS: u64 = 1_000_000;
+const SYN_RETRY_NS: u64 = 400 * MS;
+const SYN_RETRY_NS_MAX: u64 = 1_600 * MS;
+const ARP_RETRY_NS: u64 = 300 * MS;
+
+/// How a connection behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// The MSS it offers.
+    pub mss: u16,
+    /// The window scale it offers.
+    pub wscale: Option<u8>,
+    /// Whether it offers timestamps.
+    pub timestamps: bool,
+    /// Its receive buffer.
+    pub rcv_buf: u32,
+    /// Requests under way at once.
+    pub depth: usize,
+    /// Longest request body.
+    pub body_max: u64,
+    /// Longest reply.
+    pub reply_max: u64,
+    /// Longest pause before a request.
+    pub think_ns_max: u64,
+    /// Requests until it closes.
+    pub requests: u64,
+}
+
+enum State {
+    Waiting { at: u64 },
+    SynSent { isn: u32, retry_at: u64, rto_ns: u64 },
+    Open(Box<Tcb>),
+    Closed,
+}
+
+struct Connection {
+    port: u16,
+    plan: Plan,
+    state: State,
+    session: Session,
+    expected: VecDeque<u8>,
+    /// Where each reply under way ends, counted from the first byte ever expected.
+    ends: VecDeque<u64>,
+    expected_total: u64,
+    received_total: u64,
+    issued: u64,
+    think_until: u64,
+    ts_offset: u32,
+    progress_ns: u64,
+    opened_ns: u64,
+}
+
+/// What a client machine has come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ledger {
+    /// Connections that ran from SYN to both FINs.
+    pub connections: u64,
+    /// Replies received whole.
+    pub replies: u64,
+    /// Bytes received and compared.
+    pub bytes: u64,
+    /// Longest time without progress of a connection that had something under way.
+    pub stall_ns_max: u64,
+}
+
+/// The machine.
+pub struct Host {
+    index: usize,
+    rng: Rng,
+    vip_mac: Option<Mac>,
+    arp_at: u64,
+    connections: BTreeMap<u16, Connection>,
+    next_port: u16,
+    out: VecDeque<Vec<u8>>,
+    loading: bool,
+    /// What it has come to.
+    pub ledger: Ledger,
+    /// The first broken promise.
+    pub violation: Option<String>,
+}
+
+impl Host {
+    /// A machine with a few connections to come.
+    pub fn new(index: usize, connections: usize, mut rng: Rng) -> Host {
+        let mut host = Host {
+            index,
+            vip_mac: None,
+            arp_at: 0,
+            connections: BTreeMap::new(),
+            next_port: 40_000 + rng.below(1000) as u16,
+            rng,
+            out: VecDeque::new(),
+            loading: true,
+            ledger: Ledger::default(),
+            violation: None,
+        };
+        for _ in 0..connections {
+            let at = host.rng.below(1_500 * MS);
+            host.add(at);
+        }
+        host
+    }
+
+    fn add(&mut self, at: u64) {
+        let port = self.next_port;
+        self.next_port += 1;
+        let plan = plan(&mut self.rng);
+        self.connections.insert(
+            port,
+            Connection {
+                port,
+                plan,
+                state: State::Waiting { at },
+                session: Session::default(),
+                expected: VecDeque::new(),
+                ends: VecDeque::new(),
+                expected_total: 0,
+                received_total: 0,
+                issued: 0,
+                think_until: 0,
+                ts_offset: self.rng.bits() as u32,
+                progress_ns: at,
+                opened_ns: at,
+            },
+        );
+    }
+
+    /// Ends the load: what runs is finished, nothing new begins.
+    pub fn finish(&mut self) {
+        self.loading = false;
+        self.connections.retain(|_, c| !matches!(c.state, State::Waiting { .. }));
+    }
+
+    /// Whether every connection has come to its end.
+    pub fn is_done(&self) -> bool {
+        !self.loading && self.connections.values().all(|c| matches!(c.state, State::Closed))
+    }
+
+    /// The connections under way: port, when they last got on, what they are about.
+    pub fn under_way(&self) -> Vec<(u16, u64, String)> {
+        let open = self.connections.values().filter(|c| !matches!(c.state, State::Closed));
+        open.map(|c| {
+            let text = match &c.state {
+                State::Open(tcb) => tcb.summary(),
+                State::SynSent { .. } => "SYN sent".into(),
+                _ => "to come".into(),
+            };
+            let text = format!(
+                "{text}; issued {} outstanding {} lacks {} bytes; opened {} us",
+                c.issued,
+                c.ends.len(),
+                c.expected.len(),
+                c.opened_ns / 1000
+            );
+            (c.port, c.progress_ns, text)
+        })
+        .collect()
+    }
+
+    /// The address of this machine.
+    pub fn ip(&self) -> IpAddr {
+        client_ip(self.index)
+    }
+
+    /// The next frame to the network.
+    pub fn poll_out(&mut self) -> Option<Vec<u8>> {
+        self.out.pop_front()
+    }
+
+    /// When to call `tick` at the latest.
+    pub fn due_ns(&self) -> Option<u64> {
+        let each = |c: &Connection| match &c.state {
+            State::Waiting { at } => Some(*at),
+            State::SynSent { retry_at, .. } => Some(*retry_at),
+            State::Open(tcb) => {
+                let think = (c.ends.len() < c.plan.depth && c.issued < c.plan.requests)
+                    .then_some(c.think_until);
+                [tcb.due_ns(), think].into_iter().flatten().min()
+            }
+            State::Closed => None,
+        };
+        self.connections.values().filter_map(each).min()
+    }
+
+    /// Takes a frame from the network.
+    pub fn on_frame(&mut self, now_ns: u64, frame: &[u8]) {
+        let Some(eth) = Ethernet::parse(frame) else { return };
+        if eth.dst != client_mac(self.index) && eth.dst[0] & 1 == 0 {
+            return;
+        }
+        if is_arp(frame) {
+            if let Some((ip, mac)) = learn(frame)
+                && ip == VIP
+            {
+                self.vip_mac = Some(mac);
+            }
+            let answer = arp_answer(frame, (self.ip(), client_mac(self.index)));
+            self.out.extend(answer);
+            return self.tick(now_ns);
+        }
+        let Some(segment) = Segment::parse(frame).filter(|s| s.checksum_ok(frame)) else { return };
+        if segment.ip.dst == self.ip() && segment.ip.src == VIP {
+            self.on_segment(now_ns, &segment, payload(frame, &segment));
+        }
+    }
+
+    fn on_segment(&mut self, now_ns: u64, segment: &Segment, data: &[u8]) {
+        let Some(mut c) = self.connections.remove(&segment.dst_port) else { return };
+        match &mut c.state {
+            State::SynSent { isn, .. }
+                if segment.has(ACK) && segment.ack == isn.wrapping_add(1) =>
+            {
+                if segment.has(RST) {
+                    self.violate(format!("port {}: connection refused", c.port));
+                } else if segment.has(SYN) {
+                    let tcb = established(&c.plan, *isn, segment, c.ts_offset);
+                    c.state = State::Open(Box::new(tcb));
+                    c.progress_ns = now_ns;
+                    self.drive(now_ns, &mut c, true);
+                }
+            }
+            State::Open(tcb) => {
+                let before = tcb.acked_total;
+                let again = segment.has(SYN);
+                let reset = if again {
+                    // Our ACK of it was lost.
+                    false
+                } else {
+                    tcb.on_segment(now_ns, segment, data)
+                };
+                if tcb.acked_total > before {
+                    c.progress_ns = now_ns;
+                }
+                if reset && !tcb.is_closed() {
+                    self.violate(format!("port {}: connection reset", c.port));
+                }
+                self.drive(now_ns, &mut c, again);
+            }
+            // TIME_WAIT: the last ACK may have been lost. No more than that matters here.
+            State::Closed if segment.seq_len() > 0 && !segment.has(RST) => {
+                self.bare_ack(&c, now_ns, segment);
+            }
+            _ => {}
+        }
+        self.connections.insert(c.port, c);
+    }
+
+    fn bare_ack(&mut self, c: &Connection, now_ns: u64, segment: &Segment) {
+        let ts_now = c.ts_offset.wrapping_add((now_ns / MS) as u32);
+        let out = crate::tcb::Out {
+            seq: segment.ack,
+            ack: segment.seq_end(),
+            flags: ACK,
+            window: 1000,
+            timestamps: segment.options.timestamps.map(|(tsval, _)| (ts_now, tsval)),
+            payload: Vec::new(),
+        };
+        self.send(c.port, &out);
+    }
+
+    fn violate(&mut self, text: String) {
+        self.violation.get_or_insert(format!("client {}: {text}", self.ip()));
+    }
+
+    /// Reads, compares, asks for more, closes, sends.
+    fn drive(&mut self, now_ns: u64, c: &mut Connection, ack: bool) {
+        let State::Open(tcb) = &mut c.state else { return };
+        let data = tcb.read();
+        let fault = take_bytes(&data, c.port, &mut c.expected);
+        if !data.is_empty() {
+            let stall = now_ns - c.progress_ns;
+            self.ledger.stall_ns_max = self.ledger.stall_ns_max.max(stall);
+            c.progress_ns = now_ns;
+            c.received_total += data.len() as u64;
+            self.ledger.bytes += data.len() as u64;
+        }
+        while c.ends.front().is_some_and(|end| *end <= c.received_total) {
+            c.ends.pop_front();
+            self.ledger.replies += 1;
+            c.think_until = now_ns + self.rng.below(c.plan.think_ns_max);
+        }
+        let more = self.loading && c.issued < c.plan.requests;
+        for _ in c.ends.len()..c.plan.depth {
+            if !more || now_ns < c.think_until || c.issued >= c.plan.requests {
+                break;
+            }
+            if c.ends.is_empty() {
+                c.progress_ns = now_ns;
+            }
+            let ask = next_request(&c.plan, &mut self.rng);
+            let reply = c.session.reply(&ask);
+            tcb.write(&ask);
+            c.issued += 1;
+            c.expected_total += reply.len() as u64;
+            c.ends.push_back(c.expected_total);
+            c.expected.extend(reply);
+        }
+        let finished = c.ends.is_empty() && (!self.loading || c.issued >= c.plan.requests);
+        if finished {
+            tcb.close();
+        }
+        let early = tcb.at_eof() && !finished;
+        let mut out = tcb.poll(now_ns);
+        if ack && out.is_empty() {
+            out.extend(tcb.bare_ack(now_ns));
+        }
+        let closed = tcb.is_closed();
+        for o in &out {
+            self.send(c.port, o);
+        }
+        if let Some(text) = fault {
+            self.violate(text);
+        }
+        if early {
+            self.violate(format!("port {}: the service closed the connection", c.port));
+        }
+        if closed {
+            c.state = State::Closed;
+            self.ledger.connections += 1;
+            if self.loading {
+                let at = now_ns + self.rng.below(300 * MS);
+                self.add(at);
+            }
+        }
+    }
+
+    fn send(&mut self, port: u16, out: &crate::tcb::Out) {
+        let Some(mac) = self.vip_mac else { return };
+        let from = ((self.ip(), port), client_mac(self.index));
+        self.out.push_back(tcp_frame(from, ((VIP, SERVICE_PORT), mac), out));
+    }
+
+    /// Timers.
+    pub fn tick(&mut self, now_ns: u64) {
+        let ports: Vec<u16> = self.connections.keys().copied().collect();
+        for port in ports {
+            let Some(mut c) = self.connections.remove(&port) else { continue };
+            match &c.state {
+                State::Waiting { at } if *at <= now_ns => self.start(now_ns, &mut c),
+                State::SynSent { retry_at, .. } if *retry_at <= now_ns => {
+                    self.start(now_ns, &mut c);
+                }
+                State::Open(_) => self.drive(now_ns, &mut c, false),
+                _ => {}
+            }
+            self.connections.insert(port, c);
+        }
+    }
+
+    /// Sends the SYN, or the question that must come first.
+    fn start(&mut self, now_ns: u64, c: &mut Connection) {
+        let Some(mac) = self.vip_mac else {
+            if self.arp_at <= now_ns {
+                self.arp_at = now_ns + ARP_RETRY_NS;
+                self.out.push_back(arp_request((self.ip(), client_mac(self.index)), VIP));
+            }
+            c.state = State::Waiting { at: self.arp_at };
+            return;
+        };
+        let (isn, rto_ns) = match c.state {
+            State::SynSent { isn, rto_ns, .. } => (isn, (rto_ns * 2).min(SYN_RETRY_NS_MAX)),
+            _ => {
+                c.opened_ns = now_ns;
+                c.progress_ns = now_ns;
+                (self.rng.bits() as u32, SYN_RETRY_NS)
+            }
+        };
+        c.state = State::SynSent { isn, retry_at: now_ns + rto_ns, rto_ns };
+        let ts_now = c.ts_offset.wrapping_add((now_ns / MS) as u32);
+        let offer = Offer {
+            mss: c.plan.mss,
+            wscale: c.plan.wscale,
+            timestamps: c.plan.timestamps.then_some((ts_now, 0)),
+        };
+        let window = c.plan.rcv_buf.min(u32::from(u16::MAX)) as u16;
+        let from = ((self.ip(), c.port), client_mac(self.index));
+        let to = ((VIP, SERVICE_PORT), mac);
+        let frame = raw_frame(from, to, (isn, 0, SYN, window), &offer_options(&offer), &[]);
+        self.out.push_back(frame);
+    }
+}
+
+fn established(plan: &Plan, isn: u32, synack: &Segment, ts_offset: u32) -> Tcb {
+    let options = synack.options;
+    let timestamps = plan.timestamps && options.timestamps.is_some();
+    let scales = plan.wscale.zip(options.wscale);
+    let settings = Settings {
+        mss: usize::from(options.mss.unwrap_or(536).min(plan.mss))
+            - if timestamps { 12 } else { 0 },
+        snd_wscale: scales.map_or(0, |(_, server)| server),
+        rcv_wscale: scales.map_or(0, |(own, _)| own),
+        timestamps,
+        rcv_buf: plan.rcv_buf,
+        ts_offset,
+    };
+    let rcv = synack.seq.wrapping_add(1);
+    let edge = rcv.wrapping_add(plan.rcv_buf.min(u32::from(u16::MAX)));
+    let ts_recent = options.timestamps.map_or(0, |(tsval, _)| tsval);
+    let mut tcb = Tcb::new(settings, isn.wrapping_add(1), rcv, edge, ts_recent);
+    tcb.set_window(u32::from(synack.window));
+    tcb
+}
+
+/// Compares what came with what must come.
+fn take_bytes(data: &[u8], port: u16, expected: &mut VecDeque<u8>) -> Option<String> {
+    for byte in data {
+        match expected.pop_front() {
+            Some(want) if want == *byte => {}
+            Some(want) => return Some(format!("port {port}: got byte {byte}, expected {want}")),
+            None => return Some(format!("port {port}: got a byte that nothing asked for")),
+        }
+    }
+    None
+}
+
+fn next_request(plan: &Plan, rng: &mut Rng) -> Vec<u8> {
+    let body: Vec<u8> = (0..rng.below(plan.body_max)).map(|_| rng.bits() as u8).collect();
+    request(&body, 1 + rng.below(plan.reply_max) as u32)
+}
+
+/// One of the loads that a service sees.
+fn plan(rng: &mut Rng) -> Plan {
+    let base = Plan {
+        mss: rng.pick(&[100, 536, 1200, 1400, 1460]),
+        wscale: rng.pick(&[None, Some(0), Some(3), Some(7)]),
+        timestamps: rng.percent(60),
+        rcv_buf: rng.pick(&[4_000, 16_000, 60_000, 200_000]),
+        depth: 1,
+        body_max: 200,
+        reply_max: 400,
+        think_ns_max: 40 * MS,
+        requests: u64::MAX,
+    };
+    match rng.below(5) {
+        0 => base,
+        1 => Plan { depth: 16, think_ns_max: 60 * MS, ..base },
+        2 => Plan { reply_max: 60_000, think_ns_max: 300 * MS, ..base },
+        3 => Plan { body_max: 20_000, depth: 2, think_ns_max: 200 * MS, ..base },
+        _ => Plan { requests: 1 + rng.below(4), think_ns_max: 5 * MS, ..base },
+    }
+}

@@ -1,0 +1,332 @@
+//! A node: the shipped data path and control plane, the capsule, the disk, the clock.
+
+use std::collections::VecDeque;
+
+use understudy_fastpath::command::{Command, DataRole, Snapshot};
+use understudy_fastpath::dataplane::{Dataplane, DataplaneConfig};
+use understudy_fastpath::sender::{CommitPolicy, SenderConfig};
+use understudy_fastpath::{MS, ports::PortRole};
+use understudy_log::CaptureLog;
+use understudy_proto::{Config, LocalFact, Persisted};
+use understudy_wire::NodeId;
+
+use crate::control::{App, CapsuleFacts, Control, Queues};
+use crate::frames::{CLUSTER, SimFrame, VIP, VMAC, replica_mac};
+use crate::kernel::{Kernel, KernelConfig};
+use crate::ports::SimPorts;
+use crate::rng::Rng;
+use crate::scenario::{Mutation, Scenario};
+
+/// Frames that may wait at the gate.
+pub const GATE_FRAMES_MAX: usize = 8192;
+/// Frames retained for a takeover.
+pub const RETAINED_FRAMES_MAX: usize = 4096;
+const EVENTS_MAX: usize = 256;
+const SNAPSHOT_INTERVAL_NS: u64 = MS;
+/// How much slower a clock runs that almost stands still.
+const SLOW: u64 = 20;
+
+/// A node's monotonic clock.
+#[derive(Clone, Copy, Debug)]
+pub struct NodeClock {
+    base: u64,
+    since: u64,
+    slow: bool,
+}
+
+impl NodeClock {
+    /// A clock that shows `base` at time 0.
+    pub fn new(base: u64) -> NodeClock {
+        NodeClock { base, since: 0, slow: false }
+    }
+
+    /// What it shows.
+    pub fn local(&self, now_ns: u64) -> u64 {
+        let passed = now_ns.saturating_sub(self.since);
+        self.base + if self.slow { passed / SLOW } else { passed }
+    }
+
+    /// When it will show `local`, if it runs as it should.
+    pub fn global(&self, local: u64, now_ns: u64) -> u64 {
+        now_ns + local.saturating_sub(self.local(now_ns))
+    }
+
+    /// Makes it almost stand still, or run again.
+    pub fn set_slow(&mut self, now_ns: u64, slow: bool) {
+        if self.slow != slow {
+            (self.base, self.since, self.slow) = (self.local(now_ns), now_ns, slow);
+        }
+    }
+}
+
+/// One life of a node's process.
+pub struct Life {
+    /// The poll-mode thread.
+    pub dp: Dataplane<SimPorts>,
+    /// Its ports.
+    pub ports: SimPorts,
+    /// The capsule.
+    pub kernel: Kernel,
+    /// The control-plane thread.
+    pub control: Control,
+    /// Between the two threads.
+    pub queues: Queues,
+    /// When the application will be ready; `None` once it is dead.
+    pub ready_at: Option<u64>,
+    /// The application died by itself.
+    pub exited: bool,
+    /// Writes under way: when each is durable.
+    pub writes: VecDeque<(u64, Persisted)>,
+    /// When the poll-mode thread runs next.
+    pub poll_due: u64,
+    /// When the control-plane thread runs next.
+    pub wake_due: u64,
+    /// When the kernel's next timer is.
+    pub kernel_due: u64,
+    /// When the last frame to and from the host port arrives.
+    pub host_last: [u64; 2],
+    published_at: u64,
+}
+
+/// What one round of the poll-mode thread brought forth.
+pub struct Round {
+    /// Left the client port, and the role in which it did.
+    pub client: Vec<(DataRole, Vec<SimFrame>)>,
+    /// Left the replica port.
+    pub replica: Vec<SimFrame>,
+    /// Left the host port.
+    pub host: Vec<SimFrame>,
+    /// There was something to do.
+    pub busy: bool,
+    /// The state after it.
+    pub snapshot: Snapshot,
+}
+
+impl Life {
+    /// A process that starts.
+    pub fn new(
+        scenario: &Scenario,
+        id: NodeId,
+        (disk, backoff_ms): (Persisted, Option<u64>),
+        local_ns: u64,
+        mut rng: Rng,
+    ) -> Life {
+        let config = dataplane_config(scenario, id);
+        let log = CaptureLog::new(scenario.log_len).expect("memory for a log");
+        let kernel = KernelConfig {
+            rcv_buf: scenario.rcv_buf,
+            service_ns_max: scenario.service_ns_max,
+            adoption_loss_ppm: scenario.adoption_loss_ppm,
+            poisoned: scenario.mutation == Mutation::PoisonedClone && id == 2,
+        };
+        Life {
+            dp: Dataplane::new(config, log),
+            ports: SimPorts::new(rng.fork(), scenario.trouble_ppm),
+            kernel: Kernel::new(kernel, rng.fork()),
+            control: Control::new(proto_config(scenario, id, local_ns), disk, local_ns, backoff_ms),
+            queues: Queues::default(),
+            ready_at: None,
+            exited: false,
+            writes: VecDeque::new(),
+            poll_due: 0,
+            wake_due: 0,
+            kernel_due: u64::MAX,
+            host_last: [0; 2],
+            published_at: 0,
+        }
+    }
+
+    /// One round of the poll-mode thread. `read_ns`: what it took the time for when it began.
+    pub fn poll(&mut self, read_ns: u64, clock_ns: u64, mutation: Mutation) -> Round {
+        self.ports.clock_ns = clock_ns;
+        let mut client = Vec::new();
+        while let Some(command) = self.queues.commands.pop_front() {
+            let dropped =
+                mutation == Mutation::NoAnnouncement && matches!(command, Command::Announce);
+            if !dropped {
+                self.dp.command(read_ns, command, &mut self.ports);
+                let sent = self.ports.take_sent(PortRole::Client);
+                if !sent.is_empty() {
+                    client.push((self.dp.snapshot(read_ns).role, sent));
+                }
+            }
+        }
+        let busy = self.dp.poll(read_ns, &mut self.ports);
+        while self.queues.events.len() < EVENTS_MAX
+            && let Some(event) = self.dp.poll_event()
+        {
+            self.queues.events.push_back(event);
+        }
+        let snapshot = self.dp.snapshot(read_ns);
+        client.push((snapshot.role, self.ports.take_sent(PortRole::Client)));
+        if read_ns >= self.published_at + SNAPSHOT_INTERVAL_NS {
+            self.published_at = read_ns;
+            self.queues.snapshot = Some(snapshot.clone());
+        }
+        Round {
+            client,
+            replica: self.ports.take_sent(PortRole::Replica),
+            host: self.ports.take_sent(PortRole::Host),
+            busy: busy || self.ports.has_input(),
+            snapshot,
+        }
+    }
+
+    /// What the control plane sees of the capsule.
+    pub fn facts(&self, now_ns: u64) -> CapsuleFacts {
+        let ready = self.ready_at.is_some_and(|at| at <= now_ns);
+        CapsuleFacts { ready: ready && !self.exited, exited: self.exited }
+    }
+}
+
+/// A machine that may or may not run a process.
+pub struct Machine {
+    /// Which node.
+    pub id: NodeId,
+    /// Its clock.
+    pub clock: NodeClock,
+    /// The same clock as the poll-mode thread reads it.
+    pub data_clock: NodeClock,
+    /// What survives.
+    pub disk: Persisted,
+    /// Counts its processes.
+    pub lives: u64,
+    /// The process.
+    pub life: Option<Life>,
+    /// How long the process that ended by itself was delayed; nothing after a crash.
+    pub backoff_ms: Option<u64>,
+    /// The data path of the process before, for what it had held.
+    pub ghost: Option<Dataplane<SimPorts>>,
+    /// The client port's carrier.
+    pub client_carrier: bool,
+    /// The replica port's carrier.
+    pub replica_carrier: bool,
+    /// The poll-mode thread stands still: since when, until when.
+    pub poll_stall: (u64, u64),
+    /// The control-plane thread stands still until then.
+    pub wake_stall: u64,
+}
+
+impl Machine {
+    /// A machine that is off.
+    pub fn new(id: NodeId, clock: NodeClock) -> Machine {
+        Machine {
+            id,
+            clock,
+            data_clock: clock,
+            disk: Persisted::default(),
+            lives: 0,
+            life: None,
+            backoff_ms: None,
+            ghost: None,
+            client_carrier: true,
+            replica_carrier: true,
+            poll_stall: (0, 0),
+            wake_stall: 0,
+        }
+    }
+
+    /// Starts a process.
+    pub fn boot(&mut self, scenario: &Scenario, now_ns: u64, rng: &mut Rng) {
+        self.lives += 1;
+        let mut life = Life::new(
+            scenario,
+            self.id,
+            (self.disk, self.backoff_ms.take()),
+            self.clock.local(now_ns),
+            rng.fork(),
+        );
+        life.ready_at = Some(now_ns + rng.below(60 * MS));
+        life.control.links.push_back(LocalFact::ClientLink(self.client_carrier));
+        life.control.links.push_back(LocalFact::ReplicaLink(self.replica_carrier));
+        self.life = Some(life);
+        self.poll_stall = (0, 0);
+        self.wake_stall = 0;
+    }
+
+    /// The process is gone; a write under way is done or not.
+    pub fn crash(&mut self, scenario: &Scenario, rng: &mut Rng) {
+        let Some(mut life) = self.life.take() else { return };
+        for _ in 0..life.writes.len() {
+            let Some((_, state)) = life.writes.pop_front() else { break };
+            if !rng.percent(50) {
+                break;
+            }
+            self.disk = state;
+        }
+        if scenario.mutation == Mutation::LostVote {
+            self.disk = Persisted::default();
+        }
+        self.ghost = Some(life.dp);
+    }
+
+    /// Whether this node leads with an open gate.
+    pub fn serves(&self, now_ns: u64) -> Option<u64> {
+        let life = self.life.as_ref()?;
+        let s = life.dp.snapshot(self.clock.local(now_ns));
+        match s.role {
+            DataRole::Lead(epoch) if s.gate_open => Some(epoch),
+            _ => None,
+        }
+    }
+
+    /// Whether this node follows `leader` in `epoch` and could take over.
+    pub fn is_whole(&self, now_ns: u64, leader: NodeId, epoch: u64) -> bool {
+        let Some(life) = &self.life else { return false };
+        let local_ns = self.clock.local(now_ns);
+        let view = life.control.node.view(local_ns);
+        let s = life.dp.snapshot(local_ns);
+        let ready = life.control.app == App::Ready && !view.recovering;
+        let placed = if self.id == leader {
+            s.role == DataRole::Lead(epoch)
+        } else {
+            s.role == DataRole::Follow(epoch) && s.fit && s.level
+        };
+        ready && placed && view.primary == Some(leader)
+    }
+}
+
+fn proto_config(scenario: &Scenario, id: NodeId, incarnation: u64) -> Config {
+    let mut config = Config::new(
+        id,
+        (1..=scenario.nodes).collect(),
+        scenario.heartbeat_ns,
+        scenario.suspect_ns,
+        scenario.lease_ns,
+    );
+    config.priority = 200 - id as u8;
+    config.incarnation = incarnation;
+    config
+}
+
+fn dataplane_config(scenario: &Scenario, id: NodeId) -> DataplaneConfig {
+    let lease_ns = match scenario.mutation {
+        Mutation::LongLease => scenario.suspect_ns * 20,
+        _ => scenario.lease_ns,
+    };
+    let policy = match scenario.mutation {
+        Mutation::NoCommit => CommitPolicy::None,
+        _ if scenario.commit_all => CommitPolicy::All,
+        _ => CommitPolicy::Quorum,
+    };
+    DataplaneConfig {
+        me: id,
+        cluster: CLUSTER,
+        peers: (1..=scenario.nodes).filter(|n| *n != id).collect(),
+        vmac: VMAC,
+        vips: vec![VIP],
+        replica_mac: replica_mac(id),
+        replica_mtu: 1500,
+        sender: SenderConfig {
+            policy,
+            voters: usize::from(scenario.nodes),
+            lease_ns,
+            evict_after_ns: 2_000 * MS,
+            heartbeat_interval_ns: scenario.heartbeat_ns,
+            chunk_len: 0,
+        },
+        gate_frames_max: GATE_FRAMES_MAX,
+        retained_frames_max: RETAINED_FRAMES_MAX,
+        flows_max: 1024,
+    }
+}

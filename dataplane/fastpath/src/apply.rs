@@ -14,13 +14,15 @@ use arrayvec::ArrayVec;
 use understudy_log::{CaptureLog, Record};
 use understudy_wire::Position;
 use understudy_wire::record::RecordKind;
-use understudy_wire::tcp::{ACK, BareAck, RST, SYN, Segment, before, build_bare_ack};
+use understudy_wire::tcp::{
+    ACK, BareAck, RST, SYN, Segment, before, build_bare_ack, later, set_tsval,
+};
 
 use crate::MS;
 use crate::adoption::{SynAckInfo, SynInfo, attributes};
 use crate::counters::Counters;
 use crate::flows::{FlowRef, FlowState, FlowTable, SynTable};
-use crate::ports::{Outbox, Ports};
+use crate::ports::{Frame, Outbox, Ports};
 
 /// Frames parked or not yet acknowledged at most.
 const PENDING_MAX: usize = 16384;
@@ -69,10 +71,24 @@ pub struct Context<'a, P: Ports> {
 impl<P: Ports> Context<'_, P> {
     /// Gives bytes to the capsule. False: no buffer or a full device.
     pub fn deliver(&mut self, bytes: &[u8]) -> bool {
-        let sent = match self.ports.alloc(&[bytes]) {
-            Some(frame) => self.host.push(self.ports, frame),
-            None => false,
-        };
+        let frame = self.ports.alloc(&[bytes]);
+        self.deliver_frame(frame)
+    }
+
+    /// Gives a segment that the capsule lacks again. Its TSval becomes the newest that the
+    /// capsule has seen, or its kernel would drop it as old (RFC 7323, PAWS).
+    fn deliver_again(&mut self, bytes: &[u8], segment: &Segment, newest: Option<u32>) -> bool {
+        let mut frame = self.ports.alloc(&[bytes]);
+        if let Some(frame) = &mut frame
+            && let Some(((own, _), newest)) = segment.options.timestamps.zip(newest)
+        {
+            set_tsval(frame.bytes_mut(), segment, later(own, newest));
+        }
+        self.deliver_frame(frame)
+    }
+
+    fn deliver_frame(&mut self, frame: Option<P::Frame>) -> bool {
+        let sent = frame.is_some_and(|frame| self.host.push(self.ports, frame));
         if sent {
             self.counters.delivered_frames += 1;
         } else {
@@ -599,6 +615,8 @@ impl Apply {
                 entry.state
             }
             _ => {
+                // First: the adoption takes its numbers from the next frame of the flow.
+                self.hand_over_again(cx, record.payload, &segment, entry.flow);
                 self.give(cx, record.payload, &segment, entry.flow, verdict, 1);
                 match verdict {
                     Verdict::Untracked => PendingState::Done,
@@ -628,10 +646,11 @@ impl Apply {
             self.fit &= !flow.is_untouched();
             return PendingState::Done;
         };
+        let newest = flow.client_tsval;
         if let Some(segment) = Segment::parse(record.payload) {
             self.hand_over_again(cx, record.payload, &segment, entry.flow);
+            cx.deliver_again(record.payload, &segment, newest);
         }
-        cx.deliver(record.payload);
         cx.counters.redelivered += 1;
         PendingState::Delivered { at_ns: cx.now_ns, tries: tries + 1 }
     }

@@ -8,6 +8,9 @@ use understudy_wire::tcp::{FIN, FlowKey, Segment, before, later};
 use crate::MS;
 use crate::adoption::{SynAckInfo, SynInfo};
 
+/// The old primary fell silent longer ago, its TSval clock was behind the clone's besides
+/// (`adoption.rs`), and no frame needs as long from the clone's kernel to the host port.
+const TS_SLACK_MS: u32 = 10;
 /// SYNs waiting for their SYN-ACK at most.
 const SYNS_MAX: usize = 4096;
 
@@ -48,6 +51,8 @@ pub struct Flow {
     pub snd_nxt: u32,
     /// What the client acknowledged.
     pub client_acked: u32,
+    /// Newest TSval of the client that the clone's kernel was given.
+    pub client_tsval: Option<u32>,
     /// Right edge of the window that the client offered.
     pub client_edge: u32,
     /// The last bare ACK made for it.
@@ -83,6 +88,7 @@ impl Flow {
             rcv_edge: rcv.wrapping_add(u32::from(synack.window)),
             snd_nxt: snd,
             client_acked: snd,
+            client_tsval: None,
             // The window of a SYN is never scaled; the client's first ACK says more.
             client_edge: snd.wrapping_add(u32::from(u16::MAX)),
             partial_acked: snd,
@@ -115,16 +121,20 @@ impl Flow {
     pub fn note_client(&mut self, segment: &Segment) {
         let edge = segment.ack.wrapping_add(u32::from(segment.window) << self.scales().0);
         self.client_acked = later(self.client_acked, segment.ack);
+        if let Some((tsval, _)) = segment.options.timestamps {
+            self.client_tsval = Some(self.client_tsval.map_or(tsval, |t| later(t, tsval)));
+        }
         self.client_edge = later(self.client_edge, edge);
         if segment.has(FIN) {
             self.client_fin = Some(segment.seq_end());
         }
     }
 
-    /// What the clone's TSval clock showed at least at `now_ns`, and no more than it did.
-    pub fn tsval_at(&self, now_ns: u64) -> Option<u32> {
-        // One tick less: both readings were rounded.
-        Some(self.ts_ahead?.wrapping_add((now_ns / MS) as u32).wrapping_sub(1))
+    /// A TSval for what is sent at takeover: no older than what the old primary sent last, no
+    /// newer than what the clone's kernel stamped on a frame that has not come out yet.
+    pub fn takeover_tsval(&self, now_ns: u64) -> Option<u32> {
+        let shown = self.ts_ahead?.wrapping_add((now_ns / MS) as u32);
+        Some(shown.wrapping_sub(TS_SLACK_MS))
     }
 
     /// The clone sent this segment (not a SYN-ACK), read at `now_ns`.

@@ -56,7 +56,7 @@ impl<F: Frame> Retained<F> {
                 continue;
             }
             let mut frame = entry.frame;
-            let now = flows.get(entry.flow).and_then(|f| f.tsval_at(now_ns));
+            let now = flows.get(entry.flow).and_then(|f| f.takeover_tsval(now_ns));
             if let Some(now) = now
                 && let Some(segment) = Segment::parse(frame.bytes())
                 && segment.options.timestamps.is_some_and(|(own, _)| before(own, now))

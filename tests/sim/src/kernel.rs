@@ -14,7 +14,7 @@ use crate::frames::{
     payload, raw_frame, tcp_frame,
 };
 use crate::rng::Rng;
-use crate::session::{Session, request_len};
+use crate::session::{REPLY_LEN_MAX, Session, reply_len, request_len};
 use crate::tcb::{Settings, Tcb};
 
 const MS: u64 = 1_000_000;
@@ -75,6 +75,8 @@ pub struct Kernel {
     fed: Position,
     out: VecDeque<SimFrame>,
     running: bool,
+    /// The application was given bytes that no client sent in this order.
+    pub garbled: Option<Peer>,
     /// Adoptions that came to a socket, for the statistics.
     pub adopted: u64,
 }
@@ -92,6 +94,7 @@ impl Kernel {
             fed: 0,
             out: VecDeque::new(),
             running: false,
+            garbled: None,
             adopted: 0,
         }
     }
@@ -319,6 +322,11 @@ impl Kernel {
                 break;
             };
             let request: Vec<u8> = socket.parsed.drain(..len).collect();
+            if reply_len(&request) > REPLY_LEN_MAX {
+                self.garbled = Some(peer);
+                socket.parsed.clear();
+                break;
+            }
             let mut reply = socket.session.reply(&request);
             if let Some(byte) = reply.last_mut().filter(|_| self.config.poisoned) {
                 *byte ^= 1;

@@ -9,6 +9,9 @@ use crate::rng::mix;
 /// Bytes before a request's body.
 pub const REQUEST_HEADER_LEN: usize = 6;
 
+/// No client asks for more.
+pub const REPLY_LEN_MAX: usize = 1 << 20;
+
 /// The state of one connection's conversation.
 #[derive(Clone, Debug, Default)]
 pub struct Session {
@@ -44,7 +47,8 @@ pub fn request_len(bytes: &[u8]) -> Option<usize> {
     Some(REQUEST_HEADER_LEN + usize::from(u16::from_be_bytes(len)))
 }
 
-fn reply_len(request: &[u8]) -> usize {
+/// The length of the reply that a whole request asks for.
+pub fn reply_len(request: &[u8]) -> usize {
     let len: [u8; 4] = request[2..6].try_into().unwrap_or_default();
     u32::from_be_bytes(len) as usize
 }

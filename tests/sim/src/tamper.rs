@@ -1,6 +1,5 @@
 //! Planted bugs that show on the replica network: what a broken node would have sent.
 
-use understudy_wire::NodeId;
 use understudy_wire::frame::ETH_LEN;
 use understudy_wire::pdu::{DATA_HEADER_LEN, DataHeader, PDU_HEADER_LEN, PduKind};
 
@@ -12,7 +11,7 @@ const BODY_AT: usize = ETH_LEN + PDU_HEADER_LEN;
 const FORGED_AHEAD: u64 = 4096;
 
 /// A frame on the replica network, as the node with the planted bug sends it.
-pub fn replica_frame(world: &World, _from: NodeId, mut bytes: Vec<u8>) -> Vec<u8> {
+pub fn replica_frame(world: &World, mut bytes: Vec<u8>) -> Vec<u8> {
     match World::pdu_kind(&bytes) {
         Some(PduKind::Ack) if world.has(Mutation::ForgedAcks) => {
             let field = &mut bytes[BODY_AT..BODY_AT + 8];

@@ -555,6 +555,7 @@ impl World {
         let machine = self.machine(id);
         let lives = machine.lives;
         let Some(life) = &mut machine.life else { return };
+        let garbled = life.kernel.garbled.take();
         let mut sent = Vec::new();
         while let Some(frame) = life.kernel.poll_out() {
             let wait = 2 * US + rng.below(10 * US);
@@ -565,6 +566,9 @@ impl World {
         let sooner = due < life.kernel_due;
         if sooner {
             life.kernel_due = due;
+        }
+        if let Some(peer) = garbled {
+            self.violate(format!("node {id}: its application got bytes {peer:?} never sent so"));
         }
         for (at, frame) in sent {
             self.push(at, Event::FromKernel(id, lives, frame));
@@ -581,7 +585,7 @@ impl World {
         if !self.machine(from).replica_carrier {
             return;
         }
-        let bytes = tamper::replica_frame(self, from, bytes);
+        let bytes = tamper::replica_frame(self, bytes);
         let all = eth.dst[0] & 1 == 1;
         for to in (1..=self.scenario.nodes).filter(|to| *to != from) {
             let cut = self.cuts.is_cut(Way::Replica(from, to));

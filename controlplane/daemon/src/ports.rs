@@ -178,6 +178,7 @@ impl Ports for DpdkPorts {
             sack: attrs.sack,
             ecn: attrs.ecn,
             timestamps: attrs.timestamps,
+            first: Some(attrs.first),
         };
         let prepared = self.capsule.adopter.prepare(&key, &attrs).is_ok();
         if prepared {

@@ -58,6 +58,9 @@ pub struct AdoptAttrs {
     /// the adopting frame echoes. For a clone that adopts late this is the primary's TSval of
     /// today, not that of its SYN-ACK: the client drops what goes back in time.
     pub timestamps: Option<(u32, u32)>,
+    /// Sequence and acknowledgement number of the one frame that may make the connection; `None`
+    /// takes whatever comes first, whose bytes then are the first the application reads.
+    pub first: Option<(u32, u32)>,
 }
 
 /// What became of the frames of prepared flows. Each such frame uses up its flow's entry.
@@ -96,7 +99,7 @@ struct Flows {
 }
 
 const KFUNC: &str = "bpf_sk_assign_tcp_reqsk";
-const ATTR_BYTES: usize = 20;
+const ATTR_BYTES: usize = 32;
 const KEY_BYTES: usize = 40;
 const TCP_WSCALE_MAX: u8 = 14;
 const MSS_MIN_V4: u16 = 536;
@@ -299,6 +302,11 @@ fn encode_attrs(key: &FlowKey, attrs: &AdoptAttrs) -> Result<[u8; ATTR_BYTES]> {
     bytes[14] = attrs.sack.into();
     bytes[15] = attrs.timestamps.is_some().into();
     // usec_ts_ok and the reserved bytes stay 0.
+    if let Some((seq, ack)) = attrs.first {
+        bytes[20..24].copy_from_slice(&seq.to_ne_bytes());
+        bytes[24..28].copy_from_slice(&ack.to_ne_bytes());
+        bytes[28..32].copy_from_slice(&1u32.to_ne_bytes());
+    }
     Ok(bytes)
 }
 
@@ -325,6 +333,7 @@ mod tests {
             sack: true,
             ecn: false,
             timestamps: Some((1, 2)),
+            first: None,
         };
         let bytes = encode_attrs(&v4, &attrs).unwrap();
         assert_eq!(bytes[0..4], 1u32.to_ne_bytes());
@@ -345,6 +354,7 @@ mod tests {
             sack: false,
             ecn: false,
             timestamps: None,
+            first: None,
         };
         let bytes = encode_attrs(&v6, &attrs).unwrap();
         assert_eq!(bytes[8..10], MSS_MIN_V6.to_ne_bytes());

@@ -22,6 +22,7 @@ const ATTRS: AdoptAttrs = AdoptAttrs {
     sack: true,
     ecn: false,
     timestamps: Some((TSVAL, TSECR)),
+    first: None,
 };
 const TSVAL: u32 = 0x2000_0000;
 /// Where the adopted socket's clock starts.
@@ -148,6 +149,7 @@ fn a_flow_is_adopted_in_the_middle_of_its_stream() {
             sack: false,
             ecn: false,
             timestamps: None,
+            first: None,
         };
         adoption.handle().prepare(&flow.key, &bare).unwrap();
         let middle = Tcp::new(flow.key.client, flow.key.server, ACK | PSH, 1_000_000, 2_000_000);
@@ -171,6 +173,31 @@ fn a_flow_is_adopted_in_the_middle_of_its_stream() {
         let ack = lab.wire.expect("an acknowledgement of the FIN", flow.mine());
         assert_eq!((ack.seq, ack.ack), (9, 5 + 3 + 1));
         assert_eq!(adoption.stats().adopted, 2);
+    }
+}
+
+#[test]
+fn only_the_named_frame_makes_the_connection() {
+    for v6 in [false, true] {
+        if !root() {
+            return;
+        }
+        let lab = Lab::new(v6);
+        let listener = lab.listen(SocketAddr::new(lab.server, 7000));
+        let adoption = Adoption::load(&lab.capsule, "app0", 16).unwrap();
+        let flow = Flow::new(&lab, 40_003, 7000);
+        let attrs = AdoptAttrs { first: Some((1000, 2000)), ..ATTRS };
+        adoption.handle().prepare(&flow.key, &attrs).unwrap();
+        // A later frame of the flow was on its way already: no connection, and the entry stays.
+        lab.wire.send(&flow.segment(ACK | PSH, 1004, 2000, 1).data(b"later").frame());
+        lab.wire.expect("a RST", |t| flow.mine()(t) && t.flags & RST != 0);
+        lab.wire.send(&flow.segment(ACK, 1000, 2000, 0).frame());
+        lab.wire.send(&flow.segment(ACK | PSH, 1000, 2000, 1).data(b"from").frame());
+        let (mut stream, _) = accept(&listener);
+        let mut got = [0; 4];
+        stream.read_exact(&mut got).unwrap();
+        assert_eq!(&got, b"from");
+        assert_eq!(adoption.stats(), AdoptStats { adopted: 1, ..AdoptStats::default() });
     }
 }
 

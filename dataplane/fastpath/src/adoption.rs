@@ -20,6 +20,9 @@ pub struct AdoptAttrs {
     /// The client's TSval in its SYN, as the primary's kernel had it (a later one could be newer
     /// than data still to come), and what the service's TSval clock shall show now.
     pub timestamps: Option<(u32, u32)>,
+    /// Sequence and acknowledgement number of the bare ACK that makes the connection; no other
+    /// frame may, or the application would miss what came before it.
+    pub first: (u32, u32),
 }
 
 /// RFC 9293 3.7.1: what a peer that names no MSS accepts.
@@ -82,6 +85,7 @@ pub fn attributes(
         rcv_wscale: scaled.map_or(0, |(_, server)| server),
         sack: syn.options.sack_permitted && synack.options.sack_permitted,
         ecn: synack.ecn,
+        first: (syn.isn.wrapping_add(1), synack.isn.wrapping_add(1)),
         timestamps: ts_clock(synack, log_now_ns)
             .zip(syn.options.timestamps)
             .map(|(server_now, (client_tsval, _))| (client_tsval, server_now)),

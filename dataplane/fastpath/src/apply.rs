@@ -58,6 +58,8 @@ pub struct Context<'a, P: Ports> {
     pub log_now_ns: u64,
     /// How long a frame may hold up the log before it is parked.
     pub wait_ns_max: u64,
+    /// A wait that long means that the clone no longer does what the primary did.
+    pub expiry_is_divergence: bool,
     /// The log.
     pub log: &'a CaptureLog,
     /// Buffers and adoption.
@@ -469,6 +471,7 @@ impl Apply {
             Some(since) if cx.now_ns < since + cx.wait_ns_max => true,
             Some(_) => {
                 cx.counters.ack_waits_expired += 1;
+                self.fit &= !cx.expiry_is_divergence;
                 false
             }
         }

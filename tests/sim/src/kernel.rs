@@ -266,7 +266,9 @@ impl Kernel {
 
     /// A segment of no connection: adopted if the program was told to, else reset.
     fn on_stray(&mut self, now_ns: u64, peer: Peer, segment: &Segment, prepared: &mut Prepared) {
-        let attrs = prepared.remove(&peer).filter(|_| segment.has(ACK) && self.running);
+        let first = (segment.seq, segment.ack);
+        let named = segment.has(ACK) && prepared.get(&peer).is_some_and(|a| a.first == first);
+        let attrs = named.then(|| prepared.remove(&peer)).flatten().filter(|_| self.running);
         let Some(attrs) = attrs else {
             let seq = if segment.has(ACK) { segment.ack } else { 0 };
             return self.send_raw(now_ns, peer, (seq, segment.seq_end(), RST | ACK, 0), &[]);

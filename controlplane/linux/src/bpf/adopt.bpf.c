@@ -41,6 +41,15 @@ struct bpf_tcp_req_attrs {
 	__u8 reserved[3];
 };
 
+/* Same bytes as encode_attrs in adopt.rs. */
+struct prepared {
+	struct bpf_tcp_req_attrs attrs;
+	/* The one frame that may open the connection, if `exact`. */
+	__u32 seq;
+	__u32 ack;
+	__u32 exact;
+};
+
 /* Complete on purpose: libbpf compares the kind (struct, not forward) with the kernel's BTF. */
 struct sock {
 	int unused;
@@ -62,7 +71,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1); /* user space sets the bound before loading */
 	__type(key, struct flow_key);
-	__type(value, struct bpf_tcp_req_attrs);
+	__type(value, struct prepared);
 } flows SEC(".maps");
 
 enum counter { ADOPTED, NO_LISTENER, REFUSED, EXISTING, TIME_WAIT, COUNTERS };
@@ -88,12 +97,13 @@ int adopt(struct __sk_buff *skb)
 	struct flow_key key = {};
 	struct bpf_sock_tuple tuple = {};
 	struct bpf_tcp_req_attrs attrs;
-	struct bpf_tcp_req_attrs *found;
+	struct prepared *found;
 	struct bpf_sock *skc;
 	struct tcp_sock *listener;
 	__u32 tuple_len, tcp_at;
 	__u8 flags;
 	__u16 ports[2];
+	__be32 numbers[2];
 
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
 		__u8 ip[20];
@@ -124,6 +134,7 @@ int adopt(struct __sk_buff *skb)
 	}
 
 	if (bpf_skb_load_bytes(skb, tcp_at, ports, sizeof(ports)) ||
+	    bpf_skb_load_bytes(skb, tcp_at + 4, numbers, sizeof(numbers)) ||
 	    bpf_skb_load_bytes(skb, tcp_at + 13, &flags, sizeof(flags)))
 		return 0;
 	/* Only a frame with an ACK and neither SYN nor RST carries both sequence numbers. */
@@ -135,7 +146,14 @@ int adopt(struct __sk_buff *skb)
 	found = bpf_map_lookup_elem(&flows, &key);
 	if (!found)
 		return 0;
-	attrs = *found;
+	/*
+	 * A frame of the flow that was on its way before the prepared one would make a connection
+	 * with a hole before it: it must pass.
+	 */
+	if (found->exact &&
+	    (bpf_ntohl(numbers[0]) != found->seq || bpf_ntohl(numbers[1]) != found->ack))
+		return 0;
+	attrs = found->attrs;
 
 	if (key.family == FAMILY_V4) {
 		__builtin_memcpy(&tuple.ipv4.saddr, key.client, 4);

@@ -183,6 +183,7 @@ impl<P: Ports> Dataplane<P> {
             now_ns,
             log_now_ns,
             wait_ns_max,
+            expiry_is_divergence: wait_ns_max == CLONE_WAIT_NS,
             log: &self.log,
             ports,
             host: &mut self.host_out,

@@ -13,14 +13,17 @@ impl<P: Ports> Dataplane<P> {
             }
             let mut burst = Burst::new();
             ports.rx(PortRole::Host, &mut burst);
+            // What is read is stamped now: the thread may have stood still since `now_ns`, and a
+            // clone's TSval clock would seem ahead by as much.
+            let read_ns = ports.clock_ns().max(now_ns);
             self.seen_alive = false;
             busy |= !burst.is_empty();
             let full = burst.len() == BURST;
             for frame in burst {
                 if serving {
-                    self.on_service_output(now_ns, frame, ports);
+                    self.on_service_output(read_ns, frame, ports);
                 } else {
-                    self.on_clone_output(now_ns, frame, ports);
+                    self.on_clone_output(read_ns, frame, ports);
                 }
             }
             if !full {
@@ -39,8 +42,9 @@ impl<P: Ports> Dataplane<P> {
             if burst.is_empty() {
                 break;
             }
+            let read_ns = ports.clock_ns().max(now_ns);
             for frame in burst {
-                self.on_clone_output(now_ns, frame, ports);
+                self.on_clone_output(read_ns, frame, ports);
             }
         }
     }

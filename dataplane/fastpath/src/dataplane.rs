@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use arrayvec::ArrayVec;
 use understudy_log::{CaptureLog, LogError};
 use understudy_wire::control::CONTROL_LEN_MAX;
-use understudy_wire::frame::{Ethernet, Mac};
+use understudy_wire::frame::{ETH_LEN, Ethernet, Mac};
 use understudy_wire::neighbor::{build_announcement, parse_solicitation};
 use understudy_wire::pdu::{
     Ack, DATA_HEADER_LEN, DataHeader, ETHERTYPE_REPLICA, Nak, PDU_HEADER_LEN, PduError, PduHeader,

@@ -179,15 +179,14 @@ impl<P: Ports> Dataplane<P> {
         }
     }
 
-    pub(super) fn send_pdu(
-        &mut self,
-        ports: &mut P,
+    /// Ethernet and PDU header of a PDU to `target` with a body of `len` bytes.
+    pub(super) fn pdu_head(
+        &self,
         kind: PduKind,
         target: NodeId,
         epoch: Epoch,
-        body: &[&[u8]],
-    ) {
-        let len = body.iter().map(|b| b.len()).sum();
+        len: usize,
+    ) -> ([u8; ETH_LEN], [u8; PDU_HEADER_LEN]) {
         let dst = self.macs.iter().find(|(n, _)| *n == target).map(|(_, mac)| *mac);
         let eth = Ethernet {
             dst: dst.unwrap_or(group_mac(self.config.cluster)),
@@ -202,7 +201,19 @@ impl<P: Ports> Dataplane<P> {
             epoch,
             stream: 0,
         };
-        let (eth, header) = (eth.bytes(), header.encode(len));
+        (eth.bytes(), header.encode(len))
+    }
+
+    pub(super) fn send_pdu(
+        &mut self,
+        ports: &mut P,
+        kind: PduKind,
+        target: NodeId,
+        epoch: Epoch,
+        body: &[&[u8]],
+    ) {
+        let len = body.iter().map(|b| b.len()).sum();
+        let (eth, header) = self.pdu_head(kind, target, epoch, len);
         let mut parts: ArrayVec<&[u8], 6> = ArrayVec::from_iter([&eth[..], &header[..]]);
         parts.extend(body.iter().copied());
         let sent = match ports.alloc(&parts) {

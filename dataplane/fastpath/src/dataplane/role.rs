@@ -68,23 +68,10 @@ impl<P: Ports> Dataplane<P> {
             out.header.sent_at_ns = self.log_clock_ns(now_ns);
             busy = true;
             let fixed = out.header.encode();
-            let dst = self.macs.iter().find(|(n, _)| *n == out.target).map(|(_, m)| *m);
-            let eth = Ethernet {
-                dst: dst.unwrap_or(group_mac(self.config.cluster)),
-                src: self.config.replica_mac,
-                ethertype: ETHERTYPE_REPLICA,
-            };
             let Some(bytes) = self.log.bytes(out.header.position, out.to) else { continue };
-            let header = PduHeader {
-                kind: PduKind::Data,
-                node: self.config.me,
-                target: out.target,
-                cluster: self.config.cluster,
-                epoch,
-                stream: 0,
-            };
-            let header = header.encode(fixed.len() + bytes.len());
-            let frame = ports.alloc(&[&eth.bytes(), &header, &fixed, bytes]);
+            let len = fixed.len() + bytes.len();
+            let (eth, header) = self.pdu_head(PduKind::Data, out.target, epoch, len);
+            let frame = ports.alloc(&[&eth, &header, &fixed, bytes]);
             let sent = frame.is_some_and(|f| self.replica_out.push(ports, f));
             self.counters.replica_tx_dropped += u64::from(!sent);
         }

@@ -6,6 +6,7 @@
 //! is confirmed.
 #![forbid(unsafe_code)]
 
+pub mod arbiter;
 mod config;
 mod io;
 mod join;

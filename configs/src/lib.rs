@@ -115,6 +115,19 @@ impl Config {
         self.nodes.len() / 2 + 1
     }
 
+    /// The fewest replicas that `commit.min` may ask for: what makes a majority with this node.
+    #[must_use]
+    pub fn commit_min_least(&self) -> usize {
+        self.nodes.len() / 2
+    }
+
+    /// Replicas that must hold the cause of an output before it leaves, whatever was evicted:
+    /// `commit.min` or its default, the fewest allowed. Without meaning for policy "none".
+    #[must_use]
+    pub fn commit_min(&self) -> usize {
+        self.commit.min.map_or(self.commit_min_least(), usize::from)
+    }
+
     /// The virtual MAC of an IPv4 virtual router: `00:00:5e:00:01:<vrid>`.
     #[must_use]
     pub fn vmac_v4(&self) -> [u8; 6] {

@@ -403,13 +403,16 @@ impl fmt::Display for CommitPolicy {
 pub struct CommitConfig {
     /// Who must hold the cause of an output before it leaves.
     pub policy: CommitPolicy,
-    /// Silence after which a replica leaves the set that `all` counts.
+    /// Replicas that must hold it at least, whatever was evicted; see [`Config::commit_min`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min: Option<u16>,
+    /// Silence or lag after which a replica leaves the commit set.
     pub evict_after_ms: u64,
 }
 
 impl Default for CommitConfig {
     fn default() -> Self {
-        Self { policy: CommitPolicy::Quorum, evict_after_ms: 2_000 }
+        Self { policy: CommitPolicy::Quorum, min: None, evict_after_ms: 2_000 }
     }
 }
 

@@ -245,7 +245,30 @@ fn commit(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {
         }
         _ => {}
     }
+    commit_min(config, source)?;
     range(source, &["commit", "evict_after_ms"], config.commit.evict_after_ms, 1..=HOUR_MS)
+}
+
+fn commit_min(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {
+    let Some(min) = config.commit.min else { return Ok(()) };
+    let at = &["commit", "min"];
+    let (least, most) = (config.commit_min_least(), config.nodes.len() - 1);
+    if config.commit.policy == CommitPolicy::None {
+        return Err(source.invalid(
+            at,
+            format!("{min} is given, and policy \"none\" waits for no replica; leave it out"),
+        ));
+    }
+    if usize::from(min) < least {
+        return Err(source.refused(
+            at,
+            format!(
+                "{min} of {most} replicas make no majority with the primary, so what clients were \
+                 told could be lost; {least}..={most} is allowed"
+            ),
+        ));
+    }
+    range(source, at, min.into(), least as u64..=most as u64)
 }
 
 fn detect(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {

@@ -214,6 +214,25 @@ fn sizes_of_groups() {
 }
 
 #[test]
+fn commit_min_is_at_least_a_majority_and_at_most_every_replica() {
+    let trio = |policy: &str, min: &str| {
+        parse(&with("policy = \"quorum\"", &format!("policy = \"{policy}\"\n{min}")))
+    };
+    assert_eq!(parse(A).unwrap().commit_min(), 1, "the default");
+    for policy in ["any", "quorum", "all"] {
+        for min in [1, 2] {
+            assert_eq!(trio(policy, &format!("min = {min}")).unwrap().commit_min(), min);
+        }
+        let error = trio(policy, "min = 0").unwrap_err();
+        assert!(error.is_unsafe() && error.to_string().contains("1..=2 is allowed"), "{error}");
+        let error = trio(policy, "min = 3").unwrap_err();
+        assert!(!error.is_unsafe() && error.to_string().contains("1..=2 is allowed"), "{error}");
+    }
+    let error = trio("none", "min = 1").unwrap_err().to_string();
+    assert!(error.contains("commit.min") && error.contains("leave it out"), "{error}");
+}
+
+#[test]
 fn two_nodes_name_the_second() {
     let at = A.find("[[nodes]]\nname = \"c\"").unwrap();
     let end = A.find("[service]").unwrap();

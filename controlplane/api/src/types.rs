@@ -238,6 +238,12 @@ pub struct Gate {
     pub open: bool,
     /// The commit policy.
     pub policy: String,
+    /// Replicas that must hold the cause of an output, whatever was evicted.
+    pub replicas_required: u64,
+    /// Replicas in the commit set.
+    pub replicas_in_set: u64,
+    /// Whether it goes on without any replica, since nobody else can lead.
+    pub alone: bool,
     /// Frames that wait for their cause to be committed.
     pub waiting_frames: u64,
     /// Frames that have left.
@@ -271,8 +277,10 @@ pub struct Peer {
     pub applied: u64,
     /// How far its log is behind the primary's.
     pub lag_bytes: u64,
-    /// Whether the commit policy counts it.
+    /// Whether it is in the commit set.
     pub in_commit_set: bool,
+    /// Why the primary evicted it from the commit set; `None` while it is in, or unknown here.
+    pub evicted_because: Option<String>,
     /// Whether its clone is ready to take over.
     pub clone_ready: bool,
 }

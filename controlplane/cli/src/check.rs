@@ -104,6 +104,13 @@ fn advice(config: &Config) -> Vec<Finding> {
         );
         add(Level::Info, &message);
     }
+    if config.commit_min() > config.commit_min_least() {
+        let (min, replicas) = (config.commit_min(), config.nodes.len() - 1);
+        let message = format!(
+            "commit.min = {min}: output stops while fewer than {min} of {replicas} replicas keep up"
+        );
+        add(Level::Info, &message);
+    }
     if config.dpdk.memory_mb == 0 {
         add(Level::Warn, "dpdk.memory_mb = 0: no huge pages, slow and for tests only");
     }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use understudy_api::check::CheckReport;
-use understudy_api::{Conns, Status, SwitchoverDone};
+use understudy_api::{Conns, Role, Status, SwitchoverDone};
 
 /// Text of others, safe for a terminal.
 pub fn plain(text: &str) -> String {
@@ -146,11 +146,21 @@ pub fn status(s: &Status) -> String {
         Some(share) => format!(" ({share} with zero wait)"),
         None => String::new(),
     };
+    let set = match (s.role, gate.alone) {
+        (Role::Primary, true) => ", alone".to_owned(),
+        (Role::Primary, false) if !s.peers.is_empty() => format!(
+            ", commit set {} of {}, at least {}",
+            gate.replicas_in_set,
+            s.peers.len(),
+            gate.replicas_required
+        ),
+        _ => String::new(),
+    };
     field(
         &mut out,
         "Gate",
         &format!(
-            "{}, policy {}  waiting {}  released {}{zero_wait}  dropped {}",
+            "{}, policy {}{set}  waiting {}  released {}{zero_wait}  dropped {}",
             if gate.open { "open" } else { "closed" },
             gate.policy,
             gate.waiting_frames,
@@ -212,6 +222,11 @@ fn peers(s: &Status, out: &mut String) {
         ]);
     }
     table.write(out, "");
+    for p in &s.peers {
+        if let Some(why) = &p.evicted_because {
+            let _ = writeln!(out, "{} is out of the commit set: {}", plain(&p.name), plain(why));
+        }
+    }
 }
 
 fn takeover(s: &Status, out: &mut String) {

@@ -147,6 +147,9 @@ fn status() -> Status {
         gate: Gate {
             open: true,
             policy: "quorum".into(),
+            replicas_required: 1,
+            replicas_in_set: 1,
+            alone: false,
             waiting_frames: 3,
             released: 1000,
             released_zero_wait: 987,
@@ -159,6 +162,7 @@ fn status() -> Status {
                 role: None,
                 alive: false,
                 second_path_ms: Some(1234),
+                evicted_because: Some("silent for 2003 ms, 446 bytes behind".into()),
                 ..Peer::default()
             },
             Peer {
@@ -173,6 +177,7 @@ fn status() -> Status {
                 applied: 18_000,
                 lag_bytes: 2048,
                 in_commit_set: true,
+                evicted_because: None,
                 clone_ready: true,
             },
         ],
@@ -200,12 +205,13 @@ Ready     no: gate closed
 Service   redis  10.77.0.100/24 fd77::100/64  00:00:5e:00:01:33  running, pid 4242
 Log       start 0  committed 18000  applied 18446  end 18446
           18.0 KiB of 64.0 MiB used, 446 B uncommitted, 0 B not applied
-Gate      open, policy quorum  waiting 3  released 1000 (98.7% with zero wait)  dropped 0
+Gate      open, policy quorum, commit set 1 of 2, at least 1  waiting 3  released 1000 (98.7% with zero wait)  dropped 0
 Daemon    version 0.1.0, pid 812, up 2h03m
 
 Peer  Id  Role     Alive  Replica   Second  Epoch  Position  Applied      Lag  Commit  Clone
 a      1  -        no       never  1234 ms      0         0        0      0 B  out     not ready
 c      3  replica  yes       4 ms     7 ms      8     18446    18000  2.0 KiB  in      ready
+a is out of the commit set: silent for 2003 ms, 446 bytes behind
 
 Last takeover, epoch 8, from 2025-11-23 09:00:05.000 UTC
       ms  Epoch  Event      Detail

@@ -270,6 +270,12 @@ impl Control {
                     self.take_message(now_ns, Path::Replica, node, epoch, &body);
                 }
                 Event::ServiceDying => self.application_gone(now_ns, "it is being torn down"),
+                Event::Member { epoch, node, change } => {
+                    let name = self.config.nodes.iter().find(|n| n.id == node);
+                    let name = name.map_or_else(|| node.to_string(), |n| n.name.clone());
+                    let (event, detail) = status::member_change(&name, &change);
+                    self.note(now_ns, epoch, event, detail);
+                }
                 Event::Promised { epoch, snapshot } => {
                     let state = log_state(&snapshot);
                     self.snapshot = Some(snapshot);
@@ -531,7 +537,9 @@ impl Control {
                 }
                 Output::Dataplane(command) => self.order(command),
                 Output::Service(ServiceCommand::Restart) => self.restart(now_ns),
-                Output::Event(event) => self.note(&event),
+                Output::Event(event) => {
+                    self.note(event.at_ns, event.epoch, status::event_name(event.kind), event.text);
+                }
                 Output::SwitchoverDone(result) => self.end_switchover(now_ns, result),
             }
         }
@@ -619,17 +627,16 @@ impl Control {
         }
     }
 
-    fn note(&mut self, event: &understudy_proto::TimelineEvent) {
-        let name = status::event_name(event.kind);
-        info!(epoch = event.epoch, "{name}: {}", event.text);
+    fn note(&mut self, at_ns: u64, epoch: Epoch, event: &'static str, detail: String) {
+        info!(epoch, "{event}: {detail}");
         if self.timeline.len() == TIMELINE_MAX {
             self.timeline.pop_front();
         }
         self.timeline.push_back(TimelineEvent {
-            unix_ns: event.at_ns,
-            epoch: event.epoch,
-            event: name.into(),
-            detail: event.text.clone(),
+            unix_ns: at_ns,
+            epoch,
+            event: event.into(),
+            detail,
         });
     }
 

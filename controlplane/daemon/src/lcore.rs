@@ -222,6 +222,7 @@ fn dataplane_config(config: &Config, replica_mac: [u8; 6]) -> DataplaneConfig {
                 CommitPolicy::All => sender::CommitPolicy::All,
             },
             voters: config.nodes.len(),
+            min_replicas: config.commit_min(),
             lease_ns: config.detect.lease_ms * MS,
             evict_after_ns: config.commit.evict_after_ms * MS,
             heartbeat_interval_ns: config.detect.heartbeat_interval_ms * MS,

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use understudy_api as api;
 use understudy_config::Config;
-use understudy_fastpath::command::Snapshot;
+use understudy_fastpath::command::{DataRole, Snapshot};
+use understudy_fastpath::sender::{EvictCause, Eviction, MemberChange};
 use understudy_proto::{PeerView, TimelineKind, View};
 use understudy_wire::NodeId;
 use understudy_wire::control::Role as WireRole;
@@ -30,6 +31,7 @@ pub fn status(view: &View, snapshot: Option<&Snapshot>, facts: Facts<'_>) -> api
     if role == api::Role::Primary && !view.gate_open {
         not_ready_because.push("the gate is not open".into());
     }
+    not_ready_because.extend(snapshot.and_then(held));
     let service = &config.service;
     api::Status {
         cluster: config.cluster.name.clone(),
@@ -95,6 +97,9 @@ fn gate(config: &Config, view: &View, snapshot: Option<&Snapshot>) -> api::Gate 
     api::Gate {
         open: view.gate_open,
         policy: config.commit.policy.to_string(),
+        replicas_required: snapshot.map_or(0, |s| s.replicas_required as u64),
+        replicas_in_set: snapshot.map_or(0, |s| in_set(s) as u64),
+        alone: snapshot.is_some_and(|s| s.alone),
         waiting_frames: snapshot.map_or(0, |s| s.gate_waiting as u64),
         released: c.gate_released,
         released_zero_wait: c.gate_zero_wait,
@@ -118,8 +123,44 @@ fn peer(config: &Config, view: &View, p: &PeerView, snapshot: Option<&Snapshot>)
         position,
         applied: p.applied,
         lag_bytes: view.position.saturating_sub(position),
-        in_commit_set: sender.is_some_and(|s| s.in_set),
+        in_commit_set: sender.is_some_and(|s| s.in_set()),
+        evicted_because: sender.and_then(|s| s.eviction).map(|e| evicted(&e)),
         clone_ready: p.clone_ready,
+    }
+}
+
+/// Replicas in the commit set of this node's reign.
+fn in_set(s: &Snapshot) -> usize {
+    s.peers.iter().filter(|p| p.in_set()).count()
+}
+
+/// What the configured policy does now that too few replicas are left.
+fn held(s: &Snapshot) -> Option<String> {
+    let (set, required) = (in_set(s), s.replicas_required);
+    let stops = matches!(s.role, DataRole::Lead(_)) && !s.alone && set < required;
+    stops.then(|| format!("output held: {set} of {required} replicas required by commit.min"))
+}
+
+/// Why a replica is out of the commit set.
+fn evicted(e: &Eviction) -> String {
+    let (bytes, ms) = (e.lag_bytes, e.lag_ns / 1_000_000);
+    match e.cause {
+        EvictCause::Absent if ms == 0 => "never heard on the replica port".into(),
+        EvictCause::Absent => format!("not heard for {ms} ms when the reign began"),
+        EvictCause::Silent => format!("silent for {ms} ms, {bytes} bytes behind"),
+        EvictCause::Lagging => format!("lagging by {bytes} bytes and {ms} ms"),
+    }
+}
+
+/// A replica's coming and going: the event's name and what it says.
+pub fn member_change(name: &str, change: &MemberChange) -> (&'static str, String) {
+    match change {
+        MemberChange::Evicted(e) => ("evicted", format!("{name}: {}", evicted(e))),
+        MemberChange::Admitted => ("admitted", format!("{name} is in the commit set")),
+        MemberChange::FellOffLog { position, log_start } => (
+            "fell_off_log",
+            format!("{name} asks for {position}, the log begins at {log_start}: it must join anew"),
+        ),
     }
 }
 

@@ -5,7 +5,7 @@ use understudy_wire::control::{CONTROL_LEN_MAX, History};
 use understudy_wire::{Epoch, NodeId, Position};
 
 use crate::counters::Counters;
-use crate::sender::{PEERS_MAX, Peer};
+use crate::sender::{MemberChange, PEERS_MAX, Peer};
 
 /// A control message's bytes.
 pub type ControlBody = ArrayVec<u8, CONTROL_LEN_MAX>;
@@ -41,6 +41,14 @@ pub enum Command {
     Fence {
         /// The reign that is over.
         epoch: Epoch,
+    },
+    /// Commit without any other node, or stop doing so; ignored in any other reign. Whoever orders
+    /// it knows that nobody else can lead.
+    Alone {
+        /// The reign that goes on alone.
+        epoch: Epoch,
+        /// From now on, or no longer.
+        on: bool,
     },
     /// Send gratuitous ARP and unsolicited NA once.
     Announce,
@@ -87,6 +95,15 @@ pub enum Event {
         /// The exact state at this moment.
         snapshot: Snapshot,
     },
+    /// A replica left the commit set, entered it, or can no longer be served from the log.
+    Member {
+        /// The reign.
+        epoch: Epoch,
+        /// The replica.
+        node: NodeId,
+        /// What happened.
+        change: MemberChange,
+    },
 }
 
 /// The data path's role.
@@ -125,6 +142,10 @@ pub struct Snapshot {
     pub gate_open: bool,
     /// A majority acknowledged within the lease.
     pub lease_valid: bool,
+    /// It commits without any other node.
+    pub alone: bool,
+    /// Replicas without which nothing leaves, as configured.
+    pub replicas_required: usize,
     /// Drained: nothing is delivered and all output has left.
     pub drained: bool,
     /// What is committed is applied, or nearly all of it.

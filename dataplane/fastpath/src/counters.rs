@@ -66,6 +66,14 @@ counters! {
     naks_received,
     /// NAKs for bytes that the log no longer holds.
     naks_beyond_log,
+    /// NAKs for bytes that are under way again already.
+    naks_repeated,
+    /// Replicas that left the commit set: not heard for too long.
+    commit_set_evicted_silent,
+    /// Replicas that left the commit set: alive, but too far behind for too long.
+    commit_set_evicted_lagging,
+    /// Replicas that entered the commit set during a reign.
+    commit_set_admitted,
     /// Times replication stopped at its window.
     window_stalls,
     /// PDUs with another magic, or not PDUs at all.

@@ -98,9 +98,21 @@ enum Role {
     Idle,
     Follow(Box<Receiver>),
     /// Won, but the log has no room for the epoch record yet.
-    Claim(Epoch),
+    Claim {
+        epoch: Epoch,
+        /// It was told to go on alone.
+        alone: bool,
+    },
     Lead(Box<Reign>),
     Fenced,
+}
+
+/// Another node on the replica network.
+struct ReplicaNeighbor {
+    node: NodeId,
+    mac: Mac,
+    /// When any PDU of it came last.
+    heard_at_ns: u64,
 }
 
 /// The data path. All memory is taken in [`Dataplane::new`].
@@ -115,7 +127,7 @@ pub struct Dataplane<P: Ports> {
     retained: Retained<P::Frame>,
     kept: Kept<P::Frame>,
     neighbors: Neighbors,
-    macs: ArrayVec<(NodeId, Mac), PEERS_MAX>,
+    macs: ArrayVec<ReplicaNeighbor, PEERS_MAX>,
     client_out: Outbox<P::Frame>,
     replica_out: Outbox<P::Frame>,
     host_out: Outbox<P::Frame>,

@@ -7,6 +7,7 @@ use understudy_wire::{Epoch, NodeId, Position};
 
 use crate::MS;
 use crate::counters::Counters;
+use crate::sender::RESEND_BYTES_MAX;
 
 /// Ranges received beyond a gap that are remembered; more are dropped and asked for later.
 const RANGES_MAX: usize = 64;
@@ -33,7 +34,16 @@ pub struct Receiver {
     clock_offset_ns: Option<i64>,
     ack_due: bool,
     acked_at_ns: u64,
-    nak_at: Option<(Position, u64)>,
+    asked: Option<Asked>,
+}
+
+/// The NAK sent last.
+#[derive(Clone, Copy)]
+struct Asked {
+    to: Position,
+    /// What was held when it was sent, or when something came after it.
+    held: Position,
+    at_ns: u64,
 }
 
 impl Receiver {
@@ -52,7 +62,7 @@ impl Receiver {
             clock_offset_ns: None,
             ack_due: false,
             acked_at_ns: 0,
-            nak_at: None,
+            asked: None,
         }
     }
 
@@ -166,31 +176,41 @@ impl Receiver {
         self.ack_due = true;
     }
 
-    /// The acknowledgement that is due, at most one per poll.
+    /// The acknowledgement that is due, at most one per poll. Whole records only: whoever leads
+    /// next cuts off the part of a record, and nothing that was acknowledged may be lost.
     pub fn poll_ack(&mut self, now_ns: u64, log: &CaptureLog, applied: Position) -> Option<Ack> {
         if !self.ack_due || !self.acknowledging {
             return None;
         }
         self.ack_due = false;
         self.acked_at_ns = now_ns;
-        Some(Ack { position: log.end(), applied, durable: 0, echo_ns: self.echo_ns })
+        Some(Ack { position: log.boundary(), applied, durable: 0, echo_ns: self.echo_ns })
     }
 
-    /// The NAK that is due: for the first gap only, at once and then paced.
+    /// The NAK that is due: for the first gap only, at once, then paced. While what was asked for
+    /// arrives, the next piece is asked for ahead, so that the primary never waits for a NAK.
     pub fn poll_nak(&mut self, now_ns: u64, log: &CaptureLog) -> Option<Nak> {
         let position = log.end();
         let gap_end = self.ranges.first().map_or(self.known_end, |r| r.0);
         if !self.acknowledging || gap_end <= position || position < self.primary_log_start {
-            self.nak_at = None;
+            self.asked = None;
             return None;
         }
-        match self.nak_at {
-            Some((p, at)) if p == position && now_ns < at + NAK_RETRY_NS => None,
-            _ => {
-                self.nak_at = Some((position, now_ns));
-                Some(Nak { position, length: gap_end - position })
+        if let Some(asked) = &mut self.asked {
+            if position > asked.held {
+                (asked.held, asked.at_ns) = (position, now_ns);
+            }
+            // Bytes beyond a hole in what was asked for: that piece was lost once more.
+            let lost_again = gap_end < asked.to;
+            let nearly_here = position + RESEND_BYTES_MAX / 2 >= asked.to && asked.to < gap_end;
+            let overdue = now_ns >= asked.at_ns + NAK_RETRY_NS;
+            if !(lost_again || nearly_here || overdue) {
+                return None;
             }
         }
+        let length = (gap_end - position).min(RESEND_BYTES_MAX);
+        self.asked = Some(Asked { to: position + length, held: position, at_ns: now_ns });
+        Some(Nak { position, length })
     }
 }
 
@@ -232,6 +252,8 @@ mod tests {
             let mut rounds = 0;
             let mut now = 1;
             while log.end() < primary.end() {
+                // Nothing came since the last piece: what is left is asked for again.
+                let _ = r.poll_nak(now, &log);
                 now += 5 * MS;
                 let nak = r.poll_nak(now, &log).expect("a gap is asked for");
                 prop_assert_eq!(nak.position, log.end());
@@ -255,6 +277,18 @@ mod tests {
         r.on_data(1, &h, &bytes, &mut log, 0, &mut Counters::default());
         r.acknowledging = false;
         assert!(r.poll_ack(1, &log, 0).is_none() && r.poll_nak(1, &log).is_none());
+    }
+
+    #[test]
+    fn part_of_a_record_is_not_acknowledged() {
+        let primary = primary_log();
+        let mut log = CaptureLog::new(1 << 16).unwrap();
+        let mut r = Receiver::new(1, 2, 0);
+        let record = primary.record(0).unwrap().next;
+        let (h, bytes) = data(&primary, 0, record + 50);
+        r.on_data(1, &h, &bytes, &mut log, 0, &mut Counters::default());
+        assert_eq!(log.end(), record + 50);
+        assert_eq!(r.poll_ack(1, &log, 0).map(|a| a.position), Some(record));
     }
 
     #[test]

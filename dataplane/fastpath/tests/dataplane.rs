@@ -10,7 +10,7 @@ use understudy_fastpath::adoption::AdoptAttrs;
 use understudy_fastpath::command::{Command, Event};
 use understudy_fastpath::dataplane::{Dataplane, DataplaneConfig};
 use understudy_fastpath::ports::{Burst, Frame, PortRole, Ports};
-use understudy_fastpath::sender::{CommitPolicy, SenderConfig};
+use understudy_fastpath::sender::{CommitPolicy, EvictCause, MemberChange, SenderConfig};
 use understudy_log::CaptureLog;
 use understudy_wire::frame::{Ethernet, Mac};
 use understudy_wire::pdu::{Ack, ETHERTYPE_REPLICA, PduHeader, PduKind, group_mac};
@@ -42,6 +42,8 @@ struct Queues {
     adopted: Vec<(FlowKey, AdoptAttrs)>,
     now_ns: u64,
     dying: bool,
+    /// The client port's device takes nothing.
+    stuck: bool,
 }
 
 struct TestPorts(Rc<RefCell<Queues>>);
@@ -64,6 +66,9 @@ impl Ports for TestPorts {
         }
     }
     fn tx(&mut self, port: PortRole, frames: &mut Burst<TestFrame>) {
+        if port == PortRole::Client && self.0.borrow().stuck {
+            return;
+        }
         self.0.borrow_mut().tx[index(port)].extend(frames.drain(..).map(|f| f.0));
     }
     fn clock_ns(&self) -> u64 {
@@ -91,9 +96,15 @@ struct Rig {
 
 impl Rig {
     fn new(me: u16, policy: CommitPolicy) -> Rig {
+        Rig::of(me, policy, 3)
+    }
+
+    fn of(me: u16, policy: CommitPolicy, nodes: u16) -> Rig {
         let sender = SenderConfig {
             policy,
-            voters: 3,
+            voters: usize::from(nodes),
+            // Two nodes have an arbiter: it may let one go on alone.
+            min_replicas: usize::from(nodes > 2),
             lease_ns: 100 * MS,
             evict_after_ns: 1000 * MS,
             heartbeat_interval_ns: 10 * MS,
@@ -102,7 +113,7 @@ impl Rig {
         let config = DataplaneConfig {
             me,
             cluster: CLUSTER,
-            peers: (1..=3).filter(|&n| n != me).collect(),
+            peers: (1..=nodes).filter(|&n| n != me).collect(),
             vmac: VMAC,
             vips: vec!["10.0.0.100".parse().unwrap()],
             replica_mac: [2, 1, 1, 1, 1, me as u8],
@@ -140,6 +151,20 @@ impl Rig {
 
     fn sent(&mut self, port: PortRole) -> Vec<Vec<u8>> {
         std::mem::take(&mut self.q.borrow_mut().tx[index(port)])
+    }
+
+    /// Lets time pass in which nobody polls.
+    fn stand_still(&mut self, ms: u64) {
+        self.now_ns += ms * MS;
+    }
+
+    fn members(&mut self) -> Vec<(u16, MemberChange)> {
+        let events = std::iter::from_fn(|| self.dp.poll_event());
+        let member = |event| match event {
+            Event::Member { node, change, .. } => Some((node, change)),
+            _ => None,
+        };
+        events.filter_map(member).collect()
     }
 
     fn counter(&self, name: &str) -> u64 {
@@ -270,6 +295,168 @@ fn a_fence_drops_what_waits() {
     exchange(&mut a, &mut b, 20);
     assert!(a.sent(PortRole::Client).is_empty());
     assert_eq!(a.counter("gate_fenced"), 1);
+}
+
+/// One reply at the gate of a primary that had been serving: its cause is committed, the device
+/// takes nothing.
+fn output_stuck_in_the_device() -> (Rig, Rig) {
+    let (mut a, mut b) = trio_pair(CommitPolicy::Quorum);
+    handshake(&mut a, &mut b);
+    a.q.borrow_mut().stuck = true;
+    a.give(PortRole::Host, from_server(srv(0), cli(0), ACK, 500, b"stale"));
+    exchange(&mut a, &mut b, 5);
+    assert_eq!(a.counter("gate_released"), 2, "it has left the gate");
+    (a, b)
+}
+
+#[test]
+fn what_the_device_did_not_take_in_time_is_not_sent_without_a_lease() {
+    let (mut a, mut b) = output_stuck_in_the_device();
+    a.stand_still(5_000);
+    a.q.borrow_mut().stuck = false;
+    a.order(Command::Announce);
+    for _ in 0..20 {
+        a.poll();
+    }
+    assert!(a.sent(PortRole::Client).is_empty(), "the lease ran out while nobody polled");
+    b.stand_still(5_000);
+    exchange(&mut a, &mut b, 20);
+    assert_eq!(a.sent(PortRole::Client).len(), 1, "the same reign goes on");
+}
+
+#[test]
+fn what_the_device_did_not_take_in_one_reign_is_not_sent_in_a_later_one() {
+    let ends: [fn(&mut Rig); 4] = [
+        |a| a.order(Command::Fence { epoch: 1 }),
+        |a| a.order(Command::Promise { epoch: 2 }),
+        |a| a.order(Command::Follow { epoch: 2, primary: 2, cut: u64::MAX }),
+        |a| a.order(Command::Lead { epoch: 2 }),
+    ];
+    for end in ends {
+        let (mut a, mut b) = output_stuck_in_the_device();
+        end(&mut a);
+        a.q.borrow_mut().stuck = false;
+        a.order(Command::Lead { epoch: 3 });
+        b.order(Command::Follow { epoch: 3, primary: 1, cut: u64::MAX });
+        exchange(&mut a, &mut b, 40);
+        assert!(a.dp.snapshot(a.now_ns).gate_open);
+        let stale = a.sent(PortRole::Client).iter().any(|f| f.ends_with(b"stale"));
+        assert!(!stale, "output of reign 1 in reign 3");
+        assert_eq!(a.counter("gate_fenced"), 1);
+    }
+}
+
+#[test]
+fn a_thread_that_stood_still_sends_nothing_of_before_until_it_is_acknowledged_anew() {
+    let (mut a, mut b) = trio_pair(CommitPolicy::None);
+    handshake(&mut a, &mut b);
+    // Acknowledgements of what was sent before the pause wait in the ring: they are old.
+    exchange(&mut a, &mut b, 3);
+    a.give(PortRole::Host, from_server(srv(0), cli(0), ACK, 500, b"late"));
+    a.give(PortRole::Client, from_client(cli(0), srv(0), ACK, b"x"));
+    a.members();
+    a.stand_still(3_000);
+    a.poll();
+    a.order(Command::Announce);
+    a.poll();
+    assert!(a.sent(PortRole::Client).is_empty());
+    assert!(!a.dp.snapshot(a.now_ns).gate_open);
+    assert!(a.members().is_empty(), "our own pause is nobody's fault");
+}
+
+#[test]
+fn the_last_pdu_before_silence_is_asked_for_by_the_next_sign_of_life() {
+    let (mut a, mut b) = trio_pair(CommitPolicy::Quorum);
+    a.give(PortRole::Client, from_client(CLIENT_ISN, 0, SYN, b""));
+    a.poll();
+    assert_eq!(a.sent(PortRole::Replica).len(), 1, "lost");
+    let before = b.dp.log().end();
+    assert!(before < a.dp.log().end());
+    // Nothing more comes from the clients: 10 ms to the sign of life.
+    exchange(&mut a, &mut b, 105);
+    assert_eq!(b.dp.log().end(), a.dp.log().end());
+    assert_eq!((b.counter("naks_sent"), a.counter("data_retransmitted")), (1, 1));
+    // And an idle primary goes on showing that it lives, and keeps its lease by it.
+    let sent = a.counter("acks_received");
+    exchange(&mut a, &mut b, 3000);
+    assert!(a.counter("acks_received") >= sent + 25, "300 ms of silence");
+    assert!(a.dp.snapshot(a.now_ns).gate_open);
+}
+
+#[test]
+fn a_long_gap_is_fetched_with_few_naks_and_no_byte_twice() {
+    let (mut a, mut b) = trio_pair(CommitPolicy::Any);
+    for _ in 0..500 {
+        a.give(PortRole::Client, from_client(cli(0), srv(0), ACK, &[7; 1400]));
+    }
+    for _ in 0..200 {
+        a.poll();
+        a.sent(PortRole::Replica);
+    }
+    exchange(&mut a, &mut b, 300);
+    assert_eq!(b.dp.log().end(), a.dp.log().end());
+    let bytes = a.dp.log().end();
+    assert!(b.counter("naks_sent") <= 2 * bytes.div_ceil(64 << 10), "{}", b.counter("naks_sent"));
+    assert_eq!(b.counter("data_duplicate"), 0);
+}
+
+#[test]
+fn a_group_of_two_goes_on_alone_when_told_and_only_in_its_reign() {
+    let mut a = Rig::of(1, CommitPolicy::Quorum, 2);
+    a.order(Command::Lead { epoch: 4 });
+    a.give(PortRole::Client, from_client(CLIENT_ISN, 0, SYN, b""));
+    let polls = |a: &mut Rig, n: usize| (0..n).for_each(|_| a.poll());
+    polls(&mut a, 5);
+    for (epoch, on) in [(3, true), (5, true)] {
+        a.order(Command::Alone { epoch, on });
+        polls(&mut a, 5);
+        assert!(!a.dp.snapshot(a.now_ns).gate_open && !a.dp.snapshot(a.now_ns).alone);
+    }
+    a.order(Command::Alone { epoch: 4, on: true });
+    polls(&mut a, 5);
+    a.give(PortRole::Host, from_server(SERVER_ISN, cli(0), SYN | ACK, 65535, b""));
+    a.stand_still(10_000);
+    polls(&mut a, 5);
+    assert_eq!(a.sent(PortRole::Client).len(), 1, "no acknowledgement, and no lease to run out");
+    let view = a.dp.snapshot(a.now_ns);
+    assert!(view.alone && view.gate_open && view.lease_valid && view.committed == view.log_end);
+    a.order(Command::Alone { epoch: 3, on: false });
+    assert!(a.dp.snapshot(a.now_ns).alone, "another reign's order");
+    // The other is back, has caught up, and counts again.
+    let mut b = Rig::of(2, CommitPolicy::Quorum, 2);
+    b.now_ns = a.now_ns;
+    b.order(Command::Follow { epoch: 4, primary: 1, cut: 0 });
+    exchange(&mut a, &mut b, 150);
+    assert_eq!(b.dp.log().end(), a.dp.log().end());
+    a.order(Command::Alone { epoch: 4, on: false });
+    exchange(&mut a, &mut b, 150);
+    assert!(a.dp.snapshot(a.now_ns).gate_open && !a.dp.snapshot(a.now_ns).alone);
+    let committed = a.dp.snapshot(a.now_ns).committed;
+    a.give(PortRole::Client, from_client(cli(0), srv(0), ACK, b"x"));
+    a.give(PortRole::Host, from_server(srv(0), cli(1), ACK, 500, b"y"));
+    a.stand_still(200);
+    polls(&mut a, 20);
+    assert!(a.sent(PortRole::Client).is_empty(), "without the other nothing leaves any more");
+    assert_eq!(a.dp.snapshot(a.now_ns).committed, committed);
+}
+
+#[test]
+fn the_control_plane_hears_who_leaves_the_commit_set_and_who_comes_back() {
+    let (mut a, mut b) = trio_pair(CommitPolicy::All);
+    let changes = a.members();
+    let absent =
+        |c: &MemberChange| matches!(c, MemberChange::Evicted(e) if e.cause == EvictCause::Absent);
+    assert!(changes[..2].iter().all(|(_, c)| absent(c)), "nobody was heard before: {changes:?}");
+    assert_eq!(changes[2..], [(2, MemberChange::Admitted)]);
+    for _ in 0..1100 {
+        (0..10).for_each(|_| a.poll());
+    }
+    let changes = a.members();
+    let (2, MemberChange::Evicted(e)) = changes[0] else { panic!("{changes:?}") };
+    assert_eq!(e.cause, EvictCause::Silent);
+    b.now_ns = a.now_ns;
+    exchange(&mut a, &mut b, 150);
+    assert_eq!(a.members(), [(2, MemberChange::Admitted)]);
 }
 
 #[test]

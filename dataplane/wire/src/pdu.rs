@@ -81,7 +81,7 @@ pub struct DataHeader {
 /// An ACK body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ack {
-    /// Everything before it is held.
+    /// Everything before it is held; the end of a record.
     pub position: Position,
     /// Everything before it was given to the clone.
     pub applied: Position,

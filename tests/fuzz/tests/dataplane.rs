@@ -93,6 +93,7 @@ fn config() -> DataplaneConfig {
         sender: SenderConfig {
             policy: CommitPolicy::Quorum,
             voters: 3,
+            min_replicas: 1,
             lease_ns: 120 * MS,
             evict_after_ns: 2000 * MS,
             heartbeat_interval_ns: 10 * MS,

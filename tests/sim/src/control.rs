@@ -178,6 +178,7 @@ impl Control {
                     self.take_message(now_ns, Path::Replica, node, epoch, &body, q);
                 }
                 Event::ServiceDying => self.application_gone(now_ns, q),
+                Event::Member { .. } => {}
                 Event::Promised { epoch, snapshot } => {
                     let state = log_state(&snapshot);
                     self.last = Some(snapshot);

@@ -320,6 +320,7 @@ fn dataplane_config(scenario: &Scenario, id: NodeId) -> DataplaneConfig {
         sender: SenderConfig {
             policy,
             voters: usize::from(scenario.nodes),
+            min_replicas: usize::from(scenario.nodes) / 2,
             lease_ns,
             evict_after_ns: 2_000 * MS,
             heartbeat_interval_ns: scenario.heartbeat_ns,

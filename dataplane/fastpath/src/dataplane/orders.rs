@@ -11,9 +11,10 @@ impl<P: Ports> Dataplane<P> {
             Command::Lead { epoch } => {
                 self.keep_log_clock(now_ns);
                 self.promised = self.promised.max(epoch);
+                self.drop_output();
                 self.log.truncate_to(self.log.boundary());
                 self.committed = self.committed.min(self.log.end());
-                self.role = Role::Claim(epoch);
+                self.role = Role::Claim { epoch, alone: false };
                 self.claim(now_ns);
             }
             Command::Drain => self.set_draining(true),
@@ -22,6 +23,7 @@ impl<P: Ports> Dataplane<P> {
                 self.promised = self.promised.max(epoch);
                 self.fence();
             }
+            Command::Alone { epoch, on } => self.go_alone(epoch, on),
             Command::Announce => self.announce(now_ns, ports),
             Command::Service { up } => self.service_up = up,
             Command::ClientLink { up } => self.client_link_up = up,
@@ -39,7 +41,7 @@ impl<P: Ports> Dataplane<P> {
                 false
             }
             Role::Lead(r) => r.epoch < self.promised,
-            Role::Claim(e) => *e < self.promised,
+            Role::Claim { epoch, .. } => *epoch < self.promised,
             Role::Idle | Role::Fenced => false,
         };
         if reign_over {
@@ -55,15 +57,28 @@ impl<P: Ports> Dataplane<P> {
         }
         self.keep_log_clock(now_ns);
         self.promised = epoch;
-        self.gate.clear();
+        self.drop_output();
         self.log.truncate_to(cut);
         self.committed = self.committed.min(self.log.end());
         self.role = Role::Follow(Box::new(Receiver::new(epoch, primary, self.committed)));
     }
 
     pub(super) fn fence(&mut self) {
-        self.counters.gate_fenced += (self.gate.clear() + self.client_out.clear()) as u64;
+        self.drop_output();
         self.role = Role::Fenced;
+    }
+
+    /// What one reign held back, or the device did not take, no later one may send.
+    fn drop_output(&mut self) {
+        self.counters.gate_fenced += (self.gate.clear() + self.client_out.clear()) as u64;
+    }
+
+    fn go_alone(&mut self, epoch: Epoch, on: bool) {
+        match &mut self.role {
+            Role::Lead(reign) if reign.epoch == epoch => reign.sender.set_alone(on),
+            Role::Claim { epoch: claimed, alone } if *claimed == epoch => *alone = on,
+            _ => {}
+        }
     }
 
     pub(super) fn set_draining(&mut self, draining: bool) {
@@ -73,13 +88,18 @@ impl<P: Ports> Dataplane<P> {
     }
 
     pub(super) fn claim(&mut self, now_ns: u64) {
-        let Role::Claim(epoch) = self.role else { return };
+        let Role::Claim { epoch, alone } = self.role else { return };
         let start = self.log.end();
         let (floor, stamp_ns) = (self.apply.floor(), self.stamp(now_ns));
         let Ok(opened_at) = self.log.append_epoch(epoch, self.config.me, stamp_ns, floor) else {
             return;
         };
-        let sender = Sender::new(self.config.sender, &self.config.peers, start, now_ns);
+        let heard = self.config.peers.iter().map(|&id| {
+            let neighbor = self.macs.iter().find(|n| n.node == id);
+            (id, neighbor.map_or(0, |n| n.heard_at_ns))
+        });
+        let mut sender = Sender::new(self.config.sender, heard, start, now_ns, &mut self.counters);
+        sender.set_alone(alone);
         self.role =
             Role::Lead(Box::new(Reign { epoch, sender, opened_at, level: false, draining: false }));
     }

@@ -35,7 +35,7 @@ impl<P: Ports> Dataplane<P> {
         if header.target != TARGET_ALL && header.target != self.config.me {
             return;
         }
-        self.learn_mac(header.node, frame);
+        self.learn_mac(now_ns, header.node, frame);
         let result = match header.kind {
             PduKind::Control => self.on_control(&header, body),
             PduKind::Data => self.on_data(now_ns, &header, body),
@@ -58,12 +58,13 @@ impl<P: Ports> Dataplane<P> {
         }
     }
 
-    pub(super) fn learn_mac(&mut self, node: NodeId, frame: &[u8]) {
+    pub(super) fn learn_mac(&mut self, now_ns: u64, node: NodeId, frame: &[u8]) {
         let Some(eth) = Ethernet::parse(frame) else { return };
-        match self.macs.iter_mut().find(|(n, _)| *n == node) {
-            Some(entry) => entry.1 = eth.src,
+        let neighbor = ReplicaNeighbor { node, mac: eth.src, heard_at_ns: now_ns };
+        match self.macs.iter_mut().find(|n| n.node == node) {
+            Some(known) => *known = neighbor,
             None => {
-                let _ = self.macs.try_push((node, eth.src));
+                let _ = self.macs.try_push(neighbor);
             }
         }
     }
@@ -187,7 +188,7 @@ impl<P: Ports> Dataplane<P> {
         epoch: Epoch,
         len: usize,
     ) -> ([u8; ETH_LEN], [u8; PDU_HEADER_LEN]) {
-        let dst = self.macs.iter().find(|(n, _)| *n == target).map(|(_, mac)| *mac);
+        let dst = self.macs.iter().find(|n| n.node == target).map(|n| n.mac);
         let eth = Ethernet {
             dst: dst.unwrap_or(group_mac(self.config.cluster)),
             src: self.config.replica_mac,

@@ -5,7 +5,7 @@ use super::*;
 impl<P: Ports> Dataplane<P> {
     pub(super) fn poll_role(&mut self, now_ns: u64, ports: &mut P) -> bool {
         match &mut self.role {
-            Role::Claim(_) => {
+            Role::Claim { .. } => {
                 self.claim(now_ns);
                 self.apply_until(now_ns, Mode::Clone, self.log.boundary(), FINISH_WAIT_NS, ports)
             }
@@ -61,7 +61,7 @@ impl<P: Ports> Dataplane<P> {
         let mut busy = false;
         for _ in 0..PDU_BUDGET {
             let Role::Lead(reign) = &mut self.role else { break };
-            reign.sender.update(now_ns, self.log.end());
+            reign.sender.update(now_ns, self.log.end(), &mut self.counters);
             let epoch = reign.epoch;
             let next = reign.sender.next(now_ns, &self.log, &mut self.counters);
             let Some(mut out) = next else { break };

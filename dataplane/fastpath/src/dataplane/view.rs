@@ -11,12 +11,21 @@ impl<P: Ports> Dataplane<P> {
         self.events.push_back(event);
     }
 
+    /// Tells what happened to the replicas of this reign.
+    pub(super) fn tell_members(&mut self) {
+        let Role::Lead(reign) = &mut self.role else { return };
+        let (epoch, changes) = (reign.epoch, reign.sender.take_changes());
+        for (node, change) in changes {
+            self.push_event(Event::Member { epoch, node, change });
+        }
+    }
+
     /// The state for the control plane.
     pub fn snapshot(&self, now_ns: u64) -> Snapshot {
         let (role, lease_valid, draining) = match &self.role {
             Role::Idle => (DataRole::Idle, false, false),
             Role::Follow(r) => (DataRole::Follow(r.epoch), false, false),
-            Role::Claim(e) => (DataRole::Lead(*e), false, false),
+            Role::Claim { epoch, .. } => (DataRole::Lead(*epoch), false, false),
             Role::Lead(r) => (DataRole::Lead(r.epoch), r.sender.lease_valid(now_ns), r.draining),
             Role::Fenced => (DataRole::Fenced, false, false),
         };
@@ -39,6 +48,8 @@ impl<P: Ports> Dataplane<P> {
             applied: self.apply.cursor(),
             gate_open: self.gate_open(now_ns),
             lease_valid,
+            alone: matches!(&self.role, Role::Lead(r) if r.sender.is_alone()),
+            replicas_required: self.config.sender.required(),
             drained: draining && self.gate.is_empty() && self.client_out.room() == BURST,
             level: self.apply.cursor() + LEVEL_BYTES >= self.committed.min(self.log.boundary()),
             fit: self.apply.is_fit() && !self.log.is_corrupt(),

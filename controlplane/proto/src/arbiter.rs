@@ -1,7 +1,9 @@
 //! The external arbiter of a group of two: one register, changed by compare-and-swap.
 //!
 //! What belongs here: what the register holds, what a node may ask of it, and the rule that decides. Pure: whoever
-//! keeps the register (etcd, a simulation) reads it, applies [`decide`], and writes back only if it has not changed.
+//! keeps the register (etcd, a simulation) reads it, applies [`step`], and writes back only if it has not changed.
+//! The keeper serves one request at a time, and once it has answered, be it `Unreachable`, it reads and decides no
+//! more for that request: what may still arrive late is a write that the next one makes void.
 //!
 //! Two nodes have no majority without each other. The register says which of them hold everything that was ever
 //! committed. A node that is named may make itself the only one (`Claim`), by which the other one is out until it is
@@ -30,8 +32,6 @@ pub enum Wish {
     Claim,
     /// The other node holds everything again (or still): name both.
     Share,
-    /// Both nodes agree that everything is lost: name both, whatever was.
-    Reset,
 }
 
 /// A request; the answer comes back through `Node::handle_arbiter`.
@@ -46,12 +46,37 @@ pub struct ArbiterRequest {
 /// The answer to a request.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ArbiterAnswer {
-    /// Done, and the register holds this now (for `Probe`: it would be done).
+    /// Done, and this is what the register holds now; for `Probe`, what it held and still holds.
     Granted(Register),
     /// Not done; what the register holds, `None` if nothing was ever written.
     Refused(Option<Register>),
     /// Nobody answered in time. Whether it was done is unknown.
     Unreachable,
+}
+
+/// What the keeper of the register does with a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Answer; nothing changes.
+    Answer(ArbiterAnswer),
+    /// Write this, if the register is still what was read, and answer `Granted` with it; else read again. Written
+    /// even if it is what the register holds: the write voids an earlier one that is still on its way.
+    Write(Register),
+}
+
+/// What to do with `request` of node `me` of the group `both`, given what the register was read to hold.
+#[must_use]
+pub fn step(
+    held: Option<&Register>,
+    me: NodeId,
+    both: &[NodeId],
+    request: &ArbiterRequest,
+) -> Step {
+    match (decide(held, me, both, request), request.wish, held) {
+        (None, _, _) => Step::Answer(ArbiterAnswer::Refused(held.cloned())),
+        (Some(_), Wish::Probe, Some(held)) => Step::Answer(ArbiterAnswer::Granted(held.clone())),
+        (Some(new), _, _) => Step::Write(new),
+    }
 }
 
 /// What the register is to hold after `request` of node `me`; `None` if it must stay as it is.
@@ -68,7 +93,7 @@ pub fn decide(
     let member = held.is_some_and(|r| r.members.contains(&me));
     let members = match request.wish {
         Wish::Probe | Wish::Claim => member.then(|| vec![me])?,
-        Wish::Share | Wish::Reset => {
+        Wish::Share => {
             let mut both = both.to_vec();
             both.sort_unstable();
             both

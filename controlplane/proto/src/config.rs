@@ -18,8 +18,12 @@ pub struct Config {
     pub priority: u8,
     /// Grows with each life of this node (wall-clock nanoseconds at start will do).
     pub incarnation: u64,
-    /// A node that votes and holds no clone never stands.
+    /// A node that votes and holds no clone; it leads only to hand its log over.
     pub witness: bool,
+    /// A group of two with an external arbiter: see [`crate::arbiter`].
+    pub arbiter: bool,
+    /// A primary that the arbiter names as the only one may serve alone.
+    pub alone_allowed: bool,
     /// Between two heartbeats.
     pub heartbeat_interval_ns: u64,
     /// Silence on all paths for this long is a suspicion; nobody votes against a primary heard within it.
@@ -56,6 +60,8 @@ impl Config {
             priority: 100,
             incarnation: 1,
             witness: false,
+            arbiter: false,
+            alone_allowed: false,
             heartbeat_interval_ns,
             suspect_after_ns,
             lease_ns,
@@ -68,7 +74,7 @@ impl Config {
         }
     }
 
-    /// Votes or acknowledgements needed, this node's included.
+    /// Votes or acknowledgements needed, this node's included; the arbiter's consent counts as a vote.
     #[must_use]
     pub fn majority(&self) -> usize {
         self.voters.len() / 2 + 1
@@ -90,6 +96,9 @@ impl Config {
         }
         if !voters.contains(&self.me) {
             return Err(ConfigError::NotAVoter(self.me));
+        }
+        if self.arbiter && voters.len() != 2 || self.alone_allowed && !self.arbiter {
+            return Err(ConfigError::Arbiter);
         }
         if self.lease_ns >= self.suspect_after_ns {
             return Err(ConfigError::Lease);
@@ -117,6 +126,9 @@ pub enum ConfigError {
     /// The node is not in its own group.
     #[error("node {0} is not among the voters")]
     NotAVoter(NodeId),
+    /// An arbiter where there is a majority without it, or nobody to prove that a node is alone.
+    #[error("an arbiter is for groups of two, and only with one may a node serve alone")]
+    Arbiter,
     /// The lease could outlive the detection.
     #[error("lease_ns must be shorter than suspect_after_ns")]
     Lease,

@@ -8,6 +8,8 @@ use understudy_wire::{
     control::{Control, History, VOTERS_MAX},
 };
 
+use crate::arbiter::ArbiterRequest;
+
 /// The way a message came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Path {
@@ -56,6 +58,8 @@ pub struct LogState {
     pub applied: Position,
     /// The newest epochs of the log, oldest first; the last one is `log_epoch`.
     pub history: History,
+    /// It commits alone, by `DpCommand::Alone` (only while leading).
+    pub alone: bool,
     /// The gate is open (only while leading).
     pub gate_open: bool,
     /// The transmit lease runs (only while leading).
@@ -109,10 +113,20 @@ pub enum DpCommand {
         /// The log may not be longer than this (`u64::MAX`: as it is).
         cut: Position,
     },
-    /// Append the epoch record, finish applying, open the gate once committed in this epoch and leased.
+    /// Append the epoch record; if it is to serve, finish applying and open the gate once committed in this epoch
+    /// and leased.
     Lead {
         /// The epoch.
         epoch: Epoch,
+        /// False: only replicate what the log holds, for someone else to take over.
+        serve: bool,
+    },
+    /// Commit without any replica and without a lease, or with them again.
+    Alone {
+        /// The reign it is for.
+        epoch: Epoch,
+        /// Alone.
+        on: bool,
     },
     /// Keep logging and replicating client frames, deliver none.
     Drain,
@@ -173,6 +187,16 @@ pub enum TimelineKind {
     LoopOverran,
     /// A planned switchover began.
     SwitchoverStarted,
+    /// The arbiter named this node as the only one: it serves without a replica.
+    Alone,
+    /// The other node holds everything again, and the arbiter knows.
+    Shared,
+    /// The arbiter said no.
+    ArbiterRefused,
+    /// The arbiter answers, or does not any more.
+    Arbiter,
+    /// This node leads only to hand its log over.
+    Caretaker,
 }
 
 /// An event of the time line.
@@ -212,6 +236,8 @@ pub enum Output {
     },
     /// An order to the dataplane.
     Dataplane(DpCommand),
+    /// Ask the arbiter, then call `handle_arbiter`, exactly once. At most one request is under way.
+    Arbiter(ArbiterRequest),
     /// An order to the supervisor.
     Service(ServiceCommand),
     /// Something worth telling.

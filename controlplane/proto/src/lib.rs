@@ -23,4 +23,4 @@ pub use io::{
 };
 pub use node::Node;
 pub use timer::Timer;
-pub use view::{PeerView, View};
+pub use view::{ArbiterView, PeerView, View};

@@ -9,6 +9,7 @@ mod campaign;
 mod detect;
 mod follow;
 mod lead;
+mod referee;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -92,6 +93,11 @@ struct Lead {
     announced: usize,
     /// The loop was late: claim nothing until the dataplane says that the lease still runs.
     revalidate: bool,
+    /// It serves nobody: it leads until someone who can serve holds its log.
+    caretaker: bool,
+    alone: referee::Alone,
+    /// The arbiter's refusal has been told.
+    refused: bool,
 }
 
 /// A vote on its way.
@@ -188,6 +194,13 @@ pub struct Node {
     direct: bool,
     /// No primary and no campaign since the start.
     booting: bool,
+    /// The campaign is for a reign that only hands the log over.
+    caretaking: bool,
+    /// This node recovers, and the arbiter's register says that nobody else holds anything either.
+    start_anew: bool,
+    referee: referee::Referee,
+    /// Until then the other node's vote is waited for, before the arbiter is asked.
+    claim_at_ns: u64,
     step_down: Option<(StepDown, u32)>,
     switchover: Option<Switchover>,
 }
@@ -245,11 +258,18 @@ impl Node {
             stand_ranked: false,
             direct: false,
             booting: true,
+            caretaking: false,
+            start_anew: false,
+            referee: referee::Referee::default(),
+            claim_at_ns: 0,
             step_down: None,
             switchover: None,
             cfg,
         };
         node.timers.set(Timer::Heartbeat, now_ns);
+        if node.cfg.arbiter {
+            node.timers.set(Timer::Arbiter, now_ns);
+        }
         let grace_ns = if node.peers.is_empty() { 0 } else { node.cfg.startup_grace_ns };
         node.timers.set(Timer::Stand, now_ns + grace_ns);
         Ok(node)
@@ -278,7 +298,7 @@ impl Node {
             return;
         }
         // Each timer at most twice: a handler may arm another one for this instant.
-        for _ in 0..18 {
+        for _ in 0..20 {
             let Some(timer) = self.timers.pop_due(now_ns) else { break };
             match timer {
                 Timer::Heartbeat => self.on_heartbeat_timer(now_ns),
@@ -290,6 +310,7 @@ impl Node {
                 Timer::StepDown => self.on_step_down_timer(now_ns),
                 Timer::Announce => self.on_announce(now_ns),
                 Timer::Switchover => self.on_switchover_over(now_ns),
+                Timer::Arbiter => self.advance_arbiter(now_ns),
             }
         }
     }
@@ -362,6 +383,7 @@ impl Node {
             return;
         }
         self.take_log(now_ns, log);
+        self.alone_log(now_ns);
         self.lead_log(now_ns);
         self.follow_log(now_ns);
         self.check_alone(now_ns);
@@ -433,6 +455,9 @@ impl Node {
         self.advance_vote(now_ns);
         self.advance_candidacy(now_ns);
         self.advance_join(now_ns);
+        if matches!(self.phase, Phase::PreVote { .. } | Phase::Elect { .. } | Phase::Lead(_)) {
+            self.advance_arbiter(now_ns);
+        }
     }
 
     fn is_durable(&self) -> bool {
@@ -517,8 +542,6 @@ impl Node {
         self.joined = 0;
         self.ballot = None;
         self.log = LogState::default();
-        // What others learn of this log from here on concerns another one.
-        self.incarnation += 1;
         self.outputs.push_back(Output::Service(ServiceCommand::Restart));
         self.event(now_ns, TimelineKind::ServiceRestart, why);
     }

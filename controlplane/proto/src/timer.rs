@@ -24,10 +24,12 @@ pub enum Timer {
     Announce,
     /// The drain, or the wait for the successor, has taken too long. Armed during a switchover.
     Switchover,
+    /// Ask the arbiter, again or anew. Armed while there is one.
+    Arbiter,
 }
 
 impl Timer {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Heartbeat,
         Self::Detector,
         Self::Stand,
@@ -37,6 +39,7 @@ impl Timer {
         Self::StepDown,
         Self::Announce,
         Self::Switchover,
+        Self::Arbiter,
     ];
 }
 

@@ -4,6 +4,8 @@
 
 use understudy_wire::{Epoch, NodeId, Position, control::Role};
 
+use crate::arbiter::Register;
+
 /// The state of a node at a moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View {
@@ -27,8 +29,21 @@ pub struct View {
     pub applied: Position,
     /// The other voters.
     pub peers: Vec<PeerView>,
+    /// The external arbiter, if the group has one.
+    pub arbiter: Option<ArbiterView>,
     /// Why this node could not take over; empty if it could (or leads).
     pub not_ready_because: Vec<String>,
+}
+
+/// The external arbiter, as this node knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArbiterView {
+    /// Whether it answered the last time; `None` before the first answer.
+    pub reachable: Option<bool>,
+    /// What the register was last read to hold.
+    pub register: Option<Register>,
+    /// This node serves alone.
+    pub alone: bool,
 }
 
 /// One of the other voters.

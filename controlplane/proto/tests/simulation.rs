@@ -219,3 +219,139 @@ fn broken_contracts_are_noticed() {
     notices(Mutation::LongLease);
     notices(Mutation::BoastingCandidates);
 }
+
+/// Two nodes and an arbiter.
+fn torment_pair(seed: u64, gullible: bool) -> Cluster {
+    let mut cluster = Cluster::pair(seed);
+    if let Some(arbiter) = &mut cluster.arbiter {
+        arbiter.gullible = gullible;
+    }
+    cluster.run(600 * MS);
+    assert!(cluster.settled().is_some(), "{:#?}", cluster.views());
+    cluster.torment(3000 * MS);
+    for id in 1..=2 {
+        cluster.fact(id, LocalFact::ClientLink(true));
+    }
+    cluster.run(6000 * MS);
+    let before = cluster.committed_total;
+    cluster.run(200 * MS);
+    let views = cluster.views();
+    assert!(cluster.settled().is_some(), "no primary that both follow: {views:#?}");
+    assert!(cluster.committed_total > before, "nothing is committed any more");
+    let register = cluster.arbiter.as_ref().and_then(|arbiter| arbiter.register.clone());
+    let shared = register.is_some_and(|register| register.members == [1, 2]);
+    assert!(shared, "the arbiter does not name both");
+    cluster
+}
+
+#[test]
+fn two_nodes_and_an_arbiter_survive_torment() {
+    for_seeds("two_nodes_and_an_arbiter_survive_torment", 300, |seed| {
+        torment_pair(seed, false);
+    });
+}
+
+#[test]
+fn an_arbiter_that_consents_twice_is_noticed() {
+    if number("SEED").is_some() {
+        return;
+    }
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let caught = (0..100).any(|seed| catch_unwind(|| torment_pair(seed, true)).is_err());
+    std::panic::set_hook(hook);
+    assert!(caught);
+}
+
+#[test]
+fn the_survivor_of_two_is_named_and_serves() {
+    for_seeds("the_survivor_of_two_is_named_and_serves", 100, |seed| {
+        let mut cluster = Cluster::pair(seed);
+        cluster.run(600 * MS);
+        assert_eq!(cluster.settled(), Some(1));
+        cluster.crash(1, 3000 * MS);
+        cluster.run(250 * MS);
+        assert_eq!(cluster.primary(), Some(2));
+        let before = cluster.committed_total;
+        cluster.run(200 * MS);
+        assert!(cluster.committed_total > before, "it serves alone");
+        cluster.run(6000 * MS);
+        assert_eq!(cluster.settled(), Some(2), "{:#?}", cluster.views());
+        cluster.crash(2, 3000 * MS);
+        cluster.run(300 * MS);
+        assert_eq!(cluster.primary(), Some(1), "the one that came back holds everything");
+    });
+}
+
+#[test]
+fn a_primary_whose_replica_died_goes_on_alone_and_shares_again() {
+    for_seeds("a_primary_whose_replica_died_goes_on_alone_and_shares_again", 100, |seed| {
+        let mut cluster = Cluster::pair(seed);
+        cluster.run(600 * MS);
+        cluster.crash(2, 2000 * MS);
+        cluster.run(300 * MS);
+        let before = cluster.committed_total;
+        cluster.run(200 * MS);
+        assert!(cluster.committed_total > before);
+        assert_eq!(cluster.primary(), Some(1));
+        assert!(cluster.events.contains_key("Alone"));
+        assert!(!cluster.events.contains_key("SteppedDown"));
+        cluster.run(5000 * MS);
+        assert_eq!(cluster.settled(), Some(1), "{:#?}", cluster.views());
+        assert!(cluster.views().iter().all(|view| !view.arbiter.as_ref().unwrap().alone));
+    });
+}
+
+#[test]
+fn without_its_arbiter_a_pair_goes_on_but_nobody_takes_over() {
+    for_seeds("without_its_arbiter_a_pair_goes_on_but_nobody_takes_over", 100, |seed| {
+        let mut cluster = Cluster::pair(seed);
+        cluster.run(600 * MS);
+        cluster.cut_arbiter(1);
+        cluster.cut_arbiter(2);
+        let before = cluster.committed_total;
+        cluster.run(1000 * MS);
+        assert!(cluster.committed_total > before);
+        assert_eq!(cluster.settled(), Some(1));
+        cluster.crash(1, 60_000 * MS);
+        cluster.run(3000 * MS);
+        assert_eq!(cluster.primary(), None);
+        cluster.heal();
+        cluster.run(1500 * MS);
+        assert_eq!(cluster.primary(), Some(2));
+    });
+}
+
+#[test]
+fn only_the_side_that_reaches_the_arbiter_serves() {
+    for_seeds("only_the_side_that_reaches_the_arbiter_serves", 100, |seed| {
+        for reaches in [1, 2] {
+            let mut cluster = Cluster::pair(seed);
+            cluster.run(600 * MS);
+            cluster.cut_arbiter(3 - reaches);
+            cluster.isolate(1);
+            cluster.run(1500 * MS);
+            let before = cluster.committed_total;
+            cluster.run(1500 * MS);
+            assert!(cluster.committed_total > before);
+            assert_eq!(cluster.open(), [reaches]);
+            cluster.heal();
+            cluster.run(4000 * MS);
+            assert_eq!(cluster.settled(), Some(reaches), "{:#?}", cluster.views());
+        }
+    });
+}
+
+#[test]
+fn a_node_alone_that_crashes_starts_anew_alone() {
+    for_seeds("a_node_alone_that_crashes_starts_anew_alone", 100, |seed| {
+        let mut cluster = Cluster::pair(seed);
+        cluster.run(600 * MS);
+        cluster.crash(2, 20_000 * MS);
+        cluster.run(1000 * MS);
+        cluster.may_lose = true;
+        cluster.crash(1, 100 * MS);
+        cluster.run(3000 * MS);
+        assert_eq!(cluster.primary(), Some(1), "{:#?}", cluster.views());
+    });
+}

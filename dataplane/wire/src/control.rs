@@ -17,7 +17,7 @@ pub const VOTERS_MAX: usize = 16;
 
 /// Heartbeat with both lists full: tag, role, flags, priority, eight words, the heir, the lists and their lengths.
 const HEARTBEAT_LEN_MAX: usize =
-    4 + 8 * 8 + 3 + 1 + VOTERS_MAX * 10 + 1 + 8 + 2 + 1 + HISTORY_MAX * 16;
+    4 + 8 * 8 + 3 + 1 + VOTERS_MAX * 11 + 1 + 8 + 2 + 1 + HISTORY_MAX * 16;
 const _: () = assert!(HEARTBEAT_LEN_MAX <= CONTROL_LEN_MAX);
 const _: () = assert!(HISTORY_MAX <= u8::MAX as usize && VOTERS_MAX <= u8::MAX as usize);
 
@@ -132,6 +132,8 @@ pub struct Heard {
     pub node: NodeId,
     /// Which of its lives was heard.
     pub incarnation: u64,
+    /// It was heard on the replica port, not only on the second path.
+    pub on_replica: bool,
 }
 
 /// "I live, and this is what I hold."
@@ -347,6 +349,7 @@ fn encode_heartbeat(w: &mut Writer<'_>, m: &Heartbeat) {
     for heard in &m.heard {
         w.u16(heard.node);
         w.u64(heard.incarnation);
+        w.u8(u8::from(heard.on_replica));
     }
     w.u8(u8::from(m.reign.is_some()));
     if let Some(reign) = &m.reign {
@@ -378,7 +381,13 @@ fn decode_heartbeat(r: &mut Reader<'_>) -> Result<Heartbeat, DecodeError> {
         reign: None,
     };
     for _ in 0..r.count("heard", VOTERS_MAX)? {
-        m.heard.push(Heard { node: r.u16()?, incarnation: r.u64()? });
+        let (node, incarnation) = (r.u16()?, r.u64()?);
+        let on_replica = match r.u8()? {
+            0 => false,
+            1 => true,
+            value => return Err(DecodeError::BadValue { field: "heard", value }),
+        };
+        m.heard.push(Heard { node, incarnation, on_replica });
     }
     if r.bool("reign")? {
         let mut reign = Reign { epoch: r.u64()?, primary: r.u16()?, history: History::new() };
@@ -509,7 +518,7 @@ mod tests {
 
     fn heartbeat() -> impl Strategy<Value = Control> {
         let words = any::<[u64; 8]>();
-        let heard = vec(any::<(u16, u64)>(), 0..=VOTERS_MAX);
+        let heard = vec(any::<(u16, u64, bool)>(), 0..=VOTERS_MAX);
         let reign = proptest::option::of((
             any::<u64>(),
             any::<u16>(),
@@ -532,7 +541,11 @@ mod tests {
                     heir: (w[0] % 2 == 0).then_some(w[1] as u16),
                     heard: h
                         .into_iter()
-                        .map(|(node, incarnation)| Heard { node, incarnation })
+                        .map(|(node, incarnation, on_replica)| Heard {
+                            node,
+                            incarnation,
+                            on_replica,
+                        })
                         .collect(),
                     reign: r.map(|(epoch, primary, history)| Reign {
                         epoch,

@@ -16,7 +16,7 @@ const CLUSTER: u64 = 0x7e57_c105_7e57;
 
 fn controls() -> Vec<Control> {
     let mut full = Heartbeat { heir: Some(2), reign: Some(Reign::default()), ..Default::default() };
-    full.heard.extend([Heard { node: 3, incarnation: 9 }; VOTERS_MAX]);
+    full.heard.extend([Heard { node: 3, incarnation: 9, on_replica: true }; VOTERS_MAX]);
     let history = &mut full.reign.as_mut().expect("just set").history;
     history.extend([EpochStart { epoch: 4, start: 64 }; HISTORY_MAX]);
     let candidacy = Candidacy { epoch: 5, log_epoch: 4, position: 4096, ..Default::default() };

@@ -9,7 +9,7 @@ use understudy_wire::{
     control::{Ballot, Candidacy, Control},
 };
 
-use super::{ElectStage, Lead, Node, Phase, Timer, Votes};
+use super::{ElectStage, Lead, Node, Peer, Phase, Timer, Votes, referee::Alone};
 use crate::{
     io::{DpCommand, Path, TimelineKind, To},
     peers::Fitness,
@@ -29,7 +29,45 @@ impl Node {
         let fresh = |age_ns: Option<u64>| age_ns.is_some_and(|a| a <= self.cfg.suspect_after_ns);
         let heard =
             self.peers.iter().filter(|peer| fresh(peer.path_age_ns(now_ns, Path::Replica))).count();
-        heard + 1 >= self.cfg.majority()
+        heard + 1 + self.arbiter_counts() >= self.cfg.majority()
+    }
+
+    /// A majority says that it hears this node on the replica port. Who is mute there could win by the second path
+    /// and then replicate to nobody.
+    pub(super) fn heard_by_majority(&self, now_ns: u64) -> bool {
+        let silence_ns = self.cfg.suspect_after_ns;
+        let hears_me = |peer: &&Peer| {
+            peer.alive(now_ns, silence_ns).is_some_and(|last| {
+                last.heard.iter().any(|heard| heard.node == self.cfg.me && heard.on_replica)
+            })
+        };
+        let heard_by = self.peers.iter().filter(hears_me).count();
+        heard_by + 1 + self.arbiter_counts() >= self.cfg.majority()
+    }
+
+    /// May not serve, but holds what everyone who may serve lacks: then nobody could win. It leads for as long as it
+    /// takes to hand the log over.
+    pub(super) fn is_caretaker(&self, now_ns: u64) -> bool {
+        let obstacles = self.obstacles(now_ns);
+        if obstacles.is_empty() || !obstacles.iter().all(|obstacle| obstacle.is_of_service()) {
+            return false;
+        }
+        let silence_ns = self.cfg.suspect_after_ns;
+        let held = self.vote_floor();
+        let mut heirs = 0;
+        for peer in &self.peers {
+            let Some(last) = peer.alive(now_ns, silence_ns) else { continue };
+            if (last.log_epoch, last.position) > (self.log.log_epoch, self.log.position) {
+                return false;
+            }
+            if peer.candidate_fitness(now_ns, silence_ns).is_some() {
+                if (last.log_epoch, last.position) >= held {
+                    return false;
+                }
+                heirs += 1;
+            }
+        }
+        heirs > 0
     }
 
     pub(super) fn fitness(&self) -> Fitness {
@@ -51,7 +89,11 @@ impl Node {
     pub(super) fn schedule_stand(&mut self, now_ns: u64, floor_ns: u64) {
         self.stand_ranked = self.eligible(now_ns);
         let stagger_ns = self.cfg.stagger_ns;
+        let interval_ns = self.cfg.heartbeat_interval_ns;
         let delay_ns = match self.rank(now_ns) {
+            _ if !self.stand_ranked && self.is_caretaker(now_ns) => {
+                2 * interval_ns + self.rng.below(interval_ns)
+            }
             _ if !self.stand_ranked => self.cfg.suspect_after_ns / 2,
             0 => 0,
             rank => rank * stagger_ns + self.rng.below(stagger_ns),
@@ -70,10 +112,11 @@ impl Node {
         }
         self.check_all_lost(now_ns);
         self.check_hopeless(now_ns);
-        if !self.eligible(now_ns) {
+        self.caretaking = self.is_caretaker(now_ns);
+        if !self.eligible(now_ns) && !self.caretaking {
             return self.schedule_stand(now_ns, 0);
         }
-        if !self.stand_ranked {
+        if !self.stand_ranked && !self.caretaking {
             // Became eligible just now: wait for its turn, and at least once.
             self.schedule_stand(now_ns, 0);
             if self.timers.get(Timer::Stand).is_some_and(|at_ns| at_ns > now_ns) {
@@ -93,6 +136,7 @@ impl Node {
     pub(super) fn check_alone(&mut self, now_ns: u64) {
         let idle = matches!(self.phase, Phase::Idle);
         if idle && self.peers.is_empty() && self.eligible(now_ns) {
+            self.caretaking = false;
             self.start_campaign(now_ns);
         }
     }
@@ -135,14 +179,18 @@ impl Node {
 
     pub(super) fn on_pre_vote_reply(&mut self, now_ns: u64, from: NodeId, ballot: &Ballot) {
         let Some(voter) = self.voter(from) else { return };
-        let majority = self.cfg.majority();
         let Phase::PreVote { epoch, granted } = &mut self.phase else { return };
         if !ballot.granted || ballot.epoch != *epoch {
             return;
         }
         granted.add(voter);
-        if granted.count() >= majority {
-            let epoch = *epoch;
+        self.pre_votes_counted(now_ns);
+    }
+
+    pub(super) fn pre_votes_counted(&mut self, now_ns: u64) {
+        if let Phase::PreVote { epoch, granted } = self.phase
+            && granted.count() >= self.cfg.majority()
+        {
             self.start_election(now_ns, epoch);
         }
     }
@@ -188,11 +236,12 @@ impl Node {
         }
         let candidacy = self.candidacy(epoch);
         self.send(To::All, Control::Vote(candidacy));
+        self.claim_at_ns = now_ns + 2 * self.cfg.heartbeat_interval_ns;
+        self.advance_arbiter(now_ns);
     }
 
     pub(super) fn on_vote_reply(&mut self, now_ns: u64, from: NodeId, ballot: &Ballot) {
         let Some(voter) = self.voter(from) else { return };
-        let majority = self.cfg.majority();
         let Phase::Elect { epoch, stage: ElectStage::Asking, granted } = &mut self.phase else {
             return;
         };
@@ -200,8 +249,16 @@ impl Node {
             return;
         }
         granted.add(voter);
+        self.votes_counted(now_ns);
+    }
+
+    pub(super) fn votes_counted(&mut self, now_ns: u64) {
+        let Phase::Elect { epoch, stage: ElectStage::Asking, granted } = self.phase else { return };
         // A promise beyond the candidacy (a vote for someone newer under way) ends it.
-        if granted.count() >= majority && self.promise_asked == *epoch && self.app_ready {
+        if granted.count() >= self.cfg.majority()
+            && self.promise_asked == epoch
+            && (self.app_ready || self.caretaking)
+        {
             self.win(now_ns);
         }
     }
@@ -242,6 +299,8 @@ impl Node {
 
     fn win(&mut self, now_ns: u64) {
         let epoch = self.epoch;
+        let arbiter = self.arbiter_vote();
+        let named = matches!(self.phase, Phase::Elect { granted, .. } if granted.has(arbiter));
         self.phase = Phase::Lead(Lead {
             since_ns: now_ns,
             leased_once: false,
@@ -250,20 +309,32 @@ impl Node {
             gate_open_ns: 0,
             announced: 0,
             revalidate: false,
+            caretaker: self.caretaking,
+            alone: Alone::Off,
+            refused: false,
         });
         for timer in [Timer::Campaign, Timer::Repeat, Timer::Stand, Timer::Detector] {
             self.timers.stop(timer);
         }
         self.live = None;
         self.reign = None;
+        if std::mem::take(&mut self.start_anew) {
+            self.recovered(now_ns, TimelineKind::Recovered, "there is nothing to hold");
+        }
         self.booting = false;
-        self.needs_restart = false;
+        self.needs_restart &= self.caretaking;
         self.led = 0;
         self.joined = epoch;
         self.step_down = None;
         self.timers.stop(Timer::StepDown);
         self.event(now_ns, TimelineKind::ElectionWon, format!("epoch {epoch}"));
-        self.order(DpCommand::Lead { epoch });
+        self.order(DpCommand::Lead { epoch, serve: !self.caretaking });
+        if self.caretaking {
+            let text = "this node cannot serve; it hands its log to one that can";
+            self.event(now_ns, TimelineKind::Caretaker, text);
+        } else if named {
+            self.go_alone(now_ns);
+        }
         self.send_heartbeat(now_ns);
     }
 }

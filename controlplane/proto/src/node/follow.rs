@@ -3,7 +3,7 @@
 //! What belongs here: joining a reign, restarting the service for it, and when a lost log no longer matters.
 
 use understudy_wire::{
-    Position,
+    NodeId, Position,
     control::{Heard, Heartbeat, Reign, Role},
 };
 
@@ -13,6 +13,11 @@ use crate::{
     join,
     peers::Peer,
 };
+
+/// Which life of which node was heard.
+fn life(heard: &Heard) -> (NodeId, u64) {
+    (heard.node, heard.incarnation)
+}
 
 impl Node {
     /// A primary described its reign.
@@ -60,6 +65,7 @@ impl Node {
         self.timers.stop(Timer::VoteHold);
         self.phase = Phase::Join { promised: false };
         self.recover_at = None;
+        self.start_anew = false;
         if epoch > self.epoch {
             self.adopt(epoch, None);
         }
@@ -121,6 +127,10 @@ impl Node {
     pub(super) fn on_service_fresh(&mut self, now_ns: u64) {
         if self.restarting {
             self.restarting = false;
+            // Until now the old log may still have been acknowledged; what is heard of this life from here on is
+            // about the new one.
+            self.incarnation += 1;
+            self.recover_at = None;
             self.advance(now_ns);
             self.check_all_lost(now_ns);
         }
@@ -147,8 +157,9 @@ impl Node {
     /// Whatever this node acknowledged in an earlier life was in the primary's log when the primary heard of this
     /// life, so holding that much makes it whole.
     fn note_recovery_target(&mut self, m: &Heartbeat) {
-        let me = Heard { node: self.cfg.me, incarnation: self.incarnation };
-        if self.recovering && self.recover_at.is_none() && m.heard.contains(&me) {
+        let me = (self.cfg.me, self.incarnation);
+        let heard = m.heard.iter().any(|heard| life(heard) == me);
+        if self.recovering && self.recover_at.is_none() && heard {
             self.recover_at = Some(m.position);
         }
     }
@@ -179,19 +190,20 @@ impl Node {
         if !self.recovering || self.restarting || !matches!(self.phase, Phase::Idle) {
             return;
         }
-        let me = Heard { node: self.cfg.me, incarnation: self.incarnation };
+        let me = (self.cfg.me, self.incarnation);
         let silence_ns = self.cfg.suspect_after_ns;
-        let life = |peer: &Peer| {
-            peer.alive(now_ns, silence_ns)
-                .map(|last| Heard { node: peer.id, incarnation: last.incarnation })
-        };
-        let Some(lives) = self.peers.iter().map(life).collect::<Option<Vec<_>>>() else { return };
+        let alive =
+            |peer: &Peer| peer.alive(now_ns, silence_ns).map(|last| (peer.id, last.incarnation));
+        let Some(lives) = self.peers.iter().map(alive).collect::<Option<Vec<_>>>() else { return };
         let agrees = |peer: &Peer| {
             let Some(last) = &peer.last else { return false };
             let nothing = last.position == 0 && last.log_epoch == 0 && last.role == Role::Replica;
             (last.flags.recovering || last.flags.all_lost || nothing)
-                && last.heard.contains(&me)
-                && lives.iter().all(|life| life.node == peer.id || last.heard.contains(life))
+                && lives
+                    .iter()
+                    .chain([&me])
+                    .filter(|(node, _)| *node != peer.id)
+                    .all(|one| last.heard.iter().any(|heard| life(heard) == *one))
         };
         if self.peers.iter().all(agrees) {
             self.all_lost = true;
@@ -206,8 +218,9 @@ impl Node {
     pub(super) fn check_hopeless(&mut self, now_ns: u64) {
         let silence_ns = self.cfg.suspect_after_ns;
         let lost = |peer: &Peer| {
-            peer.alive(now_ns, silence_ns)
-                .is_some_and(|last| last.flags.recovering || last.flags.clone_gone)
+            let last = peer.alive(now_ns, silence_ns);
+            last.is_some_and(|last| last.flags.recovering || last.flags.clone_gone)
+                || last.is_none() && self.referee.served_alone && self.named_alone()
         };
         if !self.app_ready
             && self.needs_restart

@@ -32,6 +32,8 @@ impl Node {
             lead.revalidate = false;
         } else {
             lead.unleased_since_ns.get_or_insert(now_ns);
+            // There a reign does not end for want of a lease, and without its claim nobody would follow it.
+            lead.revalidate &= !self.cfg.arbiter;
         }
         let opened = log.gate_open && !lead.gate_open;
         if opened {
@@ -45,7 +47,24 @@ impl Node {
             self.send_heartbeat(now_ns);
         }
         self.advance_switchover(now_ns);
+        self.advance_caretaker(now_ns);
         self.check_duty(now_ns);
+    }
+
+    /// A caretaker goes when someone who can serve holds everything.
+    fn advance_caretaker(&mut self, now_ns: u64) {
+        if !matches!(&self.phase, Phase::Lead(Lead { caretaker: true, .. })) {
+            return;
+        }
+        let silence_ns = self.cfg.suspect_after_ns;
+        let level = |peer: &&super::Peer| {
+            peer.epoch == self.epoch && self.log.peer_acked.contains(&(peer.id, self.log.position))
+        };
+        let heirs = self.peers.iter().filter(level);
+        let heir = heirs.filter_map(|peer| peer.candidate_fitness(now_ns, silence_ns)).max();
+        if let Some(fitness) = heir {
+            self.abdicate(now_ns, StepDownReason::Switchover, Some(fitness.3.0));
+        }
     }
 
     pub(super) fn on_announce(&mut self, now_ns: u64) {
@@ -74,13 +93,20 @@ impl Node {
         let patient = !lead.leased_once
             && self.majority_in_epoch(now_ns)
             && now_ns - lead.since_ns < self.cfg.takeover_limit_ns;
-        let reason = if !self.app_ready {
+        let arbiter = self.cfg.arbiter;
+        let overdue = lead.caretaker && now_ns - lead.since_ns > self.cfg.takeover_limit_ns;
+        let reason = if !self.app_ready && !lead.caretaker {
             Some(StepDownReason::AppExited)
-        } else if !alone && !self.replica_link {
+        } else if !alone && !arbiter && !self.replica_link {
             Some(StepDownReason::ReplicaLinkDown)
-        } else if !alone && !self.client_link && self.successor(now_ns).is_some() {
+        } else if !alone && !lead.caretaker && !self.client_link && self.successor(now_ns).is_some()
+        {
             Some(StepDownReason::ClientLinkDown)
-        } else if unleased_ns > self.cfg.suspect_after_ns && !patient && !alone {
+        } else if overdue
+            || unleased_ns > self.cfg.suspect_after_ns && !patient && !alone && !arbiter
+        {
+            // With an arbiter it is the register that says who may lead: without a lease nothing leaves, and the
+            // reign goes on when the replica or the arbiter is back.
             Some(StepDownReason::LeaseLost)
         } else {
             None
@@ -95,7 +121,8 @@ impl Node {
         let here = |peer: &&super::Peer| {
             peer.epoch == self.epoch && peer.alive(now_ns, silence_ns).is_some()
         };
-        self.peers.iter().filter(here).count() + 1 >= self.cfg.majority()
+        self.heard_by_majority(now_ns)
+            && self.peers.iter().filter(here).count() + 1 >= self.cfg.majority()
     }
 
     /// The fittest living node that could take over.
@@ -109,9 +136,11 @@ impl Node {
     /// does anybody hear of it.
     pub(super) fn abdicate(&mut self, now_ns: u64, reason: StepDownReason, to: Option<NodeId>) {
         let epoch = self.epoch;
+        // A caretaker's clone was fed nothing that is not history.
+        let served = !matches!(&self.phase, Phase::Lead(Lead { caretaker: true, .. }));
         self.phase = Phase::Closing { reason, to };
         self.led = epoch;
-        self.needs_restart = true;
+        self.needs_restart |= served;
         self.claimed = false;
         self.timers.stop(Timer::Announce);
         if reason != StepDownReason::HigherEpoch && !self.peers.is_empty() {

@@ -27,6 +27,7 @@ pub(super) enum Obstacle {
     Restarting,
     HoldDown,
     Minority,
+    Unheard,
 }
 
 impl Obstacle {
@@ -42,12 +43,26 @@ impl Obstacle {
             Self::Restarting => "the service is being restarted",
             Self::HoldDown => "it stepped down a moment ago",
             Self::Minority => "it hears no majority on the replica port",
+            Self::Unheard => "no majority hears it on the replica port",
         }
+    }
+
+    /// It keeps the node from serving, not from leading.
+    pub(super) fn is_of_service(self) -> bool {
+        matches!(
+            self,
+            Self::Witness
+                | Self::AppAbsent
+                | Self::CloneBehind
+                | Self::CloneUnfit
+                | Self::ClientLink
+                | Self::HoldDown
+        )
     }
 }
 
 impl Node {
-    pub(super) fn obstacles(&self, now_ns: u64) -> arrayvec::ArrayVec<Obstacle, 10> {
+    pub(super) fn obstacles(&self, now_ns: u64) -> arrayvec::ArrayVec<Obstacle, 11> {
         let alone = self.peers.is_empty();
         let checks = [
             (self.cfg.witness, Obstacle::Witness),
@@ -56,10 +71,11 @@ impl Node {
             (!self.log.fit, Obstacle::CloneUnfit),
             (!alone && !self.client_link, Obstacle::ClientLink),
             (!alone && !self.replica_link, Obstacle::ReplicaLink),
-            (self.recovering, Obstacle::Recovering),
+            (self.recovering && !self.start_anew, Obstacle::Recovering),
             (self.restarting, Obstacle::Restarting),
             (now_ns < self.hold_down_until_ns, Obstacle::HoldDown),
             (!self.hears_majority(now_ns), Obstacle::Minority),
+            (!self.heard_by_majority(now_ns), Obstacle::Unheard),
         ];
         checks.into_iter().filter(|(is, _)| *is).map(|(_, obstacle)| obstacle).collect()
     }
@@ -85,8 +101,13 @@ impl Node {
         self.seq += 1;
         let silence_ns = self.cfg.suspect_after_ns;
         let heard = self.peers.iter().filter_map(|peer| {
-            peer.alive(now_ns, silence_ns)
-                .map(|last| Heard { node: peer.id, incarnation: last.incarnation })
+            let on_replica =
+                peer.path_age_ns(now_ns, Path::Replica).is_some_and(|age_ns| age_ns <= silence_ns);
+            peer.alive(now_ns, silence_ns).map(|last| Heard {
+                node: peer.id,
+                incarnation: last.incarnation,
+                on_replica,
+            })
         });
         let reign = claim(self);
         let heartbeat = Heartbeat {
@@ -172,6 +193,7 @@ impl Node {
             committed: self.log.committed,
             applied: self.log.applied,
             peers: self.peers.iter().map(peer_view).collect(),
+            arbiter: self.arbiter_view(),
             not_ready_because: self.not_ready_because(now_ns),
         }
     }

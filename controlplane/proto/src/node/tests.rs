@@ -76,6 +76,7 @@ impl Bench {
             electable: true,
             ..Flags::default()
         };
+        m.heard.push(Heard { node: 1, incarnation: 1, on_replica: true });
         m.position = self.log.position;
         m.log_epoch = self.log.log_epoch;
         change(&mut m);
@@ -86,7 +87,6 @@ impl Bench {
         let history = entries(history);
         self.beat(from, epoch, |m| {
             m.role = Role::Primary;
-            m.heard.push(Heard { node: 1, incarnation: 1 });
             m.reign = Some(Reign { epoch, primary: from, history });
         });
     }
@@ -178,9 +178,12 @@ fn granted(msg: &Control) -> bool {
 fn a_single_voter_leads_itself() {
     let mut bench = Bench::new(&[1], Persisted::default());
     bench.promised(1);
-    assert!(!bench.orders().contains(&DpCommand::Lead { epoch: 1 }), "not before it is durable");
+    assert!(
+        !bench.orders().contains(&DpCommand::Lead { epoch: 1, serve: true }),
+        "not before it is durable"
+    );
     bench.persisted(1);
-    assert!(bench.orders().contains(&DpCommand::Lead { epoch: 1 }));
+    assert!(bench.orders().contains(&DpCommand::Lead { epoch: 1, serve: true }));
 }
 
 #[test]
@@ -295,7 +298,7 @@ fn a_restarted_node_helps_the_one_that_holds_all_it_lost() {
 #[test]
 fn all_is_lost_only_when_every_voter_has_heard_these_lives() {
     let mut bench = Bench::new(&[1, 2, 3], Persisted { epoch: 1, voted_for: None });
-    let heard = |node, incarnation| Heard { node, incarnation };
+    let heard = |node, incarnation| Heard { node, incarnation, on_replica: true };
     let lost = |m: &mut Heartbeat, others: &[Heard]| {
         m.flags.recovering = true;
         m.heard = others.iter().copied().collect();

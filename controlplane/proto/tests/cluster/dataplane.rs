@@ -39,6 +39,8 @@ pub struct Dataplane {
     pub promised: Epoch,
     pub epoch: Epoch,
     pub leading: bool,
+    pub serve: bool,
+    pub alone: bool,
     pub gate_open: bool,
     pub committed: usize,
     pub applied: usize,
@@ -71,17 +73,23 @@ impl Dataplane {
                 (self.epoch, self.following, self.leading) = (epoch, Some(primary), false);
                 self.gate_open = false;
             }
-            DpCommand::Lead { epoch } if epoch >= self.promised => {
+            DpCommand::Lead { epoch, serve } if epoch >= self.promised => {
                 (self.epoch, self.following, self.leading) = (epoch, None, true);
                 (self.gate_open, self.drained) = (false, false);
+                (self.serve, self.alone) = (serve, false);
                 self.acked.clear();
                 self.next.clear();
                 self.leased.clear();
                 self.log.push(Record { epoch, value: 0 });
-                self.applied = self.log.len();
+                if serve {
+                    self.applied = self.log.len();
+                }
+            }
+            DpCommand::Alone { epoch, on } if self.leading && self.epoch == epoch => {
+                self.alone = on;
             }
             DpCommand::Fence { epoch } if self.epoch == epoch => {
-                (self.leading, self.gate_open) = (false, false);
+                (self.leading, self.gate_open, self.alone) = (false, false, false);
             }
             DpCommand::Drain => self.drained = self.leading,
             DpCommand::Undrain => self.drained = false,
@@ -99,7 +107,7 @@ impl Dataplane {
 
     pub fn lease_valid(&self, now_ns: u64) -> bool {
         let fresh = self.leased.values().filter(|&&at_ns| at_ns + self.lease_ns > now_ns).count();
-        self.leading && fresh + 1 >= self.majority
+        self.leading && (self.alone || fresh + 1 >= self.majority)
     }
 
     /// Could put a frame on the clients' network now.
@@ -108,7 +116,7 @@ impl Dataplane {
     }
 
     pub fn client_frame(&mut self, value: u64) {
-        if self.leading {
+        if self.leading && self.serve {
             self.log.push(Record { epoch: self.epoch, value });
         }
     }
@@ -168,17 +176,20 @@ impl Dataplane {
         let mut held: Vec<usize> = self.acked.values().copied().collect();
         held.push(self.log.len());
         held.sort_unstable_by(|a, b| b.cmp(a));
-        if let Some(&held) = held.get(self.majority - 1)
+        let enough = if self.alone { 0 } else { self.majority - 1 };
+        if let Some(&held) = held.get(enough)
             && held > self.committed
             && self.log[held - 1].epoch == self.epoch
         {
             self.committed = held;
         }
         let begun = self.committed > 0 && self.log[self.committed - 1].epoch == self.epoch;
-        if begun && self.lease_valid(now_ns) {
+        if begun && self.serve && self.lease_valid(now_ns) {
             self.gate_open = true;
         }
-        self.applied = self.log.len();
+        if self.serve {
+            self.applied = self.log.len();
+        }
     }
 
     pub fn state(&self, now_ns: u64) -> LogState {
@@ -199,6 +210,7 @@ impl Dataplane {
             committed: self.committed as Position,
             applied: self.applied as Position,
             history,
+            alone: self.alone,
             gate_open: self.gate_open,
             lease_valid: self.lease_valid(now_ns),
             drained: self.drained && self.committed == self.log.len(),

@@ -2,6 +2,7 @@
 //!
 //! What belongs here: the event loop, the faults and the invariants. The scenarios are in `simulation.rs`.
 
+mod arbiter;
 mod dataplane;
 
 use std::{
@@ -9,7 +10,9 @@ use std::{
     collections::{BTreeMap, BinaryHeap},
 };
 
+use arbiter::Ask;
 use dataplane::{Dataplane, Pdu, Record};
+use understudy_proto::arbiter::{ArbiterAnswer, Register};
 use understudy_proto::{
     Config, DpCommand, LocalFact, LogState, Node, Output, Path, Paths, Persisted, ServiceCommand,
     TimelineKind, To, View,
@@ -61,18 +64,62 @@ pub enum Mutation {
 }
 
 enum Event {
-    Timer { life: u32 },
-    Message { from: NodeId, path: Path, epoch: Epoch, bytes: Vec<u8> },
-    Persisted { life: u32, state: Persisted },
-    Report { life: u32, promised: Option<Epoch>, state: Box<LogState> },
-    Fact { life: u32, fact: LocalFact },
-    Order { life: u32, command: DpCommand },
-    Pdu { from: NodeId, pdu: Pdu },
-    DpTick { life: u32 },
-    Reset { life: u32 },
+    Timer {
+        life: u32,
+    },
+    Message {
+        from: NodeId,
+        path: Path,
+        epoch: Epoch,
+        bytes: Vec<u8>,
+    },
+    Persisted {
+        life: u32,
+        state: Persisted,
+    },
+    Report {
+        life: u32,
+        promised: Option<Epoch>,
+        state: Box<LogState>,
+    },
+    Fact {
+        life: u32,
+        fact: LocalFact,
+    },
+    Order {
+        life: u32,
+        command: DpCommand,
+    },
+    Pdu {
+        from: NodeId,
+        pdu: Pdu,
+    },
+    DpTick {
+        life: u32,
+    },
+    Reset {
+        life: u32,
+    },
     Start,
     ClientFrame,
     Fault,
+    /// The arbiter's keeper reads the register for a request.
+    ArbiterReads {
+        life: u32,
+        ask: Ask,
+    },
+    /// It writes what it decided, if nobody wrote since `revision`.
+    ArbiterWrites {
+        life: u32,
+        ask: Ask,
+        new: Register,
+        revision: u64,
+    },
+    Arbiter {
+        life: u32,
+        ask: Ask,
+        answer: ArbiterAnswer,
+    },
 }
 
 /// Heap entry; the sequence number keeps equal times in order.
@@ -122,6 +169,8 @@ pub struct Cluster {
     pub events: BTreeMap<TimelineKind2, u64>,
     pub committed_total: u64,
     pub switchovers: Vec<Result<NodeId, String>>,
+    /// Two nodes with an arbiter.
+    pub arbiter: Option<arbiter::Arbiter>,
     faults: bool,
     loss_percent: u64,
     machines: Vec<Machine>,
@@ -166,6 +215,7 @@ impl Cluster {
             events: BTreeMap::new(),
             committed_total: 0,
             switchovers: Vec::new(),
+            arbiter: None,
             faults: false,
             loss_percent: 0,
             machines,
@@ -222,20 +272,17 @@ impl Cluster {
         self.faults = false;
         self.loss_percent = 0;
         self.cut.clear();
-        for id in 1..=self.size() {
-            let now_ns = self.now_ns;
-            let machine = self.machine(id);
-            machine.paused_until_ns = machine.paused_until_ns.min(now_ns);
-            machine.dp_paused_until_ns = machine.dp_paused_until_ns.min(now_ns);
+        if let Some(arbiter) = &mut self.arbiter {
+            arbiter.cut.clear();
         }
     }
 
     pub fn run(&mut self, for_ns: u64) {
         let until_ns = self.now_ns + for_ns;
         while self.queue.peek().is_some_and(|Reverse(entry)| entry.0 <= until_ns) {
-            let Some(Reverse(Entry(at_ns, _, id, event))) = self.queue.pop() else { break };
+            let Some(Reverse(Entry(at_ns, seq, id, event))) = self.queue.pop() else { break };
             self.now_ns = at_ns;
-            self.step(id, event);
+            self.step(id, seq, event);
             self.check_gates();
         }
         self.now_ns = until_ns;
@@ -302,12 +349,14 @@ impl Cluster {
     fn start(&mut self, id: NodeId) {
         let size = self.size();
         let (now_ns, seed) = (self.now_ns, self.rng.next());
+        let pair = self.arbiter.is_some();
         let machine = self.machine(id);
         let local_ns = now_ns + machine.clock_offset_ns;
         let mut cfg = Config::new(id, (1..=size).collect(), HEARTBEAT_NS, SUSPECT_NS, LEASE_NS);
         cfg.priority = 200 - id as u8;
         cfg.incarnation = local_ns;
         cfg.takeover_limit_ns = 2000 * MS;
+        (cfg.arbiter, cfg.alone_allowed) = (pair, pair);
         machine.life += 1;
         machine.timer_ns = 0;
         machine.orders_at_ns = now_ns;
@@ -325,7 +374,7 @@ impl Cluster {
         self.with_node(id, |_, _| {});
     }
 
-    fn step(&mut self, id: NodeId, event: Event) {
+    fn step(&mut self, id: NodeId, seq: u64, event: Event) {
         let now_ns = self.now_ns;
         let machine = self.machine(id);
         let (life, held_ns) = match &event {
@@ -337,15 +386,18 @@ impl Cluster {
             | Event::Persisted { life, .. }
             | Event::Report { life, .. }
             | Event::Reset { life }
+            | Event::Arbiter { life, .. }
             | Event::Fact { life, .. } => (Some(*life), machine.paused_until_ns),
             Event::Message { .. } => (None, machine.paused_until_ns),
+            Event::ArbiterReads { .. } | Event::ArbiterWrites { .. } => (None, 0),
             Event::Start | Event::ClientFrame | Event::Fault => (None, 0),
         };
         if life.is_some_and(|life| life != machine.life) {
             return;
         }
         if held_ns > now_ns {
-            return self.push(held_ns, id, event);
+            // In its old order: what waits on a disk or in a queue does not overtake.
+            return self.queue.push(Reverse(Entry(held_ns, seq, id, event)));
         }
         self.dispatch(id, event);
     }
@@ -392,6 +444,18 @@ impl Cluster {
             Event::Reset { life } => self.on_reset(id, life),
             Event::ClientFrame => self.on_client_frame(),
             Event::Fault => self.on_fault(),
+            Event::ArbiterReads { life, ask } => self.on_arbiter_reads(id, life, ask),
+            Event::ArbiterWrites { life, ask, new, revision } => {
+                self.on_arbiter_writes(id, life, ask, new, revision);
+            }
+            Event::Arbiter { ask, answer, .. } => {
+                let first = self.arbiter.as_mut().is_some_and(|arbiter| arbiter.is_first(id, ask));
+                if first {
+                    self.with_node(id, |node, now_ns| {
+                        node.handle_arbiter(now_ns, &ask.request, answer);
+                    });
+                }
+            }
         }
     }
 
@@ -427,6 +491,7 @@ impl Cluster {
 
     fn carry_out(&mut self, id: NodeId, life: u32, output: Output) {
         match output {
+            Output::Arbiter(request) => self.ask_arbiter(id, life, request),
             Output::Send { to, paths, epoch, msg } => self.send_message(id, to, paths, epoch, msg),
             Output::Persist { epoch, voted_for } => {
                 let at_ns = self.now_ns + self.rng.below(3 * MS);
@@ -522,7 +587,7 @@ impl Cluster {
     }
 
     fn on_order(&mut self, id: NodeId, command: DpCommand) {
-        if let DpCommand::Lead { epoch } = command {
+        if let DpCommand::Lead { epoch, .. } = command {
             let first = *self.leaders.entry(epoch).or_insert(id);
             assert_eq!(first, id, "two leaders of epoch {epoch}");
             // The order may come late: only what older epochs committed must be there.
@@ -578,7 +643,10 @@ impl Cluster {
     }
 
     /// Not more than a minority may be without its log at a time.
-    fn may_lose_log(&self) -> bool {
+    fn may_lose_log(&self, id: NodeId) -> bool {
+        if let Some(arbiter) = &self.arbiter {
+            return arbiter.other_holds_all(id, &self.views());
+        }
         let gone =
             |view: &View| view.not_ready_because.iter().any(|why| why.contains("application"));
         // One that was deposed is about to empty its log.
@@ -594,20 +662,24 @@ impl Cluster {
         let size = u64::from(self.size());
         let id = 1 + self.rng.below(size) as NodeId;
         let for_ns = MS + self.rng.below(200 * MS);
-        match self.rng.below(14) {
-            0 | 1 if self.may_lose_log() => self.crash(id, for_ns),
-            2 if self.may_lose_log() => self.fact(id, LocalFact::AppExited),
+        match self.rng.below(16) {
+            0 | 1 if self.may_lose_log(id) => self.crash(id, for_ns),
+            2 if self.may_lose_log(id) => self.fact(id, LocalFact::AppExited),
             3 => {
                 self.note(format!("pause of {id} for {} ms", for_ns / MS));
                 let until_ns = self.now_ns + for_ns;
                 let both = self.rng.chance(50);
                 let machine = self.machine(id);
-                machine.dp_paused_until_ns = until_ns;
-                machine.paused_until_ns = if both { until_ns } else { 0 };
+                // Never shortened: what is held until a moment would be overtaken.
+                machine.dp_paused_until_ns = machine.dp_paused_until_ns.max(until_ns);
+                let until_ns = if both { until_ns } else { 0 };
+                machine.paused_until_ns = machine.paused_until_ns.max(until_ns);
             }
             4 => {
                 self.note(format!("control pause of {id} for {} ms", for_ns / MS));
-                self.machine(id).paused_until_ns = self.now_ns + for_ns;
+                let until_ns = self.now_ns + for_ns;
+                let machine = self.machine(id);
+                machine.paused_until_ns = machine.paused_until_ns.max(until_ns);
             }
             5 => self.isolate(id),
             6 | 7 => {
@@ -619,12 +691,16 @@ impl Cluster {
             8..=10 => {
                 self.note("paths restored".into());
                 self.cut.clear();
+                if let Some(arbiter) = &mut self.arbiter {
+                    arbiter.cut.clear();
+                }
             }
             11 => self.switchover(None),
             12 => {
                 let up = self.rng.chance(60);
                 self.fact(id, LocalFact::ClientLink(up));
             }
+            13 | 14 if self.arbiter.is_some() => self.arbiter_fault(),
             _ => self.loss_percent = self.rng.below(25),
         }
         let at_ns = self.now_ns + MS + self.rng.below(80 * MS);
@@ -653,10 +729,15 @@ impl Cluster {
         self.checked[index] = self.checked[index].max(dp.committed);
     }
 
-    fn check_gates(&self) {
+    /// Who may transmit now.
+    pub fn open(&self) -> Vec<NodeId> {
         let open =
             |machine: &&Machine| machine.dp.can_transmit(self.now_ns + machine.clock_offset_ns);
-        let open: Vec<NodeId> = self.machines.iter().filter(open).map(|m| m.id).collect();
+        self.machines.iter().filter(open).map(|m| m.id).collect()
+    }
+
+    fn check_gates(&self) {
+        let open = self.open();
         assert!(open.len() <= 1, "nodes {open:?} may transmit at the same time");
     }
 }

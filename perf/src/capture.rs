@@ -104,7 +104,7 @@ impl Bench {
         let ports = MemoryPorts::new(plan.slice_frames + 1024, CLUSTER, EPOCH, &REPLICAS);
         let plane = Dataplane::new(config(), log);
         let mut bench = Bench { plan: *plan, frame: client_frame(plan.frame_len)?, ports, plane };
-        bench.command(Command::Lead { epoch: EPOCH });
+        bench.command(Command::Lead { epoch: EPOCH, serve: true });
         bench.command(Command::Service { up: true });
         for _ in 0..1000 {
             bench.poll();

@@ -535,6 +535,8 @@ impl Control {
                         .send(Persisted { epoch, voted_for })
                         .context("the store is gone")?;
                 }
+                // The configuration knows of no arbiter.
+                Output::Arbiter(_) => self.count("arbiter_not_configured"),
                 Output::Dataplane(command) => self.order(command),
                 Output::Service(ServiceCommand::Restart) => self.restart(now_ns),
                 Output::Event(event) => {
@@ -591,12 +593,13 @@ impl Control {
         let command = match command {
             DpCommand::Promise { epoch } => Command::Promise { epoch },
             DpCommand::Follow { epoch, primary, cut } => Command::Follow { epoch, primary, cut },
-            DpCommand::Lead { epoch } => {
-                if let Err(e) = self.capsule.set_standby(false) {
+            DpCommand::Lead { epoch, serve } => {
+                if serve && let Err(e) = self.capsule.set_standby(false) {
                     warn!("{e:#}");
                 }
-                Command::Lead { epoch }
+                Command::Lead { epoch, serve }
             }
+            DpCommand::Alone { epoch, on } => Command::Alone { epoch, on },
             DpCommand::Drain => Command::Drain,
             DpCommand::Undrain => Command::Undrain,
             DpCommand::Fence { epoch } => Command::Fence { epoch },
@@ -688,6 +691,7 @@ fn log_state(s: &Snapshot) -> LogState {
         committed: s.committed,
         applied: s.applied,
         history: s.history.clone(),
+        alone: s.alone,
         gate_open: s.gate_open,
         lease_valid: s.lease_valid,
         drained: s.drained,

@@ -194,5 +194,10 @@ pub fn event_name(kind: TimelineKind) -> &'static str {
         TimelineKind::AllLost => "all_lost",
         TimelineKind::LoopOverran => "loop_overran",
         TimelineKind::SwitchoverStarted => "switchover_started",
+        TimelineKind::Alone => "alone",
+        TimelineKind::Shared => "shared",
+        TimelineKind::ArbiterRefused => "arbiter_refused",
+        TimelineKind::Arbiter => "arbiter",
+        TimelineKind::Caretaker => "caretaker",
     }
 }

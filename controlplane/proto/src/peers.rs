@@ -71,7 +71,7 @@ impl Peer {
 
     /// The newest heartbeat, if it came within the silence allowed.
     pub(crate) fn alive(&self, now_ns: u64, silence_ns: u64) -> Option<&Heartbeat> {
-        self.age_ns(now_ns).filter(|&age_ns| age_ns <= silence_ns).and(self.last.as_ref())
+        self.age_ns(now_ns).filter(|&age_ns| age_ns < silence_ns).and(self.last.as_ref())
     }
 
     /// Its fitness, if it says that it would stand.

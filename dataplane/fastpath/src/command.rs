@@ -32,6 +32,8 @@ pub enum Command {
     Lead {
         /// The reign.
         epoch: Epoch,
+        /// False: only replicate what the log holds; nothing of the clients is taken, the gate stays shut.
+        serve: bool,
     },
     /// Planned switchover: log and replicate client frames, deliver none.
     Drain,

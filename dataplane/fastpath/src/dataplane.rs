@@ -86,6 +86,8 @@ pub struct DataplaneConfig {
 /// A reign of this node.
 struct Reign {
     epoch: Epoch,
+    /// Whether it may ever be level and open its gate.
+    serve: bool,
     sender: Sender,
     /// Position after this reign's epoch record: nothing before it may leave under this reign.
     opened_at: Position,
@@ -100,6 +102,7 @@ enum Role {
     /// Won, but the log has no room for the epoch record yet.
     Claim {
         epoch: Epoch,
+        serve: bool,
         /// It was told to go on alone.
         alone: bool,
     },

@@ -188,7 +188,7 @@ fn exchange(a: &mut Rig, b: &mut Rig, polls: usize) {
 
 fn trio_pair(policy: CommitPolicy) -> (Rig, Rig) {
     let (mut a, mut b) = (Rig::new(1, policy), Rig::new(2, policy));
-    a.order(Command::Lead { epoch: 1 });
+    a.order(Command::Lead { epoch: 1, serve: true });
     b.order(Command::Follow { epoch: 1, primary: 1, cut: u64::MAX });
     exchange(&mut a, &mut b, 20);
     (a, b)
@@ -330,13 +330,13 @@ fn what_the_device_did_not_take_in_one_reign_is_not_sent_in_a_later_one() {
         |a| a.order(Command::Fence { epoch: 1 }),
         |a| a.order(Command::Promise { epoch: 2 }),
         |a| a.order(Command::Follow { epoch: 2, primary: 2, cut: u64::MAX }),
-        |a| a.order(Command::Lead { epoch: 2 }),
+        |a| a.order(Command::Lead { epoch: 2, serve: true }),
     ];
     for end in ends {
         let (mut a, mut b) = output_stuck_in_the_device();
         end(&mut a);
         a.q.borrow_mut().stuck = false;
-        a.order(Command::Lead { epoch: 3 });
+        a.order(Command::Lead { epoch: 3, serve: true });
         b.order(Command::Follow { epoch: 3, primary: 1, cut: u64::MAX });
         exchange(&mut a, &mut b, 40);
         assert!(a.dp.snapshot(a.now_ns).gate_open);
@@ -403,7 +403,7 @@ fn a_long_gap_is_fetched_with_few_naks_and_no_byte_twice() {
 #[test]
 fn a_group_of_two_goes_on_alone_when_told_and_only_in_its_reign() {
     let mut a = Rig::of(1, CommitPolicy::Quorum, 2);
-    a.order(Command::Lead { epoch: 4 });
+    a.order(Command::Lead { epoch: 4, serve: true });
     a.give(PortRole::Client, from_client(CLIENT_ISN, 0, SYN, b""));
     let polls = |a: &mut Rig, n: usize| (0..n).for_each(|_| a.poll());
     polls(&mut a, 5);
@@ -576,7 +576,7 @@ fn a_takeover_sends_what_was_retained_and_takes_what_was_flooded() {
     b.give(PortRole::Client, from_client(cli(7), srv(0), ACK, b"again"));
     b.poll();
     assert!(b.sent(PortRole::Host).is_empty());
-    b.order(Command::Lead { epoch: 2 });
+    b.order(Command::Lead { epoch: 2, serve: true });
     c.now_ns = b.now_ns;
     c.order(Command::Follow { epoch: 2, primary: 2, cut: 0 });
     exchange(&mut b, &mut c, 60);
@@ -605,7 +605,7 @@ fn a_deposed_primary_passes_on_what_still_reaches_it() {
     a.give(PortRole::Client, from_client(cli(7), srv(0), ACK, b"before"));
     exchange(&mut a, &mut b, 5);
     assert!(b.sent(PortRole::Host).is_empty());
-    b.order(Command::Lead { epoch: 2 });
+    b.order(Command::Lead { epoch: 2, serve: true });
     exchange(&mut a, &mut b, 5);
     a.give(PortRole::Client, from_client(cli(13), srv(0), ACK, b"after!!"));
     exchange(&mut a, &mut b, 5);
@@ -618,11 +618,38 @@ fn a_deposed_primary_passes_on_what_still_reaches_it() {
 }
 
 #[test]
+fn a_caretaker_hands_its_log_over_and_serves_nobody() {
+    let (mut a, mut b) = trio_pair(CommitPolicy::Quorum);
+    let mut c = Rig::new(3, CommitPolicy::Quorum);
+    handshake(&mut a, &mut b);
+    request(&mut a, &mut b, b"request");
+    exchange(&mut a, &mut b, 10);
+    b.sent(PortRole::Host);
+    b.order(Command::Lead { epoch: 2, serve: false });
+    c.now_ns = b.now_ns;
+    c.order(Command::Follow { epoch: 2, primary: 2, cut: 0 });
+    b.give(PortRole::Client, from_client(cli(7), srv(0), ACK, b"again"));
+    b.give(PortRole::Host, from_server(srv(0), cli(7), ACK, 500, b"reply"));
+    exchange(&mut b, &mut c, 60);
+    assert!(b.sent(PortRole::Client).is_empty() && b.sent(PortRole::Host).is_empty());
+    assert_eq!((b.counter("kept_frames"), b.counter("gate_in")), (1, 0));
+    let end = b.dp.log().end();
+    assert_eq!(b.dp.log().bytes(0, end), c.dp.log().bytes(0, end));
+    assert_eq!(b.dp.snapshot(b.now_ns).peers[1].acked, end);
+    b.order(Command::Fence { epoch: 2 });
+    c.order(Command::Lead { epoch: 3, serve: true });
+    b.order(Command::Follow { epoch: 3, primary: 3, cut: u64::MAX });
+    exchange(&mut b, &mut c, 60);
+    assert!(c.dp.snapshot(c.now_ns).gate_open, "its follower held everything, and acknowledges");
+    assert_eq!(b.dp.log().end(), c.dp.log().end());
+}
+
+#[test]
 fn a_handshake_cut_by_the_death_is_completed() {
     let (mut a, mut b) = trio_pair(CommitPolicy::Quorum);
     let mut c = Rig::new(3, CommitPolicy::Quorum);
     handshake(&mut a, &mut b);
-    b.order(Command::Lead { epoch: 2 });
+    b.order(Command::Lead { epoch: 2, serve: true });
     c.now_ns = b.now_ns;
     c.order(Command::Follow { epoch: 2, primary: 2, cut: 0 });
     exchange(&mut b, &mut c, 60);

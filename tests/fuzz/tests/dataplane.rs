@@ -175,7 +175,7 @@ fn pdus() -> Vec<Vec<u8>> {
 fn order(rng: &mut Rng, plane: &Dataplane<World>, epoch: &mut u64) -> Command {
     match rng.below(9) {
         0 => Command::Follow { epoch: *epoch, primary: 2, cut: plane.log().boundary() },
-        1 => Command::Lead { epoch: *epoch },
+        1 => Command::Lead { epoch: *epoch, serve: !epoch.is_multiple_of(5) },
         2 => Command::Promise { epoch: *epoch },
         3 => Command::Fence { epoch: *epoch },
         4 => Command::Drain,
@@ -206,7 +206,7 @@ fn life(rng: &mut Rng, seeds: &[Vec<Vec<u8>>; 3]) -> (u64, u64) {
     plane.command(world.now_ns, Command::Service { up: true }, &mut world);
     let first = match rng.one_in(2) {
         true => Command::Follow { epoch, primary: 2, cut: 0 },
-        false => Command::Lead { epoch },
+        false => Command::Lead { epoch, serve: true },
     };
     plane.command(world.now_ns, first, &mut world);
     // In order and whole, so that there are connections to disturb.

@@ -270,6 +270,8 @@ impl Control {
                 Output::Persist { epoch, voted_for } => {
                     self.effects.push(Effect::Persist(Persisted { epoch, voted_for }));
                 }
+                // No group of the simulation has an arbiter.
+                Output::Arbiter(_) => {}
                 Output::Dataplane(command) => q.commands.push_back(data_command(command)),
                 Output::Service(ServiceCommand::Restart) => self.restart(now_ns, q),
                 Output::Event(event) => self.effects.push(Effect::Note(event)),
@@ -331,7 +333,8 @@ fn data_command(command: DpCommand) -> Command {
     match command {
         DpCommand::Promise { epoch } => Command::Promise { epoch },
         DpCommand::Follow { epoch, primary, cut } => Command::Follow { epoch, primary, cut },
-        DpCommand::Lead { epoch } => Command::Lead { epoch },
+        DpCommand::Lead { epoch, serve } => Command::Lead { epoch, serve },
+        DpCommand::Alone { epoch, on } => Command::Alone { epoch, on },
         DpCommand::Drain => Command::Drain,
         DpCommand::Undrain => Command::Undrain,
         DpCommand::Fence { epoch } => Command::Fence { epoch },
@@ -354,6 +357,7 @@ fn log_state(s: &Snapshot) -> LogState {
         committed: s.committed,
         applied: s.applied,
         history: s.history.clone(),
+        alone: s.alone,
         gate_open: s.gate_open,
         lease_valid: s.lease_valid,
         drained: s.drained,

@@ -539,3 +539,65 @@ fn a_message_from_outside_the_group_is_nothing() {
     bench.get(9, 99, Control::Vote(vote(99, 99, 99)));
     assert!(bench.take().is_empty());
 }
+
+/// Node 1 cannot serve, node 2 has died, and node 3 could serve but lacks what node 1 holds.
+fn holding_more_than_the_heir() -> Bench {
+    let mut bench = Bench::following(&[1, 2, 3]);
+    bench.fact(LocalFact::ClientLink(false));
+    bench.take();
+    for _ in 0..40 {
+        bench.now += 5 * MS;
+        bench.beat(3, 1, |m| m.position = 90);
+        bench.node.handle_timeout(bench.now);
+        bench.drain();
+        if bench.sent(|m| matches!(m, Control::PreVote(_))) > 0 {
+            break;
+        }
+    }
+    bench
+}
+
+#[test]
+fn who_cannot_serve_leads_to_hand_over_what_the_others_lack() {
+    let mut bench = holding_more_than_the_heir();
+    assert!(bench.sent(|m| matches!(m, Control::PreVote(_))) > 0);
+    bench.get(3, 1, Control::PreVoteReply(Ballot { epoch: 2, granted: true }));
+    bench.promised(2);
+    bench.persisted(2);
+    bench.get(3, 2, Control::VoteReply(Ballot { epoch: 2, granted: true }));
+    assert!(bench.orders().contains(&DpCommand::Lead { epoch: 2, serve: false }));
+    bench.log.history.push(EpochStart { epoch: 2, start: 100 });
+    bench.log.position = 108;
+    (bench.log.epoch, bench.log.log_epoch, bench.log.leading) = (2, 2, true);
+    bench.log.peer_acked.push((3, 107));
+    bench.report();
+    bench.beat(3, 2, |_| {});
+    bench.report();
+    assert!(!bench.orders().contains(&DpCommand::Fence { epoch: 2 }), "the heir lacks a byte");
+    bench.log.peer_acked[0].1 = 108;
+    bench.report();
+    assert!(bench.orders().contains(&DpCommand::Fence { epoch: 2 }));
+    bench.promised(3);
+    assert!(bench.sent(|m| matches!(m, Control::StepDown(s) if s.to == Some(3))) > 0);
+    bench.reign(3, 3, &[(1, 0), (2, 100), (3, 108)]);
+    bench.promised(3);
+    bench.persisted(3);
+    assert!(!bench.out.contains(&Output::Service(ServiceCommand::Restart)), "it was fed nothing");
+    let follow = DpCommand::Follow { epoch: 3, primary: 3, cut: 108 };
+    assert_eq!(bench.orders().last(), Some(&follow));
+}
+
+#[test]
+fn whom_no_majority_hears_on_the_replica_port_does_not_stand() {
+    let mut bench = Bench::following(&[1, 2, 3]);
+    bench.take();
+    for _ in 0..40 {
+        bench.now += 5 * MS;
+        bench.beat(3, 1, |m| m.heard[0].on_replica = false);
+        bench.node.handle_timeout(bench.now);
+        bench.drain();
+    }
+    assert_eq!(bench.sent(|m| matches!(m, Control::PreVote(_))), 0);
+    bench.pass(SUSPECT);
+    assert!(bench.sent(|m| matches!(m, Control::PreVote(_))) > 0);
+}

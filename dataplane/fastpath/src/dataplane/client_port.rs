@@ -47,7 +47,7 @@ impl<P: Ports> Dataplane<P> {
             return;
         }
         match self.role {
-            Role::Lead(_) => self.capture(now_ns, frame, ports),
+            Role::Lead(ref r) if r.serve => self.capture(now_ns, frame, ports),
             Role::Fenced => self.forward(frame.bytes(), ports),
             _ => self.keep(now_ns, frame),
         }

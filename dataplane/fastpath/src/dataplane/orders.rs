@@ -8,13 +8,13 @@ impl<P: Ports> Dataplane<P> {
         match command {
             Command::Promise { epoch } => self.promise(now_ns, epoch),
             Command::Follow { epoch, primary, cut } => self.follow(now_ns, epoch, primary, cut),
-            Command::Lead { epoch } => {
+            Command::Lead { epoch, serve } => {
                 self.keep_log_clock(now_ns);
                 self.promised = self.promised.max(epoch);
                 self.drop_output();
                 self.log.truncate_to(self.log.boundary());
                 self.committed = self.committed.min(self.log.end());
-                self.role = Role::Claim { epoch, alone: false };
+                self.role = Role::Claim { epoch, serve, alone: false };
                 self.claim(now_ns);
             }
             Command::Drain => self.set_draining(true),
@@ -76,7 +76,7 @@ impl<P: Ports> Dataplane<P> {
     fn go_alone(&mut self, epoch: Epoch, on: bool) {
         match &mut self.role {
             Role::Lead(reign) if reign.epoch == epoch => reign.sender.set_alone(on),
-            Role::Claim { epoch: claimed, alone } if *claimed == epoch => *alone = on,
+            Role::Claim { epoch: claimed, alone, .. } if *claimed == epoch => *alone = on,
             _ => {}
         }
     }
@@ -88,7 +88,7 @@ impl<P: Ports> Dataplane<P> {
     }
 
     pub(super) fn claim(&mut self, now_ns: u64) {
-        let Role::Claim { epoch, alone } = self.role else { return };
+        let Role::Claim { epoch, serve, alone } = self.role else { return };
         let start = self.log.end();
         let (floor, stamp_ns) = (self.apply.floor(), self.stamp(now_ns));
         let Ok(opened_at) = self.log.append_epoch(epoch, self.config.me, stamp_ns, floor) else {
@@ -100,8 +100,14 @@ impl<P: Ports> Dataplane<P> {
         });
         let mut sender = Sender::new(self.config.sender, heard, start, now_ns, &mut self.counters);
         sender.set_alone(alone);
-        self.role =
-            Role::Lead(Box::new(Reign { epoch, sender, opened_at, level: false, draining: false }));
+        self.role = Role::Lead(Box::new(Reign {
+            epoch,
+            serve,
+            sender,
+            opened_at,
+            level: false,
+            draining: false,
+        }));
     }
 
     pub(super) fn announce(&mut self, now_ns: u64, ports: &mut P) {

@@ -42,9 +42,10 @@ impl<P: Ports> Dataplane<P> {
         let mut busy = self.replicate(now_ns, ports);
         let Role::Lead(reign) = &self.role else { return busy };
         let (level, draining, opened_at) = (reign.level, reign.draining, reign.opened_at);
+        let serve = reign.serve;
         if !level {
             busy |= self.apply_until(now_ns, Mode::Clone, opened_at, FINISH_WAIT_NS, ports);
-            if self.service_up && self.apply.cursor() == opened_at {
+            if serve && self.service_up && self.apply.cursor() == opened_at {
                 self.take_over(now_ns, ports);
             }
         } else if draining {

@@ -3,7 +3,7 @@
 //! What belongs here: settings and the relations between them. Nothing that changes while a node runs.
 
 use understudy_wire::{
-    Epoch, NodeId,
+    NodeId,
     control::{CONTROL_LEN_MAX, VOTERS_MAX},
 };
 
@@ -138,15 +138,6 @@ pub enum ConfigError {
     /// Votes wait for the primary's lease to end, so a campaign must outlast it.
     #[error("election_timeout_ns must be at least suspect_after_ns, and stagger_ns not 0")]
     Election,
-}
-
-/// What survives a restart: given at start, written through `Output::Persist`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Persisted {
-    /// The highest epoch this node took part in.
-    pub epoch: Epoch,
-    /// Whom it voted for in that epoch.
-    pub voted_for: Option<NodeId>,
 }
 
 const _: () = assert!(VOTERS_MAX * 10 < CONTROL_LEN_MAX);

@@ -12,15 +12,17 @@ mod io;
 mod join;
 mod node;
 mod peers;
+mod persisted;
 mod rng;
 mod timer;
 mod view;
 
-pub use config::{Config, ConfigError, Persisted};
+pub use config::{Config, ConfigError};
 pub use io::{
     DpCommand, LocalFact, LogState, Output, Path, Paths, ServiceCommand, TimelineEvent,
     TimelineKind, To,
 };
 pub use node::Node;
+pub use persisted::Persisted;
 pub use timer::Timer;
 pub use view::{ArbiterView, PeerView, View};

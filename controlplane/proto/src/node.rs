@@ -22,12 +22,13 @@ use understudy_wire::{
 };
 
 use crate::{
-    config::{Config, ConfigError, Persisted},
+    config::{Config, ConfigError},
     io::{
         DpCommand, LocalFact, LogState, Output, Path, Paths, ServiceCommand, TimelineEvent,
         TimelineKind, To,
     },
     peers::Peer,
+    persisted::Persisted,
     rng::Rng,
     timer::{Timer, Timers},
 };

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use std::cell::Cell;
+use std::path::{Path, PathBuf};
 
 /// Inputs per decoder, unless `UNDERSTUDY_FUZZ_ITERS` says otherwise.
 const ITERATIONS: u64 = 200_000;
@@ -83,6 +84,43 @@ pub fn fuzz(name: &'static str, cost: u64, mut check: impl FnMut(&mut Rng)) {
 fn number(name: &str, default: u64) -> u64 {
     let Ok(text) = std::env::var(name) else { return default };
     text.parse().unwrap_or_else(|_| panic!("{name} is not a number: {text}"))
+}
+
+/// What was recorded, committed beside the fuzzers.
+pub fn corpus_file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name)
+}
+
+/// The pieces of a recorded file: 16 bits of length, little-endian, then the bytes.
+///
+/// # Panics
+/// If the file is missing, damaged or empty.
+pub fn corpus(name: &str) -> Vec<Vec<u8>> {
+    let bytes = std::fs::read(corpus_file(name)).expect("a recorded file");
+    let pieces = pieces(&bytes);
+    assert!(!pieces.is_empty(), "{name} is empty");
+    pieces
+}
+
+/// Splits what [`joined`] made.
+///
+/// # Panics
+/// If it did not.
+pub fn pieces(mut bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut out = Vec::new();
+    while let Some((len, rest)) = bytes.split_first_chunk() {
+        let (piece, rest) = rest.split_at(u16::from_le_bytes(*len).into());
+        out.push(piece.to_vec());
+        bytes = rest;
+    }
+    assert!(bytes.is_empty(), "cut short");
+    out
+}
+
+/// Pieces in one file, each shorter than 64 KiB.
+pub fn joined(pieces: &[Vec<u8>]) -> Vec<u8> {
+    let one = |piece: &Vec<u8>| [&(piece.len() as u16).to_le_bytes()[..], piece].concat();
+    pieces.iter().flat_map(one).collect()
 }
 
 /// One of the seeds, changed in a few places; now and then not at all.

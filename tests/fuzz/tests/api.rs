@@ -6,7 +6,15 @@ use understudy_api::{
     SwitchoverDone, TimelineEvent, decode_request, decode_response, encode_request,
     encode_response,
 };
-use understudy_fuzz::{fuzz, mutated};
+use understudy_fuzz::{corpus_file, fuzz, mutated};
+
+/// The lines of a recorded file, each with its end.
+fn recorded(name: &str) -> Vec<Vec<u8>> {
+    let bytes = std::fs::read(corpus_file(name)).expect("a recorded file");
+    let lines: Vec<_> = bytes.split_inclusive(|&b| b == b'\n').map(<[u8]>::to_vec).collect();
+    assert!(lines.len() >= 4, "{name} has too few lines");
+    lines
+}
 
 fn requests() -> Vec<Vec<u8>> {
     let to = Some("b \"\\ \u{e4}\u{1f600}".to_owned());
@@ -16,7 +24,7 @@ fn requests() -> Vec<Vec<u8>> {
         Request::Switchover { to: None },
         Request::Switchover { to },
     ];
-    requests.iter().map(encode_request).collect()
+    requests.iter().map(encode_request).chain(recorded("requests.jsonl")).collect()
 }
 
 fn responses() -> Vec<Vec<u8>> {
@@ -32,7 +40,9 @@ fn responses() -> Vec<Vec<u8>> {
         Response::from(SwitchoverDone { took_ms: 12, ..Default::default() }),
         Response::from(ApiError::new(ErrorCode::Runtime, "a sentence")),
     ];
-    responses.iter().map(encode_response).collect()
+    let real = recorded("responses.jsonl");
+    assert!(real.iter().all(|line| decode_response(line).is_ok()), "a recorded answer is refused");
+    responses.iter().map(encode_response).chain(real).collect()
 }
 
 #[test]

@@ -6,10 +6,10 @@ use understudy_config::Config;
 use understudy_fuzz::{Rng, fuzz, mutated};
 
 fn seeds() -> Vec<Vec<u8>> {
-    let trio = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/trio");
+    let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
     let mut out = Vec::new();
-    for name in ["a.toml", "b.toml", "c.toml"] {
-        let text = std::fs::read_to_string(trio.join(name)).expect("a shipped configuration");
+    for name in ["trio/a.toml", "trio/b.toml", "trio/c.toml"] {
+        let text = std::fs::read_to_string(configs.join(name)).expect("a shipped configuration");
         // Without its comments, so that mutations hit what is read.
         let lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
         out.push(lines.collect::<Vec<_>>().join("\n").into_bytes());

@@ -9,7 +9,7 @@ use understudy_fastpath::command::{Command, DataRole};
 use understudy_fastpath::dataplane::{Dataplane, DataplaneConfig};
 use understudy_fastpath::ports::{Burst, Frame, PortRole, Ports};
 use understudy_fastpath::sender::{CommitPolicy, SenderConfig};
-use understudy_fuzz::{Rng, fuzz, mutated};
+use understudy_fuzz::{Rng, corpus, fuzz, mutated};
 use understudy_log::CaptureLog;
 use understudy_wire::frame::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Mac};
 use understudy_wire::pdu::{
@@ -171,9 +171,29 @@ fn pdus() -> Vec<Vec<u8>> {
     out
 }
 
+/// The recorded PDUs of the first reign, as if node 2 had led it.
+fn recorded_pdus() -> Vec<Vec<u8>> {
+    let recorded = corpus("pdus");
+    let mut out = Vec::new();
+    for (i, piece) in recorded.iter().enumerate() {
+        let (kind, node) = match piece[0] {
+            1 => (PduKind::Data, 2),
+            2 => (PduKind::Ack, 2 + i as u16 % 2),
+            3 => (PduKind::Nak, 3),
+            4 => (PduKind::Control, 3),
+            _ => continue,
+        };
+        if piece[5..13] == 1u64.to_le_bytes() || kind == PduKind::Control {
+            out.push(pdu(node, kind, &piece[13..]));
+        }
+    }
+    out
+}
+
 /// An order the control plane may give now.
 fn order(rng: &mut Rng, plane: &Dataplane<World>, epoch: &mut u64) -> Command {
-    match rng.below(9) {
+    match rng.below(10) {
+        8 => Command::Alone { epoch: *epoch, on: rng.one_in(2) },
         0 => Command::Follow { epoch: *epoch, primary: 2, cut: plane.log().boundary() },
         1 => Command::Lead { epoch: *epoch, serve: !epoch.is_multiple_of(5) },
         2 => Command::Promise { epoch: *epoch },
@@ -237,11 +257,13 @@ fn life(rng: &mut Rng, seeds: &[Vec<Vec<u8>>; 3]) -> (u64, u64) {
 #[test]
 fn data_path() {
     // By the number of the port.
-    let seeds = [segments(true), pdus(), segments(false)];
+    let made = [segments(true), pdus(), segments(false)];
+    let real = [corpus("client.frames"), recorded_pdus(), corpus("host.frames")];
     assert_eq!([PortRole::Client as usize, PortRole::Host as usize], [0, 2]);
     let (mut captured, mut adopted) = (0, 0);
-    fuzz("dataplane", 50, |rng| {
-        let (frames, flows) = life(rng, &seeds);
+    fuzz("dataplane", 70, |rng| {
+        let seeds = if rng.one_in(2) { &made } else { &real };
+        let (frames, flows) = life(rng, seeds);
         captured += frames;
         adopted += flows;
     });

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use understudy_fuzz::{fuzz, mutated};
+use understudy_fuzz::{corpus, fuzz, mutated};
 use understudy_wire::frame::{ETH_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ip, Mac};
 use understudy_wire::neighbor::{build_announcement, build_answer, learn, parse_solicitation};
 use understudy_wire::tcp::{
@@ -49,6 +49,14 @@ fn seeds() -> Vec<Vec<u8>> {
     udp[ETH_LEN + 9] = 17;
     udp.extend([0; 6]);
     out.push(udp);
+    // Real ones, whole.
+    for frame in [corpus("client.frames"), corpus("host.frames")].concat() {
+        let known = Segment::parse(&frame).is_some_and(|s| s.checksum_ok(&frame))
+            || learn(&frame).is_some()
+            || Ip::parse(&frame).is_some();
+        assert!(known, "a recorded frame that nothing reads: {frame:x?}");
+        out.push(frame);
+    }
     out
 }
 

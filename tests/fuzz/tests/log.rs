@@ -1,6 +1,6 @@
 //! The capture log of a replica: bytes from the network, at positions from the network.
 
-use understudy_fuzz::{Rng, fuzz, mutated};
+use understudy_fuzz::{Rng, corpus_file, fuzz, mutated};
 use understudy_log::CaptureLog;
 use understudy_wire::Position;
 use understudy_wire::record::{RECORD_HEADER_LEN, RecordKind};
@@ -65,7 +65,9 @@ fn walk(log: &CaptureLog) -> u64 {
 
 #[test]
 fn streams() {
-    let seeds = [stream(1), stream(8), stream(40)];
+    let mut real = std::fs::read(corpus_file("log")).expect("the recorded log");
+    real.truncate(CAPACITY * 3 / 4);
+    let seeds = [stream(1), stream(8), stream(40), real];
     let mut log = CaptureLog::new(CAPACITY).expect("a little memory");
     let (mut read, mut corrupt) = (0, 0);
     fuzz("log", 20, |rng| {

@@ -1,6 +1,6 @@
 //! PDUs, control messages and records: what other nodes send.
 
-use understudy_fuzz::{Rng, fuzz, is_inside, mutated};
+use understudy_fuzz::{Rng, corpus, corpus_file, fuzz, is_inside, mutated};
 use understudy_wire::control::{
     Ballot, CONTROL_LEN_MAX, Candidacy, Control, EpochStart, HISTORY_MAX, Heard, Heartbeat, Reign,
     StepDown, StepDownReason, VOTERS_MAX,
@@ -50,12 +50,26 @@ fn pdus() -> Vec<Vec<u8>> {
         (PduKind::Nak, nak.encode().to_vec()),
     ];
     bodies.extend(controls().iter().map(|control| (PduKind::Control, encoded(control))));
+    bodies.extend(corpus("pdus").iter().map(|pdu| recorded(pdu)));
     let pdu = |(kind, body): (PduKind, Vec<u8>)| {
         let header =
             PduHeader { kind, node: 2, target: TARGET_ALL, cluster: CLUSTER, epoch: 4, stream: 0 };
         [&header.encode(body.len())[..], &body].concat()
     };
     bodies.into_iter().map(pdu).collect()
+}
+
+/// Kind and body of a recorded PDU.
+fn recorded(pdu: &[u8]) -> (PduKind, Vec<u8>) {
+    let kind = match pdu[0] {
+        1 => PduKind::Data,
+        2 => PduKind::Ack,
+        3 => PduKind::Nak,
+        4 => PduKind::Control,
+        5 => PduKind::Frame,
+        other => panic!("a recorded PDU of kind {other}"),
+    };
+    (kind, pdu[13..].to_vec())
 }
 
 fn check_body(kind: PduKind, body: &[u8]) {
@@ -115,7 +129,10 @@ fn pdu() {
 
 #[test]
 fn control() {
-    let seeds: Vec<_> = controls().iter().map(encoded).collect();
+    let mut seeds: Vec<_> = controls().iter().map(encoded).collect();
+    let real = corpus("control");
+    assert!(real.iter().all(|message| check_control(message)), "a recorded message is refused");
+    seeds.extend(real);
     let mut understood = 0;
     fuzz("control", 1, |rng| understood += u64::from(check_control(&mutated(rng, &seeds))));
     println!("{understood} control messages were understood");
@@ -129,9 +146,21 @@ fn record(rng: &mut Rng) -> Vec<u8> {
 
 #[test]
 fn records() {
+    let log = std::fs::read(corpus_file("log")).expect("the recorded log");
+    let mut real = Vec::new();
+    let mut at = 0;
+    while let Some(header) = log.get(at..).and_then(|rest| RecordHeader::decode(rest).ok()) {
+        let to = at + header.stored_len();
+        let Some(whole) = log.get(at..to) else { break };
+        real.push(whole.to_vec());
+        // And what lies behind its header, for the decoder of that.
+        real.push(whole[RECORD_HEADER_LEN..].to_vec());
+        at = to;
+    }
+    assert!(real.len() > 50, "the recorded log begins with records");
     fuzz("record", 1, |rng| {
-        let seeds = [record(rng), record(rng)];
-        let bytes = mutated(rng, &seeds);
+        let made = [record(rng), record(rng)];
+        let bytes = if rng.one_in(2) { mutated(rng, &made) } else { mutated(rng, &real) };
         if let Ok(header) = RecordHeader::decode(&bytes) {
             assert!(header.len as usize <= RECORD_PAYLOAD_MAX);
             assert!(header.stored_len() >= RECORD_HEADER_LEN + header.len as usize);

@@ -41,6 +41,7 @@ const ALLOWED: [(&str, &[&str]); 16] = [
             "understudy-wire",
             "understudy-log",
             "understudy-fastpath",
+            "understudy-proto",
             "understudy-api",
             "understudy-config",
         ],

@@ -47,6 +47,9 @@ pub struct ClusterConfig {
     pub name: String,
     /// Which of the nodes this machine is.
     pub node: String,
+    /// The keys that seal what nodes say to each other; a group of one needs none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
 }
 
 /// `[[nodes]]`

@@ -82,6 +82,19 @@ fn cluster(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {
             format!("{:?} is not in [[nodes]], allowed: {}", config.cluster.node, names.join(", ")),
         ));
     }
+    match &config.cluster.key_file {
+        Some(path) => absolute(source, &["cluster", "key_file"], path)?,
+        None if nodes.len() > 1 => {
+            return Err(source.invalid(
+                &["cluster", "key_file"],
+                "a group of several nodes needs a key file; make one with \"understudy key \
+                 generate /etc/understudy/cluster.key\", give every node the same, and name it \
+                 here"
+                    .into(),
+            ));
+        }
+        None => {}
+    }
     Ok(())
 }
 

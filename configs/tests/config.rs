@@ -86,6 +86,18 @@ fn node_a_means_what_it_says() {
 }
 
 #[test]
+fn a_group_needs_a_key_file_and_a_node_on_its_own_does_not() {
+    const KEY: &str = "key_file = \"/etc/understudy/cluster.key\"";
+    let line = line_of(A, "[cluster]");
+    refused(&with(KEY, ""), line, &["cluster.key_file", "understudy key generate"]);
+    refused_line(KEY, "key_file = \"cluster.key\"", &["cluster.key_file", "absolute"]);
+    let mut alone: toml::Table = A.parse().unwrap();
+    alone["nodes"].as_array_mut().unwrap().truncate(1);
+    alone["cluster"].as_table_mut().unwrap().remove("key_file");
+    assert_eq!(parse(&toml::to_string(&alone).unwrap()).unwrap().cluster.key_file, None);
+}
+
+#[test]
 fn a_service_with_ipv6_only_has_the_ipv6_mac() {
     let config =
         parse(&with(r#"["10.77.0.100/24", "fd77::100/64"]"#, r#"["fd77::100/64"]"#)).unwrap();

@@ -13,6 +13,7 @@ use understudy_fastpath::dataplane::{Dataplane, DataplaneConfig};
 use understudy_fastpath::ports::{Burst, PortRole, Ports};
 use understudy_fastpath::sender::{CommitPolicy, SenderConfig};
 use understudy_log::CaptureLog;
+use understudy_seal::{Channel, ClusterKey, Keyring, Path, Scope};
 use understudy_wire::NodeId;
 use understudy_wire::frame::{ETHERTYPE_IPV4, Ethernet, Mac};
 use understudy_wire::tcp::{ACK, build_segment};
@@ -101,8 +102,13 @@ pub fn run(plan: &Plan) -> Result<Outcome> {
 impl Bench {
     fn new(plan: &Plan) -> Result<Bench> {
         let log = CaptureLog::new(LOG_LEN)?;
-        let ports = MemoryPorts::new(plan.slice_frames + 1024, CLUSTER, EPOCH, &REPLICAS);
-        let plane = Dataplane::new(config(), log);
+        let ports = MemoryPorts::new(
+            plan.slice_frames + 1024,
+            CLUSTER,
+            EPOCH,
+            REPLICAS.map(channel).into(),
+        );
+        let plane = Dataplane::new(config(), log, channel(ME));
         let mut bench = Bench { plan: *plan, frame: client_frame(plan.frame_len)?, ports, plane };
         bench.command(Command::Lead { epoch: EPOCH, serve: true });
         bench.command(Command::Service { up: true });
@@ -176,6 +182,14 @@ impl Bench {
         ensure!(c.data_retransmitted == 0, "{} PDUs were sent again", c.data_retransmitted);
         Ok(())
     }
+}
+
+/// A node's end of the replica port.
+fn channel(me: NodeId) -> Channel {
+    let keyring = Keyring::single(ClusterKey::new([7; 32]));
+    let peers: Vec<NodeId> = [ME].into_iter().chain(REPLICAS).filter(|&n| n != me).collect();
+    let scope = Scope { cluster: CLUSTER, path: Path::Replica };
+    Channel::new(me, scope, &peers, &keyring, [me as u8; 32])
 }
 
 fn config() -> DataplaneConfig {

@@ -9,12 +9,13 @@ use std::rc::Rc;
 
 use understudy_fastpath::adoption::AdoptAttrs;
 use understudy_fastpath::ports::{Burst, Frame, PortRole, Ports};
+use understudy_seal::Channel;
+use understudy_wire::Position;
 use understudy_wire::frame::{ETH_LEN, Ethernet, Mac};
 use understudy_wire::pdu::{
-    Ack, DATA_HEADER_LEN, DataHeader, ETHERTYPE_REPLICA, PDU_HEADER_LEN, PduHeader, PduKind,
+    Ack, DATA_HEADER_LEN, ETHERTYPE_REPLICA, PDU_HEADER_LEN, PDU_OVERHEAD_LEN, PduHeader, PduKind,
 };
 use understudy_wire::tcp::FlowKey;
-use understudy_wire::{NodeId, Position};
 
 /// Bytes of a buffer, as in DPDK's default pool.
 const BUFFER_LEN: usize = 2048;
@@ -60,15 +61,15 @@ pub struct MemoryPorts {
     client: VecDeque<PooledFrame>,
     cluster: u64,
     epoch: u64,
-    replicas: Vec<(NodeId, Mac)>,
+    replicas: Vec<(Mac, Channel)>,
     sent_to: Position,
-    sent_at_ns: u64,
     unanswered: bool,
 }
 
 impl MemoryPorts {
-    /// A world with `buffers` frames in its pool and these replicas, in reign `epoch` of `cluster`.
-    pub fn new(buffers: usize, cluster: u64, epoch: u64, replicas: &[NodeId]) -> MemoryPorts {
+    /// A world with `buffers` frames in its pool, in reign `epoch` of `cluster`, and with replicas
+    /// at these ends of the replica port.
+    pub fn new(buffers: usize, cluster: u64, epoch: u64, replicas: Vec<Channel>) -> MemoryPorts {
         let buffer = || Box::new([0; BUFFER_LEN]);
         MemoryPorts {
             now_ns: 1_000_000,
@@ -78,9 +79,8 @@ impl MemoryPorts {
             client: VecDeque::with_capacity(buffers),
             cluster,
             epoch,
-            replicas: replicas.iter().map(|&id| (id, [2, 0, 0, 0, 0, id as u8])).collect(),
+            replicas: (2..).map(|n| [2, 0, 0, 0, 0, n]).zip(replicas).collect(),
             sent_to: 0,
-            sent_at_ns: 0,
             unanswered: false,
         }
     }
@@ -103,37 +103,44 @@ impl MemoryPorts {
         self.sent_to
     }
 
-    /// Notes the end and the time of a DATA PDU, which is all a replica's answer needs.
+    /// Adds up the log bytes of DATA PDUs, which is all a replica's answer needs: they are sent
+    /// once and in order. Opening them is a replica's cost and not measured here.
     fn on_replica_frame(&mut self, frame: &[u8]) {
-        let Ok((_, body)) = PduHeader::decode(&frame[ETH_LEN..], self.cluster) else { return };
-        let Ok((header, bytes)) = DataHeader::decode(body) else { return };
-        debug_assert_eq!(ETH_LEN + PDU_HEADER_LEN + DATA_HEADER_LEN + bytes.len(), frame.len());
-        self.sent_to = self.sent_to.max(header.position + bytes.len() as u64);
-        self.sent_at_ns = self.sent_at_ns.max(header.sent_at_ns);
-        self.replicated += 1;
-        self.unanswered = true;
+        let pdu = &frame[ETH_LEN..];
+        match PduHeader::decode(pdu, self.cluster) {
+            Ok((PduHeader { kind: PduKind::Data, .. }, _, body_len)) => {
+                debug_assert_eq!(PDU_OVERHEAD_LEN + body_len, pdu.len());
+                self.sent_to += (body_len - DATA_HEADER_LEN) as u64;
+                self.replicated += 1;
+                self.unanswered = true;
+            }
+            Ok((PduHeader { kind: PduKind::Challenge, target, .. }, ..)) => {
+                let replica = self.replicas.get_mut(usize::from(target).wrapping_sub(2));
+                let mut pdu = pdu.to_vec();
+                if let Some((_, channel)) = replica {
+                    let _ = channel.open_in_place(self.now_ns, &mut pdu);
+                }
+                self.unanswered = true;
+            }
+            _ => {}
+        }
     }
 
-    fn acknowledgement(&mut self, index: usize) -> Option<PooledFrame> {
-        let (node, mac) = self.replicas[index];
-        let ack = Ack {
-            position: self.sent_to,
-            applied: self.sent_to,
-            durable: 0,
-            echo_ns: self.sent_at_ns,
-        };
-        let kind = PduKind::Ack;
-        let header = PduHeader {
-            kind,
-            node,
-            target: 1,
-            cluster: self.cluster,
-            epoch: self.epoch,
-            stream: 0,
-        };
-        let eth = Ethernet { dst: [2, 0, 0, 0, 0, 1], src: mac, ethertype: ETHERTYPE_REPLICA };
-        let body = ack.encode();
-        self.alloc(&[&eth.bytes(), &header.encode(body.len()), &body])
+    /// What a replica has to say: the answer to a challenge, else an acknowledgement.
+    fn answer(&mut self, index: usize) -> Option<PooledFrame> {
+        let (mac, channel) = &mut self.replicas[index];
+        let eth = Ethernet { dst: [2, 0, 0, 0, 0, 1], src: *mac, ethertype: ETHERTYPE_REPLICA };
+        if let Some(proof) = channel.poll_handshake(self.now_ns) {
+            // The acknowledgement comes next.
+            self.unanswered = true;
+            return self.alloc(&[&eth.bytes(), &proof.pdu]);
+        }
+        let ack =
+            Ack { position: self.sent_to, applied: self.sent_to, durable: 0, echo_ns: self.now_ns };
+        let mut pdu = [0; PDU_OVERHEAD_LEN + 32];
+        pdu[PDU_HEADER_LEN..PDU_HEADER_LEN + 32].copy_from_slice(&ack.encode());
+        channel.seal_in_place(PduKind::Ack, 1, self.epoch, &mut pdu).ok()?;
+        self.alloc(&[&eth.bytes(), &pdu])
     }
 }
 
@@ -148,8 +155,9 @@ impl Ports for MemoryPorts {
             }
             PortRole::Replica if self.unanswered => {
                 self.unanswered = false;
-                let acks = (0..self.replicas.len()).filter_map(|i| self.acknowledgement(i));
-                out.extend(acks);
+                for i in 0..self.replicas.len() {
+                    out.extend(self.answer(i));
+                }
             }
             PortRole::Replica | PortRole::Host => {}
         }

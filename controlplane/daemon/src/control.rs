@@ -1,8 +1,7 @@
 //! The control-plane thread: feeds the sans-IO node with time, messages and facts, does what it says.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -21,12 +20,13 @@ use understudy_proto::{
     ServiceCommand, To,
 };
 use understudy_wire::control::Control as Message;
-use understudy_wire::pdu::{PduHeader, PduKind, TARGET_ALL};
+use understudy_wire::pdu::TARGET_ALL;
 use understudy_wire::{Epoch, NodeId};
 
 use crate::lcore::ControlEnd;
 use crate::node_capsule::NodeCapsule;
 use crate::ports::NodeClock;
+use crate::second_path::{Received, SecondPath};
 use crate::server::{Call, ConnsView, Server};
 use crate::status;
 use crate::store::{Store, StoreWriter};
@@ -73,13 +73,14 @@ pub fn spawn(
     store: Store,
     capsule: NodeCapsule,
     dataplane: ControlEnd,
+    second: SecondPath,
     stop: Arc<AtomicBool>,
 ) -> anyhow::Result<Handle> {
     let (start, started) = bounded::<NodeClock>(1);
     let thread = std::thread::Builder::new().name("control".into()).spawn(move || {
         // The data path did not come up: its own error says why.
         let Ok(clock) = started.recv() else { return Ok(Ending::Stop) };
-        let result = Control::new(config, store, capsule, dataplane, stop, clock)
+        let result = Control::new(config, store, capsule, dataplane, second, stop, clock)
             .and_then(|mut control| control.run());
         if let Err(e) = &result {
             error!("control plane: {e:#}");
@@ -104,7 +105,7 @@ struct Control {
     dataplane: ControlEnd,
     capsule: NodeCapsule,
     store: StoreWriter,
-    udp: UdpSocket,
+    second: SecondPath,
     links: LinkMonitor,
     calls: Receiver<Call>,
     _server: Server,
@@ -128,6 +129,7 @@ impl Control {
         store: Store,
         mut capsule: NodeCapsule,
         dataplane: ControlEnd,
+        second: SecondPath,
         stop: Arc<AtomicBool>,
         clock: NodeClock,
     ) -> anyhow::Result<Control> {
@@ -135,11 +137,6 @@ impl Control {
         let persisted = store.persisted;
         let store = store.into_writer()?;
         let node = Node::new(proto_config(&config, now_ns), persisted, now_ns, now_ns)?;
-        let address = config.me().address;
-        let udp = UdpSocket::bind(address).with_context(|| {
-            format!("cannot bind the second path to {address}; give this machine that address or correct nodes.address")
-        })?;
-        udp.set_nonblocking(true)?;
         let links = LinkMonitor::new()?;
         let (sender, calls) = bounded(16);
         let conns = Arc::new(Mutex::new(ConnsView::default()));
@@ -161,7 +158,7 @@ impl Control {
             dataplane,
             capsule,
             store,
-            udp,
+            second,
             links,
             calls,
             _server: server,
@@ -206,7 +203,7 @@ impl Control {
         let now_ns = self.clock.now_ns();
         let due_ns = self.node.poll_timeout().unwrap_or(u64::MAX).saturating_sub(now_ns);
         let timeout = TICK.min(Duration::from_nanos(due_ns));
-        let mut fds: Vec<BorrowedFd<'_>> = vec![self.udp.as_fd(), self.links.as_fd()];
+        let mut fds: Vec<BorrowedFd<'_>> = vec![self.second.as_fd(), self.links.as_fd()];
         if self.app != App::Gone {
             fds.extend(self.capsule.app_pidfd());
         }
@@ -322,23 +319,16 @@ impl Control {
     }
 
     fn take_datagrams(&mut self, now_ns: u64) {
-        let mut buffer = [0u8; 2048];
         for _ in 0..DATAGRAMS_PER_TICK {
-            let Ok((len, from)) = self.udp.recv_from(&mut buffer) else { break };
-            let decoded = PduHeader::decode(&buffer[..len], self.config.cluster_id());
-            let Ok((header, body)) = decoded else {
-                self.count("second_path_malformed");
-                continue;
-            };
-            let known =
-                self.config.peers().any(|p| p.id == header.node && p.address.ip() == from.ip());
-            if !known || header.kind != PduKind::Control {
-                self.count("second_path_unknown_node");
-                continue;
+            match self.second.receive(now_ns) {
+                Received::Nothing => break,
+                Received::Nought => {}
+                Received::Message { node, epoch, body } => {
+                    self.take_message(now_ns, Path::Second, node, epoch, &body);
+                }
             }
-            let body = body.to_vec();
-            self.take_message(now_ns, Path::Second, header.node, header.epoch, &body);
         }
+        self.second.shake_hands(now_ns);
     }
 
     fn take_links(&mut self, now_ns: u64) {
@@ -489,6 +479,7 @@ impl Control {
     fn status(&self, now_ns: u64) -> understudy_api::Status {
         let mut counters: BTreeMap<String, u64> =
             self.counters.iter().map(|(k, v)| ((*k).to_string(), *v)).collect();
+        counters.extend(self.second.counters());
         let adopted = self.capsule.adoption_stats();
         for (name, value) in [
             ("bpf_adopted", adopted.adopted),
@@ -564,28 +555,8 @@ impl Control {
                 self.count("dataplane_orders_dropped");
             }
         }
-        if paths == Paths::Replica {
-            return;
-        }
-        let header = PduHeader {
-            kind: PduKind::Control,
-            node: self.config.me().id,
-            target,
-            cluster: self.config.cluster_id(),
-            epoch,
-            stream: 0,
-        };
-        let datagram = [&header.encode(body.len())[..], &body].concat();
-        let addresses: Vec<SocketAddr> = self
-            .config
-            .peers()
-            .filter(|p| target == TARGET_ALL || p.id == target)
-            .map(|p| p.address)
-            .collect();
-        for address in addresses {
-            if self.udp.send_to(&datagram, address).is_err() {
-                self.count("second_path_send_failed");
-            }
+        if paths != Paths::Replica {
+            self.second.send(target, epoch, &body);
         }
     }
 

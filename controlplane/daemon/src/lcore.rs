@@ -17,6 +17,7 @@ use understudy_fastpath::sender::{self, SenderConfig};
 use understudy_linux::adopt::{Adopter, FlowKey};
 use understudy_linux::capsule::DeathProbe;
 use understudy_log::CaptureLog;
+use understudy_seal::Channel;
 
 use crate::node_capsule::FLOWS_MAX;
 use crate::ports::{CapsuleLink, DpdkPorts, NodeClock};
@@ -115,6 +116,7 @@ impl DataplaneEnd {
 pub fn run(
     config: &Config,
     adopter: Adopter,
+    channel: Channel,
     end: &DataplaneEnd,
     start: &Sender<NodeClock>,
 ) -> anyhow::Result<()> {
@@ -128,7 +130,7 @@ pub fn run(
         probe: Arc::clone(&end.0.probe),
     };
     let mut ports = DpdkPorts::open(config, clock.clone(), capsule)?;
-    let mut dataplane = Dataplane::new(dataplane_config(config, ports.replica_mac()), log);
+    let mut dataplane = Dataplane::new(dataplane_config(config, ports.replica_mac()), log, channel);
     if start.send(clock.clone()).is_err() {
         anyhow::bail!("the control plane is gone");
     }

@@ -5,10 +5,12 @@
 #![forbid(unsafe_code)]
 
 mod control;
+mod keys;
 mod lcore;
 mod node_capsule;
 mod ports;
 mod preflight;
+mod second_path;
 mod server;
 mod status;
 mod store;
@@ -112,11 +114,14 @@ fn serve(config: Config) -> anyhow::Result<control::Ending> {
     let config = Arc::new(config);
     let store = store::Store::open(&config.control.state_dir)?;
     let capsule = node_capsule::NodeCapsule::create(&config)?;
+    let (replica, second) = keys::channels(&config)?;
+    let second = second_path::SecondPath::open(&config, second)?;
     let (dp_end, ctl_end) = lcore::link();
     let adopter = capsule.adopter();
     // Spawned before EAL pins this thread, so that it does not inherit the poll-mode core.
-    let control = control::spawn(Arc::clone(&config), store, capsule, ctl_end, Arc::clone(&stop))?;
-    let polled = lcore::run(&config, adopter, &dp_end, &control.start);
+    let control =
+        control::spawn(Arc::clone(&config), store, capsule, ctl_end, second, Arc::clone(&stop))?;
+    let polled = lcore::run(&config, adopter, replica, &dp_end, &control.start);
     if polled.is_err() {
         stop.store(true, Ordering::Release);
         dp_end.finished();

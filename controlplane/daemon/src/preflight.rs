@@ -19,6 +19,9 @@ pub fn check(config: &Config) -> Vec<Finding> {
     check_interface(&mut out, "ports.replica", config.replica_interface(), false);
     check_command(&mut out, config);
     check_log_memory(&mut out, config);
+    if let Err(e) = crate::keys::load(config) {
+        out.push(Finding::new(Level::Error, format!("cluster.key_file: {e}")));
+    }
     out
 }
 

@@ -166,7 +166,9 @@ pub fn member_change(name: &str, change: &MemberChange) -> (&'static str, String
 
 fn counters(snapshot: Option<&Snapshot>, mut out: BTreeMap<String, u64>) -> BTreeMap<String, u64> {
     if let Some(s) = snapshot {
-        out.extend(s.counters.iter().map(|(name, value)| (name.to_string(), value)));
+        let sealed = s.channel.counters;
+        let all = s.counters.iter().chain(sealed.iter());
+        out.extend(all.map(|(name, value)| (name.to_string(), value)));
         out.insert("flows".into(), s.flows as u64);
         out.insert("retained_now".into(), s.retained as u64);
     }

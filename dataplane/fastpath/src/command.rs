@@ -1,6 +1,7 @@
 //! What the control plane asks of the data path, and what it is told.
 
 use arrayvec::ArrayVec;
+use understudy_seal::{ChannelView, Keyring};
 use understudy_wire::control::{CONTROL_LEN_MAX, History};
 use understudy_wire::{Epoch, NodeId, Position};
 
@@ -73,6 +74,8 @@ pub enum Command {
         /// The message.
         body: ControlBody,
     },
+    /// Seal and open with these keys from now on, and with no others.
+    Keys(Keyring),
 }
 
 /// What the control plane must hear, in order.
@@ -168,4 +171,6 @@ pub struct Snapshot {
     pub peers: ArrayVec<Peer, PEERS_MAX>,
     /// Counts.
     pub counters: Counters,
+    /// The replica port's keys and peers.
+    pub channel: ChannelView,
 }

@@ -13,12 +13,13 @@ use std::net::IpAddr;
 
 use arrayvec::ArrayVec;
 use understudy_log::{CaptureLog, LogError};
+use understudy_seal::{Channel, OpenError};
 use understudy_wire::control::CONTROL_LEN_MAX;
 use understudy_wire::frame::{ETH_LEN, Ethernet, Mac};
 use understudy_wire::neighbor::{build_announcement, parse_solicitation};
 use understudy_wire::pdu::{
-    Ack, DATA_HEADER_LEN, DataHeader, ETHERTYPE_REPLICA, Nak, PDU_HEADER_LEN, PduError, PduHeader,
-    PduKind, TARGET_ALL, group_mac, in_frame,
+    Ack, DATA_HEADER_LEN, DataHeader, ETHERTYPE_REPLICA, Nak, PDU_HEADER_LEN, PDU_OVERHEAD_LEN,
+    PDU_TAG_LEN, PduError, PduHeader, PduKind, TARGET_ALL, group_mac, in_frame,
 };
 use understudy_wire::record::RecordKind;
 use understudy_wire::tcp::{ACK, FIN, RST, SYN, Segment};
@@ -48,6 +49,10 @@ const PDU_BUDGET: usize = 64;
 /// Events the control plane may be behind.
 const EVENTS_MAX: usize = 256;
 const NEIGHBORS_MAX: usize = 4096;
+const _: () = assert!(PEERS_MAX <= understudy_seal::PEERS_MAX);
+/// Room in a frame for what the channel writes.
+const HEADER_ROOM: [u8; PDU_HEADER_LEN] = [0; PDU_HEADER_LEN];
+const TAG_ROOM: [u8; PDU_TAG_LEN] = [0; PDU_TAG_LEN];
 /// A replica waits this long for its clone's output before it calls it divergent.
 const CLONE_WAIT_NS: u64 = 5_000 * MS;
 /// At takeover it waits less: the client's patience is what counts.
@@ -122,6 +127,8 @@ struct ReplicaNeighbor {
 pub struct Dataplane<P: Ports> {
     config: DataplaneConfig,
     log: CaptureLog,
+    /// Nothing of the replica port is believed that did not come out of it.
+    channel: Channel,
     role: Role,
     promised: Epoch,
     committed: Position,
@@ -148,9 +155,9 @@ pub struct Dataplane<P: Ports> {
 }
 
 impl<P: Ports> Dataplane<P> {
-    /// A data path over an empty log, in no role.
-    pub fn new(mut config: DataplaneConfig, log: CaptureLog) -> Dataplane<P> {
-        config.sender.chunk_len = config.replica_mtu - PDU_HEADER_LEN - DATA_HEADER_LEN;
+    /// A data path over an empty log, in no role. `channel`: this node's end of the replica port.
+    pub fn new(mut config: DataplaneConfig, log: CaptureLog, channel: Channel) -> Dataplane<P> {
+        config.sender.chunk_len = config.replica_mtu - PDU_OVERHEAD_LEN - DATA_HEADER_LEN;
         Dataplane {
             apply: Apply::new(config.flows_max),
             gate: Gate::new(config.gate_frames_max),
@@ -174,6 +181,7 @@ impl<P: Ports> Dataplane<P> {
             committed: 0,
             config,
             log,
+            channel,
         }
     }
 
@@ -185,6 +193,11 @@ impl<P: Ports> Dataplane<P> {
     /// The counts.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// The replica port's end.
+    pub fn channel(&self) -> &Channel {
+        &self.channel
     }
 
     /// What the control plane must hear next.

@@ -1,12 +1,14 @@
 //! PDUs: what nodes of a group say to each other on the replica port and the second path.
 //!
 //! ```text
-//! 0       4   5      6      8         16      24       26       28     32
-//! | magic | v | kind | node | cluster | epoch | stream | target | length | body ...
+//! 0       4   5      6      8         16      24       26       28       30    32        40        48
+//! | magic | v | kind | node | cluster | epoch | stream | target | length | key | session | counter |
+//! | body, sealed ... | tag, 16 bytes |
 //! ```
 //! On the replica port a PDU is the payload of an Ethernet frame of
 //! [`ETHERTYPE_REPLICA`]; on the second path it is a UDP payload. `length` is the
-//! body's, so Ethernet padding is not taken for content.
+//! body's, so Ethernet padding is not taken for content. Only the layout is here: what
+//! seals and opens a PDU is `understudy-seal`.
 
 use thiserror::Error;
 
@@ -16,11 +18,15 @@ use crate::ids::{Epoch, NodeId, Position};
 /// EtherType of the replica port (IEEE 802 local experimental 1).
 pub const ETHERTYPE_REPLICA: u16 = 0x88b5;
 /// Bytes of a PDU header.
-pub const PDU_HEADER_LEN: usize = 32;
+pub const PDU_HEADER_LEN: usize = 48;
+/// Bytes behind a PDU's body that authenticate all before them.
+pub const PDU_TAG_LEN: usize = 16;
+/// What a PDU is longer than its body.
+pub const PDU_OVERHEAD_LEN: usize = PDU_HEADER_LEN + PDU_TAG_LEN;
 /// Bytes before the log bytes in a DATA body.
 pub const DATA_HEADER_LEN: usize = 40;
 const MAGIC: u32 = u32::from_le_bytes(*b"USDY");
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// A target meaning every node.
 pub const TARGET_ALL: NodeId = 0;
 
@@ -44,6 +50,10 @@ pub enum PduKind {
     Control = 4,
     /// A client frame that reached a deposed primary, whole.
     Frame = 5,
+    /// Asks a node to prove that its session lives.
+    Challenge = 6,
+    /// The answer.
+    Proof = 7,
 }
 
 /// A PDU's header.
@@ -61,6 +71,17 @@ pub struct PduHeader {
     pub epoch: Epoch,
     /// RX queue the log belongs to.
     pub stream: u16,
+}
+
+/// What a PDU was sealed with, in clear beside the header's other fields.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sealing {
+    /// Id of the cluster key.
+    pub key: u16,
+    /// One life of the sender on this path.
+    pub session: u64,
+    /// Number of the PDU in its session; none is used twice.
+    pub counter: u64,
 }
 
 /// A DATA body before the log bytes.
@@ -121,8 +142,9 @@ pub enum PduError {
 }
 
 impl PduHeader {
-    /// Writes the header for a body of `body_len` bytes.
-    pub fn encode(&self, body_len: usize) -> [u8; PDU_HEADER_LEN] {
+    /// Writes the header for a body of `body_len` bytes, at most 65535.
+    pub fn encode(&self, body_len: usize, sealing: &Sealing) -> [u8; PDU_HEADER_LEN] {
+        debug_assert!(body_len <= usize::from(u16::MAX));
         let mut out = [0; PDU_HEADER_LEN];
         out[0..4].copy_from_slice(&MAGIC.to_le_bytes());
         out[4] = VERSION;
@@ -132,12 +154,16 @@ impl PduHeader {
         out[16..24].copy_from_slice(&self.epoch.to_le_bytes());
         out[24..26].copy_from_slice(&self.stream.to_le_bytes());
         out[26..28].copy_from_slice(&self.target.to_le_bytes());
-        out[28..32].copy_from_slice(&(body_len as u32).to_le_bytes());
+        out[28..30].copy_from_slice(&(body_len as u16).to_le_bytes());
+        out[30..32].copy_from_slice(&sealing.key.to_le_bytes());
+        out[32..40].copy_from_slice(&sealing.session.to_le_bytes());
+        out[40..48].copy_from_slice(&sealing.counter.to_le_bytes());
         out
     }
 
-    /// Reads a PDU of `cluster`: its header and its body.
-    pub fn decode(bytes: &[u8], cluster: u64) -> Result<(PduHeader, &[u8]), PduError> {
+    /// Reads the header of a PDU of `cluster`, and the length of its body, which is there with its
+    /// tag. Nothing of it is authentic yet.
+    pub fn decode(bytes: &[u8], cluster: u64) -> Result<(PduHeader, Sealing, usize), PduError> {
         let b: &[u8; PDU_HEADER_LEN] = bytes.first_chunk().ok_or(PduError::Short)?;
         if b[0..4] != MAGIC.to_le_bytes() {
             return Err(PduError::Magic);
@@ -151,6 +177,8 @@ impl PduHeader {
             3 => PduKind::Nak,
             4 => PduKind::Control,
             5 => PduKind::Frame,
+            6 => PduKind::Challenge,
+            7 => PduKind::Proof,
             _ => return Err(PduError::Malformed),
         };
         let header = PduHeader {
@@ -167,9 +195,12 @@ impl PduHeader {
         if header.node == 0 {
             return Err(PduError::Malformed);
         }
-        let len = u32::from_le_bytes([b[28], b[29], b[30], b[31]]) as usize;
-        let body = bytes[PDU_HEADER_LEN..].get(..len).ok_or(PduError::Short)?;
-        Ok((header, body))
+        let body_len = usize::from(le16(b, 28));
+        if bytes.len() < PDU_OVERHEAD_LEN + body_len {
+            return Err(PduError::Short);
+        }
+        let sealing = Sealing { key: le16(b, 30), session: le64(b, 32), counter: le64(b, 40) };
+        Ok((header, sealing, body_len))
     }
 }
 
@@ -269,17 +300,21 @@ mod tests {
         PduHeader { kind: PduKind::Data, node: 3, target: 0, cluster: 77, epoch: 5, stream: 0 }
     }
 
+    fn sealing() -> Sealing {
+        Sealing { key: 0xabcd, session: 8, counter: 9 }
+    }
+
     fn pdu(header: &PduHeader, body: &[u8]) -> Vec<u8> {
-        [&header.encode(body.len())[..], body].concat()
+        [&header.encode(body.len(), &sealing())[..], body, &[0; PDU_TAG_LEN]].concat()
     }
 
     #[test]
     fn padding_is_not_content_and_foreign_is_told_apart() {
         let mut bytes = pdu(&header(), b"body");
         bytes.extend([0; 20]);
-        assert_eq!(PduHeader::decode(&bytes, 77), Ok((header(), &b"body"[..])));
+        assert_eq!(PduHeader::decode(&bytes, 77), Ok((header(), sealing(), 4)));
         assert_eq!(PduHeader::decode(&bytes, 78), Err(PduError::Cluster));
-        assert_eq!(PduHeader::decode(&bytes[..34], 77), Err(PduError::Short));
+        assert_eq!(PduHeader::decode(&bytes[..67], 77), Err(PduError::Short));
     }
 
     #[test]
@@ -293,8 +328,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn headers_round_trip(node in 1u16.., target: u16, epoch: u64, kind in 1u8..6, stream: u16) {
-            let kind = [PduKind::Data, PduKind::Ack, PduKind::Nak, PduKind::Control, PduKind::Frame][kind as usize - 1];
+        fn headers_round_trip(node in 1u16.., target: u16, epoch: u64, kind in 0usize..7, stream: u16) {
+            let kind = [PduKind::Data, PduKind::Ack, PduKind::Nak, PduKind::Control, PduKind::Frame, PduKind::Challenge, PduKind::Proof][kind];
             let h = PduHeader { kind, node, target, cluster: 9, epoch, stream };
             let bytes = pdu(&h, b"x");
             prop_assert_eq!(PduHeader::decode(&bytes, 9).unwrap().0, h);
@@ -308,7 +343,7 @@ mod tests {
             let _ = Nak::decode(&bytes);
             let mut near = pdu(&header(), &bytes);
             if at < near.len() { near[at] = value; }
-            if let Ok((_, body)) = PduHeader::decode(&near, 77) { let _ = DataHeader::decode(body); }
+            if let Ok((_, _, len)) = PduHeader::decode(&near, 77) { prop_assert!(PDU_OVERHEAD_LEN + len <= near.len()); }
         }
     }
 }

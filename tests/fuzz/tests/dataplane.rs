@@ -11,9 +11,10 @@ use understudy_fastpath::ports::{Burst, Frame, PortRole, Ports};
 use understudy_fastpath::sender::{CommitPolicy, SenderConfig};
 use understudy_fuzz::{Rng, corpus, fuzz, mutated};
 use understudy_log::CaptureLog;
+use understudy_seal::{Channel, ClusterKey, Keyring, Path, Scope};
 use understudy_wire::frame::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Mac};
 use understudy_wire::pdu::{
-    Ack, DataHeader, ETHERTYPE_REPLICA, Nak, PduHeader, PduKind, TARGET_ALL,
+    Ack, DataHeader, ETHERTYPE_REPLICA, Nak, PDU_HEADER_LEN, PDU_TAG_LEN, PduKind, TARGET_ALL,
 };
 use understudy_wire::record::RecordKind;
 use understudy_wire::tcp::{ACK, FIN, FlowKey, RST, SYN, build_segment};
@@ -44,6 +45,8 @@ struct World {
     stubborn: bool,
     dying: bool,
     waiting: [VecDeque<Vec<u8>>; 3],
+    /// Left the replica port.
+    said: Vec<Vec<u8>>,
     answered: u64,
 }
 
@@ -59,6 +62,9 @@ impl Ports for World {
     fn tx(&mut self, port: PortRole, frames: &mut Burst<Bytes>) {
         if self.stubborn {
             return;
+        }
+        if port == PortRole::Replica {
+            self.said.extend(frames.iter().map(|frame| frame.0.clone()));
         }
         self.answered += u64::from(port == PortRole::Client) * frames.len() as u64;
         frames.clear();
@@ -138,15 +144,76 @@ fn segments(from_client: bool) -> Vec<Vec<u8>> {
     out
 }
 
-fn pdu(node: u16, kind: PduKind, body: &[u8]) -> Vec<u8> {
+/// What a node says, before it is sealed.
+#[derive(Clone)]
+struct Saying {
+    node: u16,
+    kind: PduKind,
+    body: Vec<u8>,
+}
+
+fn channel(me: u16) -> Channel {
+    let peers: Vec<u16> = (1..=3).filter(|&n| n != me).collect();
+    let keyring = Keyring::single(ClusterKey::new([7; 32]));
+    let scope = Scope { cluster: CLUSTER, path: Path::Replica };
+    Channel::new(me, scope, &peers, &keyring, [me as u8; 32])
+}
+
+fn framed(pdu: &[u8]) -> Vec<u8> {
     let eth = Ethernet { dst: PEER, src: PEER, ethertype: ETHERTYPE_REPLICA };
-    let header =
-        PduHeader { kind, node, target: TARGET_ALL, cluster: CLUSTER, epoch: 1, stream: 0 };
-    [&eth.bytes()[..], &header.encode(body.len()), body].concat()
+    [&eth.bytes()[..], pdu].concat()
+}
+
+/// Nodes 2 and 3, who hold the key and may have gone mad.
+struct Others([Channel; 2]);
+
+impl Others {
+    fn seal(&mut self, saying: &Saying, epoch: u64) -> Vec<u8> {
+        let mut pdu = [&[0; PDU_HEADER_LEN][..], &saying.body, &[0; PDU_TAG_LEN]].concat();
+        let from = &mut self.0[usize::from(saying.node) - 2];
+        let sealed = from.seal_in_place(saying.kind, TARGET_ALL, epoch, &mut pdu);
+        sealed.map_or(Vec::new(), |()| framed(&pdu))
+    }
+
+    /// Makes their sessions known to the node.
+    fn introduce(&mut self, plane: &mut Dataplane<World>, world: &mut World) {
+        for node in [2, 3] {
+            let hello = Saying { node, kind: PduKind::Control, body: Vec::new() };
+            world.waiting[PortRole::Replica as usize].push_back(self.seal(&hello, 0));
+        }
+        plane.poll(world.now_ns, world);
+        for mut frame in std::mem::take(&mut world.said) {
+            for other in &mut self.0 {
+                let _ = other.open_in_place(world.now_ns, &mut frame[14..]);
+                while let Some(handshake) = other.poll_handshake(world.now_ns) {
+                    let frame = framed(&handshake.pdu);
+                    world.waiting[PortRole::Replica as usize].push_back(frame);
+                }
+            }
+        }
+        plane.poll(world.now_ns, world);
+        assert_eq!(plane.channel().counters().sessions, 2, "both are known");
+    }
+
+    /// A mad node's PDU, or what somebody without the key makes of one.
+    fn frame(&mut self, rng: &mut Rng, sayings: &[Saying], epoch: u64) -> Vec<u8> {
+        let mut saying = rng.pick(sayings).clone();
+        if rng.one_in(2) {
+            saying.body = mutated(rng, &[saying.body]);
+            saying.body.truncate(1400);
+        }
+        if rng.one_in(8) {
+            let kinds =
+                [PduKind::Data, PduKind::Ack, PduKind::Nak, PduKind::Control, PduKind::Frame];
+            saying.kind = *rng.pick(&kinds);
+        }
+        let frame = self.seal(&saying, if rng.one_in(8) { rng.word() } else { epoch });
+        if rng.one_in(4) { mutated(rng, &[frame]) } else { frame }
+    }
 }
 
 /// What a primary of epoch 1 with these conversations sends, and what its replicas answer.
-fn pdus() -> Vec<Vec<u8>> {
+fn sayings() -> Vec<Saying> {
     let mut log = CaptureLog::new(LOG_LEN).expect("a little memory");
     log.append_epoch(1, 2, 5, 0).expect("room");
     let (client, service) = (segments(true), segments(false));
@@ -161,18 +228,20 @@ fn pdus() -> Vec<Vec<u8>> {
     for position in (0..=end).step_by(700) {
         let bytes = log.bytes(position, (position + 700).min(end)).expect("it is held");
         let header = DataHeader { position, end, committed: end, log_start: 0, sent_at_ns: 1000 };
-        out.push(pdu(2, PduKind::Data, &[&header.encode()[..], bytes].concat()));
+        let body = [&header.encode()[..], bytes].concat();
+        out.push(Saying { node: 2, kind: PduKind::Data, body });
     }
     for node in [2, 3] {
         let ack = Ack { position: end, applied: end, durable: 0, echo_ns: 50 * MS };
-        out.push(pdu(node, PduKind::Ack, &ack.encode()));
-        out.push(pdu(node, PduKind::Nak, &Nak { position: 40, length: 500 }.encode()));
+        out.push(Saying { node, kind: PduKind::Ack, body: ack.encode().to_vec() });
+        let nak = Nak { position: 40, length: 500 };
+        out.push(Saying { node, kind: PduKind::Nak, body: nak.encode().to_vec() });
     }
     out
 }
 
 /// The recorded PDUs of the first reign, as if node 2 had led it.
-fn recorded_pdus() -> Vec<Vec<u8>> {
+fn recorded_sayings() -> Vec<Saying> {
     let recorded = corpus("pdus");
     let mut out = Vec::new();
     for (i, piece) in recorded.iter().enumerate() {
@@ -184,7 +253,7 @@ fn recorded_pdus() -> Vec<Vec<u8>> {
             _ => continue,
         };
         if piece[5..13] == 1u64.to_le_bytes() || kind == PduKind::Control {
-            out.push(pdu(node, kind, &piece[13..]));
+            out.push(Saying { node, kind, body: piece[13..].to_vec() });
         }
     }
     out
@@ -218,10 +287,12 @@ fn check(plane: &Dataplane<World>, now_ns: u64) {
 }
 
 /// One short life: a role, then frames and orders in any order.
-fn life(rng: &mut Rng, seeds: &[Vec<Vec<u8>>; 3]) -> (u64, u64) {
+fn life(rng: &mut Rng, seeds: &[Vec<Vec<u8>>; 3], sayings: &[Saying]) -> (u64, u64) {
     let mut world = World { now_ns: 100 * MS, ..World::default() };
     let log = CaptureLog::new(LOG_LEN).expect("a little memory");
-    let mut plane = Dataplane::new(config(), log);
+    let mut plane = Dataplane::new(config(), log, channel(1));
+    let mut others = Others([channel(2), channel(3)]);
+    others.introduce(&mut plane, &mut world);
     let mut epoch = 1;
     plane.command(world.now_ns, Command::Service { up: true }, &mut world);
     let first = match rng.one_in(2) {
@@ -230,11 +301,16 @@ fn life(rng: &mut Rng, seeds: &[Vec<Vec<u8>>; 3]) -> (u64, u64) {
     };
     plane.command(world.now_ns, first, &mut world);
     // In order and whole, so that there are connections to disturb.
-    world.waiting[PortRole::Replica as usize].extend(seeds[1].iter().cloned());
+    for saying in sayings {
+        world.waiting[PortRole::Replica as usize].push_back(others.seal(saying, 1));
+    }
     for _ in 0..rng.below(60) {
         let port = rng.below(3);
         for _ in 0..rng.below(4) {
-            let frame = mutated(rng, &seeds[port]);
+            let frame = match port == PortRole::Replica as usize {
+                true => others.frame(rng, sayings, epoch),
+                false => mutated(rng, &seeds[port]),
+            };
             world.waiting[port].push_back(frame);
         }
         world.stubborn = rng.one_in(10);
@@ -245,6 +321,7 @@ fn life(rng: &mut Rng, seeds: &[Vec<Vec<u8>>; 3]) -> (u64, u64) {
         let led = plane.counters().gate_released;
         assert!(led > 0 || world.answered == answered, "a mute node answered");
         while plane.poll_event().is_some() {}
+        world.said.clear();
         world.now_ns += *rng.pick(&[1000, 100_000, MS, 20 * MS, 300 * MS]);
         if rng.one_in(8) {
             let order = order(rng, &plane, &mut epoch);
@@ -257,13 +334,13 @@ fn life(rng: &mut Rng, seeds: &[Vec<Vec<u8>>; 3]) -> (u64, u64) {
 #[test]
 fn data_path() {
     // By the number of the port.
-    let made = [segments(true), pdus(), segments(false)];
-    let real = [corpus("client.frames"), recorded_pdus(), corpus("host.frames")];
+    let made = ([segments(true), Vec::new(), segments(false)], sayings());
+    let real = ([corpus("client.frames"), Vec::new(), corpus("host.frames")], recorded_sayings());
     assert_eq!([PortRole::Client as usize, PortRole::Host as usize], [0, 2]);
     let (mut captured, mut adopted) = (0, 0);
     fuzz("dataplane", 70, |rng| {
-        let seeds = if rng.one_in(2) { &made } else { &real };
-        let (frames, flows) = life(rng, seeds);
+        let (seeds, sayings) = if rng.one_in(2) { &made } else { &real };
+        let (frames, flows) = life(rng, seeds, sayings);
         captured += frames;
         adopted += flows;
     });

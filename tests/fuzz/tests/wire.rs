@@ -6,7 +6,8 @@ use understudy_wire::control::{
     StepDown, StepDownReason, VOTERS_MAX,
 };
 use understudy_wire::pdu::{
-    Ack, DataHeader, Nak, PDU_HEADER_LEN, POSITION_MAX, PduHeader, PduKind, TARGET_ALL, in_frame,
+    Ack, DataHeader, Nak, PDU_HEADER_LEN, PDU_OVERHEAD_LEN, PDU_TAG_LEN, POSITION_MAX, PduHeader,
+    PduKind, Sealing, TARGET_ALL, in_frame,
 };
 use understudy_wire::record::{
     EpochRecord, RECORD_HEADER_LEN, RECORD_PAYLOAD_MAX, RecordHeader, RecordKind,
@@ -54,7 +55,8 @@ fn pdus() -> Vec<Vec<u8>> {
     let pdu = |(kind, body): (PduKind, Vec<u8>)| {
         let header =
             PduHeader { kind, node: 2, target: TARGET_ALL, cluster: CLUSTER, epoch: 4, stream: 0 };
-        [&header.encode(body.len())[..], &body].concat()
+        let sealing = Sealing { key: 1, session: 2, counter: 3 };
+        [&header.encode(body.len(), &sealing)[..], &body, &[0; PDU_TAG_LEN]].concat()
     };
     bodies.into_iter().map(pdu).collect()
 }
@@ -95,7 +97,7 @@ fn check_body(kind: PduKind, body: &[u8]) {
         }
         PduKind::Control => drop(check_control(body)),
         // A client's frame: as it is.
-        PduKind::Frame => {}
+        PduKind::Frame | PduKind::Challenge | PduKind::Proof => {}
     }
 }
 
@@ -114,11 +116,11 @@ fn pdu() {
     fuzz("pdu", 1, |rng| {
         let bytes = mutated(rng, &seeds);
         // Either through the header, or past it: a body is not trusted more than a header.
-        if let Ok((header, body)) = PduHeader::decode(&bytes, CLUSTER) {
+        if let Ok((header, sealing, len)) = PduHeader::decode(&bytes, CLUSTER) {
             understood += 1;
-            assert!(is_inside(body, &bytes) && header.node != 0);
-            assert_eq!(header.encode(body.len())[..], bytes[..PDU_HEADER_LEN]);
-            check_body(header.kind, body);
+            assert!(PDU_OVERHEAD_LEN + len <= bytes.len() && header.node != 0);
+            assert_eq!(header.encode(len, &sealing)[..], bytes[..PDU_HEADER_LEN]);
+            check_body(header.kind, &bytes[PDU_HEADER_LEN..PDU_HEADER_LEN + len]);
         }
         let kinds = [PduKind::Data, PduKind::Ack, PduKind::Nak, PduKind::Control];
         check_body(*rng.pick(&kinds), bytes.get(PDU_HEADER_LEN..).unwrap_or_default());

@@ -1,7 +1,9 @@
 //! Nodes: the shipped daemon with the shipped configuration, in a node's namespace.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write as _;
 use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -20,6 +22,9 @@ pub const READY_TIMEOUT: Duration = Duration::from_secs(60);
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 /// An answer of the CLI, which has a shorter bound of its own.
 const CLI_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// The key that the nodes of a lab begin with.
+pub const FIRST_KEY: &str = "46697273742d6b65792d6f662d746865206c61622c206e6f2073656372657421";
 
 /// A shipped binary: in `UNDERSTUDY_BIN_DIR`, or where cargo put those of this build.
 pub fn binary(name: &str) -> Result<PathBuf> {
@@ -73,6 +78,7 @@ pub struct Node {
     netns: PathBuf,
     mark: String,
     config: PathBuf,
+    key_file: PathBuf,
     socket: PathBuf,
     state_dir: PathBuf,
     log: PathBuf,
@@ -88,15 +94,26 @@ impl Node {
             netns: lab.node_netns(member),
             mark: lab.prefix().to_string(),
             config: path(".toml"),
+            key_file: path(".key"),
             socket: path(".sock"),
             state_dir: path("-state"),
             log: path(".log"),
             process: None,
         };
         fs::create_dir_all(&node.state_dir)?;
+        node.write_keys(&[FIRST_KEY])?;
         let table = configuration(&node, &path("-work"), options)?;
         fs::write(&node.config, toml::to_string(&table)?)?;
         Ok(node)
+    }
+
+    /// Writes the node's key file: the first key seals, all open. The daemon reads it when it
+    /// starts or is told to.
+    pub fn write_keys(&self, keys: &[&str]) -> Result<()> {
+        let mut options = File::options();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let mut file = options.open(&self.key_file)?;
+        Ok(file.write_all((keys.join("\n") + "\n").as_bytes())?)
     }
 
     /// Starts the daemon.
@@ -230,6 +247,7 @@ fn configuration(node: &Node, work_dir: &Path, options: &NodeOptions) -> Result<
     let mut table: toml::Table = text.parse()?;
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let mut changes: Vec<(String, toml::Value)> = vec![
+        ("cluster.key_file".into(), text(&node.key_file).into()),
         ("control.socket".into(), text(&node.socket).into()),
         ("control.state_dir".into(), text(&node.state_dir).into()),
         ("service.work_dir".into(), text(work_dir).into()),

@@ -11,11 +11,10 @@ use understudy_proto::{
     Config, DpCommand, LocalFact, LogState, Node, Output, Path, Paths, Persisted, ServiceCommand,
     TimelineEvent, To,
 };
+use understudy_seal::Channel;
 use understudy_wire::control::Control as Message;
-use understudy_wire::pdu::{PduHeader, PduKind, TARGET_ALL};
+use understudy_wire::pdu::{PDU_HEADER_LEN, PDU_TAG_LEN, PduKind, TARGET_ALL};
 use understudy_wire::{Epoch, NodeId};
-
-use crate::frames::CLUSTER;
 
 /// Longest sleep of the loop.
 pub const TICK_NS: u64 = 2 * MS;
@@ -82,7 +81,8 @@ pub struct Queues {
 
 /// The thread.
 pub struct Control {
-    me: NodeId,
+    /// The second path's end.
+    channel: Channel,
     /// The shipped state machine.
     pub node: Node,
     /// The application as seen here.
@@ -109,12 +109,13 @@ impl Control {
     /// A thread that starts now.
     pub fn new(
         config: Config,
+        channel: Channel,
         persisted: Persisted,
         now_ns: u64,
         backoff_ms: Option<u64>,
     ) -> Control {
         Control {
-            me: config.me,
+            channel,
             node: Node::new(config, persisted, now_ns, now_ns).expect("valid settings"),
             app: App::Starting { checked_ns: now_ns },
             datagrams: VecDeque::new(),
@@ -143,13 +144,15 @@ impl Control {
             self.take_links(now_ns, q);
         }
         self.take_from_dataplane(now_ns, q);
-        while let Some(datagram) = self.datagrams.pop_front() {
-            if let Ok((header, body)) = PduHeader::decode(&datagram, CLUSTER)
+        while let Some(mut datagram) = self.datagrams.pop_front() {
+            if let Ok(Some((header, body))) = self.channel.open_in_place(now_ns, &mut datagram)
                 && header.kind == PduKind::Control
-                && (header.target == TARGET_ALL || header.target == self.me)
             {
                 self.take_message(now_ns, Path::Second, header.node, header.epoch, body, q);
             }
+        }
+        while let Some(handshake) = self.channel.poll_handshake(now_ns) {
+            self.effects.push(Effect::Second(handshake.target, handshake.pdu.to_vec()));
         }
         self.take_links(now_ns, q);
         while let Some(epoch) = self.persisted.pop_front() {
@@ -294,15 +297,9 @@ impl Control {
         if paths == Paths::Replica {
             return;
         }
-        let header = PduHeader {
-            kind: PduKind::Control,
-            node: self.me,
-            target,
-            cluster: CLUSTER,
-            epoch,
-            stream: 0,
-        };
-        let datagram = [&header.encode(body.len())[..], &body].concat();
+        let mut datagram = [&[0; PDU_HEADER_LEN][..], &body, &[0; PDU_TAG_LEN]].concat();
+        let sealed = self.channel.seal_in_place(PduKind::Control, target, epoch, &mut datagram);
+        sealed.expect("a control message is a short PDU");
         self.effects.push(Effect::Second(target, datagram));
     }
 

@@ -3,11 +3,13 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use understudy_fastpath::ports::Frame;
+use understudy_seal::{Channel, ClusterKey, Keyring, Path, Scope};
 use understudy_wire::frame::{ETHERTYPE_ARP, ETHERTYPE_IPV4, Ethernet, Mac};
 use understudy_wire::neighbor::{build_announcement, build_answer, parse_solicitation};
 use understudy_wire::tcp::{Segment, build_segment};
 use understudy_wire::{NodeId, Position};
 
+use crate::rng::Rng;
 use crate::tcb::Out;
 
 /// The service's virtual MAC.
@@ -18,6 +20,22 @@ pub const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 100));
 pub const SERVICE_PORT: u16 = 7000;
 /// The group.
 pub const CLUSTER: u64 = 0x5eed;
+
+/// The key of the group.
+pub fn cluster_key() -> ClusterKey {
+    ClusterKey::new([0x5e; 32])
+}
+
+/// A node's end of a path.
+pub fn channel(me: NodeId, nodes: u16, path: Path, rng: &mut Rng) -> Channel {
+    let peers: Vec<NodeId> = (1..=nodes).filter(|&n| n != me).collect();
+    let mut entropy = [0; 32];
+    for word in entropy.chunks_exact_mut(8) {
+        word.copy_from_slice(&rng.bits().to_le_bytes());
+    }
+    let scope = Scope { cluster: CLUSTER, path };
+    Channel::new(me, scope, &peers, &Keyring::single(cluster_key()), entropy)
+}
 
 /// The address of a client machine.
 pub fn client_ip(host: usize) -> IpAddr {

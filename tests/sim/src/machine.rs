@@ -8,10 +8,11 @@ use understudy_fastpath::sender::{CommitPolicy, SenderConfig};
 use understudy_fastpath::{MS, ports::PortRole};
 use understudy_log::CaptureLog;
 use understudy_proto::{Config, LocalFact, Persisted};
+use understudy_seal::Path;
 use understudy_wire::NodeId;
 
 use crate::control::{App, CapsuleFacts, Control, Queues};
-use crate::frames::{CLUSTER, SimFrame, VIP, VMAC, replica_mac};
+use crate::frames::{CLUSTER, SimFrame, VIP, VMAC, channel, replica_mac};
 use crate::kernel::{Kernel, KernelConfig};
 use crate::ports::SimPorts;
 use crate::rng::Rng;
@@ -120,10 +121,16 @@ impl Life {
             poisoned: scenario.mutation == Mutation::PoisonedClone && id == 2,
         };
         Life {
-            dp: Dataplane::new(config, log),
+            dp: Dataplane::new(config, log, channel(id, scenario.nodes, Path::Replica, &mut rng)),
             ports: SimPorts::new(rng.fork(), scenario.trouble_ppm),
             kernel: Kernel::new(kernel, rng.fork()),
-            control: Control::new(proto_config(scenario, id, local_ns), disk, local_ns, backoff_ms),
+            control: Control::new(
+                proto_config(scenario, id, local_ns),
+                channel(id, scenario.nodes, Path::Second, &mut rng),
+                disk,
+                local_ns,
+                backoff_ms,
+            ),
             queues: Queues::default(),
             ready_at: None,
             exited: false,

@@ -738,7 +738,7 @@ impl World {
 
     /// Whether a replication PDU of this kind is in a frame; for the tampering.
     pub fn pdu_kind(bytes: &[u8]) -> Option<PduKind> {
-        PduHeader::decode(in_frame(bytes)?, CLUSTER).ok().map(|(h, _)| h.kind)
+        PduHeader::decode(in_frame(bytes)?, CLUSTER).ok().map(|(h, ..)| h.kind)
     }
 
     /// Whether a node is a primary, gate open or not.

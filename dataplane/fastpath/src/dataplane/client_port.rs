@@ -63,7 +63,7 @@ impl<P: Ports> Dataplane<P> {
     /// A deposed primary: the switch still sends clients here. The others get what comes, or
     /// each client would wait for its retransmission timer.
     fn forward(&mut self, frame: &[u8], ports: &mut P) {
-        if PDU_HEADER_LEN + frame.len() > self.config.replica_mtu {
+        if PDU_OVERHEAD_LEN + frame.len() > self.config.replica_mtu {
             self.counters.forward_too_long += 1;
             return;
         }

@@ -30,6 +30,7 @@ impl<P: Ports> Dataplane<P> {
             Command::Control { target, epoch, body } => {
                 self.send_pdu(ports, PduKind::Control, target, epoch, &[&body]);
             }
+            Command::Keys(keyring) => self.channel.set_keys(&keyring),
         }
     }
 

@@ -9,39 +9,46 @@ impl<P: Ports> Dataplane<P> {
             let mut burst = Burst::new();
             ports.rx(PortRole::Replica, &mut burst);
             busy |= !burst.is_empty();
-            for frame in &burst {
-                self.on_replica_frame(now_ns, frame.bytes(), ports);
+            let full = burst.len() == BURST;
+            for mut frame in burst {
+                self.on_replica_frame(now_ns, frame.bytes_mut(), ports);
             }
-            if burst.len() < BURST {
+            if !full {
                 break;
             }
+        }
+        while let Some(handshake) = self.channel.poll_handshake(now_ns) {
+            let frame = ports.alloc(&[&self.pdu_eth(handshake.target), &handshake.pdu]);
+            self.send_frame(ports, frame);
         }
         busy
     }
 
-    pub(super) fn on_replica_frame(&mut self, now_ns: u64, frame: &[u8], ports: &mut P) {
-        let Some(bytes) = in_frame(frame) else {
+    pub(super) fn on_replica_frame(&mut self, now_ns: u64, frame: &mut [u8], ports: &mut P) {
+        let Some(eth) = Ethernet::parse(frame).filter(|_| in_frame(frame).is_some()) else {
             self.counters.pdu_not_ours += 1;
             return;
         };
-        let (header, body) = match PduHeader::decode(bytes, self.config.cluster) {
-            Ok(pdu) => pdu,
-            Err(e) => return self.count_pdu_error(e),
+        let (header, body) = match self.channel.open_in_place(now_ns, &mut frame[ETH_LEN..]) {
+            Ok(Some(pdu)) => pdu,
+            Ok(None) => return,
+            Err(OpenError::Pdu(e)) => return self.count_pdu_error(e),
+            Err(OpenError::UnknownNode) => {
+                self.counters.pdu_unknown_node += 1;
+                return;
+            }
+            // Counted by the channel.
+            Err(_) => return,
         };
-        if !self.config.peers.contains(&header.node) {
-            self.counters.pdu_unknown_node += 1;
-            return;
-        }
-        if header.target != TARGET_ALL && header.target != self.config.me {
-            return;
-        }
-        self.learn_mac(now_ns, header.node, frame);
+        self.learn_mac(now_ns, header.node, eth.src);
         let result = match header.kind {
             PduKind::Control => self.on_control(&header, body),
             PduKind::Data => self.on_data(now_ns, &header, body),
             PduKind::Ack => self.on_ack(now_ns, &header, body),
             PduKind::Nak => self.on_nak(now_ns, &header, body),
             PduKind::Frame => self.on_forwarded(now_ns, body, ports),
+            // The channel keeps these to itself.
+            PduKind::Challenge | PduKind::Proof => Ok(()),
         };
         if let Err(e) = result {
             self.count_pdu_error(e);
@@ -58,9 +65,8 @@ impl<P: Ports> Dataplane<P> {
         }
     }
 
-    pub(super) fn learn_mac(&mut self, now_ns: u64, node: NodeId, frame: &[u8]) {
-        let Some(eth) = Ethernet::parse(frame) else { return };
-        let neighbor = ReplicaNeighbor { node, mac: eth.src, heard_at_ns: now_ns };
+    pub(super) fn learn_mac(&mut self, now_ns: u64, node: NodeId, mac: Mac) {
+        let neighbor = ReplicaNeighbor { node, mac, heard_at_ns: now_ns };
         match self.macs.iter_mut().find(|n| n.node == node) {
             Some(known) => *known = neighbor,
             None => {
@@ -180,29 +186,15 @@ impl<P: Ports> Dataplane<P> {
         }
     }
 
-    /// Ethernet and PDU header of a PDU to `target` with a body of `len` bytes.
-    pub(super) fn pdu_head(
-        &self,
-        kind: PduKind,
-        target: NodeId,
-        epoch: Epoch,
-        len: usize,
-    ) -> ([u8; ETH_LEN], [u8; PDU_HEADER_LEN]) {
+    /// Ethernet header of a PDU to `target`.
+    pub(super) fn pdu_eth(&self, target: NodeId) -> [u8; ETH_LEN] {
         let dst = self.macs.iter().find(|n| n.node == target).map(|n| n.mac);
         let eth = Ethernet {
             dst: dst.unwrap_or(group_mac(self.config.cluster)),
             src: self.config.replica_mac,
             ethertype: ETHERTYPE_REPLICA,
         };
-        let header = PduHeader {
-            kind,
-            node: self.config.me,
-            target,
-            cluster: self.config.cluster,
-            epoch,
-            stream: 0,
-        };
-        (eth.bytes(), header.encode(len))
+        eth.bytes()
     }
 
     pub(super) fn send_pdu(
@@ -213,14 +205,32 @@ impl<P: Ports> Dataplane<P> {
         epoch: Epoch,
         body: &[&[u8]],
     ) {
-        let len = body.iter().map(|b| b.len()).sum();
-        let (eth, header) = self.pdu_head(kind, target, epoch, len);
-        let mut parts: ArrayVec<&[u8], 6> = ArrayVec::from_iter([&eth[..], &header[..]]);
+        let eth = self.pdu_eth(target);
+        let mut parts: ArrayVec<&[u8], 6> = ArrayVec::from_iter([&eth[..], &HEADER_ROOM]);
         parts.extend(body.iter().copied());
-        let sent = match ports.alloc(&parts) {
-            Some(frame) => self.replica_out.push(ports, frame),
-            None => false,
-        };
+        parts.push(&TAG_ROOM);
+        let frame = ports.alloc(&parts);
+        self.seal_and_send(ports, frame, kind, target, epoch);
+    }
+
+    /// Seals the PDU in a frame that has room for header and tag, and sends it.
+    pub(super) fn seal_and_send(
+        &mut self,
+        ports: &mut P,
+        frame: Option<P::Frame>,
+        kind: PduKind,
+        target: NodeId,
+        epoch: Epoch,
+    ) {
+        let sealed = frame.and_then(|mut frame| {
+            let pdu = &mut frame.bytes_mut()[ETH_LEN..];
+            self.channel.seal_in_place(kind, target, epoch, pdu).ok().map(|()| frame)
+        });
+        self.send_frame(ports, sealed);
+    }
+
+    fn send_frame(&mut self, ports: &mut P, frame: Option<P::Frame>) {
+        let sent = frame.is_some_and(|f| self.replica_out.push(ports, f));
         self.counters.replica_tx_dropped += u64::from(!sent);
     }
 }

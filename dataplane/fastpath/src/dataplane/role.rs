@@ -70,11 +70,9 @@ impl<P: Ports> Dataplane<P> {
             busy = true;
             let fixed = out.header.encode();
             let Some(bytes) = self.log.bytes(out.header.position, out.to) else { continue };
-            let len = fixed.len() + bytes.len();
-            let (eth, header) = self.pdu_head(PduKind::Data, out.target, epoch, len);
-            let frame = ports.alloc(&[&eth, &header, &fixed, bytes]);
-            let sent = frame.is_some_and(|f| self.replica_out.push(ports, f));
-            self.counters.replica_tx_dropped += u64::from(!sent);
+            let eth = self.pdu_eth(out.target);
+            let frame = ports.alloc(&[&eth, &HEADER_ROOM, &fixed, bytes, &TAG_ROOM]);
+            self.seal_and_send(ports, frame, PduKind::Data, out.target, epoch);
         }
         busy
     }

@@ -60,6 +60,7 @@ impl<P: Ports> Dataplane<P> {
             retained: self.retained.len(),
             peers,
             counters: self.counters,
+            channel: self.channel.view(),
         }
     }
 }

@@ -5,21 +5,23 @@ use serde_json::Value;
 use crate::tree::{self, field};
 
 /// Every crate of ours with all it may depend on: as a dependency of any kind.
-const ALLOWED: [(&str, &[&str]); 16] = [
+const ALLOWED: [(&str, &[&str]); 17] = [
     ("dpdk-sys", &[]),
     ("understudy-dpdk", &["dpdk-sys"]),
     ("understudy-wire", &[]),
+    ("understudy-seal", &["understudy-wire"]),
     ("understudy-log", &["understudy-wire"]),
-    ("understudy-fastpath", &["understudy-wire", "understudy-log"]),
+    ("understudy-fastpath", &["understudy-wire", "understudy-log", "understudy-seal"]),
     ("understudy-proto", &["understudy-wire"]),
     ("understudy-linux", &[]),
     ("understudy-api", &[]),
     ("understudy-config", &[]),
-    ("understudy-cli", &["understudy-api", "understudy-config"]),
+    ("understudy-cli", &["understudy-api", "understudy-config", "understudy-seal"]),
     (
         "understudy-daemon",
         &[
             "understudy-wire",
+            "understudy-seal",
             "understudy-log",
             "understudy-fastpath",
             "understudy-dpdk",
@@ -29,16 +31,26 @@ const ALLOWED: [(&str, &[&str]); 16] = [
             "understudy-config",
         ],
     ),
-    ("understudy-perf", &["understudy-wire", "understudy-log", "understudy-fastpath"]),
+    (
+        "understudy-perf",
+        &["understudy-wire", "understudy-seal", "understudy-log", "understudy-fastpath"],
+    ),
     (
         "understudy-sim",
-        &["understudy-wire", "understudy-log", "understudy-fastpath", "understudy-proto"],
+        &[
+            "understudy-wire",
+            "understudy-seal",
+            "understudy-log",
+            "understudy-fastpath",
+            "understudy-proto",
+        ],
     ),
     ("understudy-lab", &["understudy-api", "understudy-config"]),
     (
         "understudy-fuzz",
         &[
             "understudy-wire",
+            "understudy-seal",
             "understudy-log",
             "understudy-fastpath",
             "understudy-proto",

@@ -3,8 +3,9 @@
 use crate::tree::{self, field};
 
 /// Crates whose every target forbids unsafe code.
-const FORBIDDING: [&str; 7] = [
+const FORBIDDING: [&str; 8] = [
     "understudy-wire",
+    "understudy-seal",
     "understudy-fastpath",
     "understudy-proto",
     "understudy-api",

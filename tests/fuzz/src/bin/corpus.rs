@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
 use understudy_fuzz::{corpus_file, joined, pieces};
+use understudy_seal::{Keyring, Path as Way, Scope, SessionKey, keyfile};
 use understudy_wire::frame::Ip;
 use understudy_wire::pdu::{DataHeader, PduHeader, PduKind, in_frame};
 use understudy_wire::tcp::Segment;
@@ -29,10 +30,14 @@ fn main() -> io::Result<()> {
     }
     write("client.frames", &few(frames("client.frames")?, frame_shape))?;
     write("host.frames", &few(host, frame_shape))?;
+    let keys = keyfile::load(&dir.join("cluster.key")).map_err(io::Error::other)?;
+    let opener = Opener { cluster: cluster(), keys };
+    let pdus = frames("replica.frames")?;
     let pdus: Vec<_> =
-        frames("replica.frames")?.iter().filter_map(|f| open(in_frame(f)?)).collect();
+        pdus.iter().filter_map(|f| opener.open(Way::Replica, in_frame(f)?)).collect();
     let second = frames("second.frames")?;
-    let second = second.iter().filter_map(|f| open(f.get(UDP_PAYLOAD_AT..)?));
+    let second = second.iter();
+    let second = second.filter_map(|f| opener.open(Way::Second, f.get(UDP_PAYLOAD_AT..)?));
     fs::write(corpus_file("log"), log(&pdus))?;
     let controls = pdus.iter().cloned().chain(second).filter(|pdu| pdu.0.kind == PduKind::Control);
     let controls = controls.map(|(_, body)| body).collect();
@@ -73,10 +78,23 @@ fn frame_shape(frame: &[u8]) -> Vec<usize> {
     }
 }
 
-/// A PDU in plain: its header and its body.
-fn open(bytes: &[u8]) -> Option<(PduHeader, Vec<u8>)> {
-    let (header, body) = PduHeader::decode(bytes, cluster()).ok()?;
-    Some((header, body.to_vec()))
+/// Opens what was recorded, with the keys of the lab.
+struct Opener {
+    cluster: u64,
+    keys: Keyring,
+}
+
+impl Opener {
+    /// A PDU in plain: its header and its body. Not of the handshake.
+    fn open(&self, path: Way, bytes: &[u8]) -> Option<(PduHeader, Vec<u8>)> {
+        let read = PduHeader::decode(bytes, self.cluster).ok()?;
+        let (header, sealing, _) = read;
+        let scope = Scope { cluster: self.cluster, path };
+        let key = SessionKey::derive(self.keys.sealing(), &scope, header.node, sealing.session);
+        let mut bytes = bytes.to_vec();
+        let body = key.open(&read, &mut bytes).ok()?.to_vec();
+        Some((header, body))
+    }
 }
 
 fn cluster() -> u64 {

@@ -135,6 +135,7 @@ fn main() -> Result<()> {
         let state = lab.dir().join(format!("{member}-state")).join("epoch");
         fs::copy(&state, path(&format!("epoch-{member}"))).context("the epoch file")?;
     }
+    fs::copy(lab.dir().join("a.key"), path("cluster.key")).context("the key file")?;
     for task in tasks {
         task.finish()?.assert_pass();
     }

@@ -19,8 +19,8 @@ mod validate;
 pub use error::ConfigError;
 pub use types::{
     ClientPort, ClusterConfig, CommitConfig, CommitPolicy, Config, ControlConfig, DetectConfig,
-    DpdkConfig, HostPort, IdleConfig, LogConfig, NodeConfig, PortSpec, PortsConfig, Prefix, Proto,
-    ReplicaPort, ServiceConfig,
+    DpdkConfig, HostPort, IdleConfig, LogConfig, NodeConfig, NodeRole, PortSpec, PortsConfig,
+    Prefix, Proto, ReplicaPort, ServiceConfig,
 };
 
 use std::io::Read;
@@ -98,6 +98,15 @@ impl Config {
         self.node(&self.cluster.node).expect("validated: cluster.node is one of nodes")
     }
 
+    /// Whether this node votes and holds the log, and no clone.
+    ///
+    /// # Panics
+    /// As [`Config::me`].
+    #[must_use]
+    pub fn is_witness(&self) -> bool {
+        self.me().role == NodeRole::Witness
+    }
+
     /// The entry of the node called `name`.
     #[must_use]
     pub fn node(&self, name: &str) -> Option<&NodeConfig> {
@@ -164,10 +173,11 @@ impl Config {
         self.service.vip.iter().copied().find(|p| p.address.is_ipv6())
     }
 
-    /// The kernel interface below the client port (`iface=` in its devargs).
+    /// The kernel interface below the client port (`iface=` in its devargs); a witness has no
+    /// client port.
     #[must_use]
     pub fn client_interface(&self) -> Option<&str> {
-        interface(&self.ports.client.device)
+        interface(&self.ports.client.device).filter(|_| !self.is_witness())
     }
 
     /// The kernel interface below the replica port (`iface=` in its devargs).

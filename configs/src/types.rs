@@ -60,12 +60,26 @@ pub struct NodeConfig {
     pub name: String,
     /// Number in every PDU, unique, 1..=65534.
     pub id: u16,
+    /// What it holds.
+    #[serde(default)]
+    pub role: NodeRole,
     /// Preference among equally complete logs, the highest wins.
     #[serde(default = "priority_default")]
     pub priority: u8,
     /// The second path: UDP address of the control plane.
     #[serde(deserialize_with = "socket_address")]
     pub address: SocketAddr,
+}
+
+/// What a node holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeRole {
+    /// A clone of the service and the log.
+    #[default]
+    Data,
+    /// The log: it votes and acknowledges, and never serves.
+    Witness,
 }
 
 fn priority_default() -> u8 {

@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 
 use crate::locate::Source;
-use crate::types::{CommitPolicy, Config, Prefix, decimal};
+use crate::types::{CommitPolicy, Config, NodeRole, Prefix, decimal};
 use crate::{ConfigError, NAME_CHARS_MAX, NODES_MAX, SOCKET_PATH_BYTES_MAX, interface};
 
 const HOUR_MS: u64 = 3_600_000;
@@ -72,6 +72,7 @@ fn cluster(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {
             ));
         }
     }
+    witness(config, source)?;
     unique(source, nodes.iter().map(|n| n.name.as_str()), "name", "nodes", Some("name"))?;
     unique(source, nodes.iter().map(|n| n.id), "id", "nodes", Some("id"))?;
     unique(source, nodes.iter().map(|n| n.address), "address", "nodes", Some("address"))?;
@@ -94,6 +95,29 @@ fn cluster(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {
             ));
         }
         None => {}
+    }
+    Ok(())
+}
+
+/// Whoever dies, somebody with a clone must be left: one witness among two nodes that serve, or more.
+fn witness(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {
+    let is_witness = |i: &usize| config.nodes[*i].role == NodeRole::Witness;
+    let witnesses: Vec<usize> = (0..config.nodes.len()).filter(is_witness).collect();
+    let Some(&last) = witnesses.last() else { return Ok(()) };
+    let at = last.to_string();
+    let at = &["nodes", &at, "role"];
+    if witnesses.len() > 1 {
+        return Err(source.invalid(
+            at,
+            format!("nodes[{}] is a witness already, one witness is allowed", witnesses[0]),
+        ));
+    }
+    if config.nodes.len() < 3 {
+        return Err(source.invalid(
+            at,
+            "a witness serves nobody, at least two nodes with role \"data\" are needed beside it"
+                .into(),
+        ));
     }
     Ok(())
 }

@@ -98,6 +98,48 @@ fn a_group_needs_a_key_file_and_a_node_on_its_own_does_not() {
 }
 
 #[test]
+fn the_witness_examples_load_agree_and_differ_from_the_trio_in_the_witness() {
+    let dir = examples().join("../witness");
+    let load = |name: &str| Config::load(dir.join(format!("{name}.toml"))).unwrap();
+    let trio = Config::load(examples().join("a.toml")).unwrap();
+    for name in ["a", "b", "w"] {
+        let config = load(name);
+        assert_eq!((config.me().name.as_str(), config.is_witness()), (name, name == "w"));
+        assert_eq!(config.nodes, load("a").nodes);
+        assert_eq!(config.client_interface().is_some(), name != "w");
+        assert!(config.replica_interface().is_some());
+        let mut service = config.service.clone();
+        service.work_dir.clone_from(&trio.service.work_dir);
+        assert_eq!(service, trio.service);
+        assert_eq!((config.log, config.commit, config.detect), {
+            (trio.log.clone(), trio.commit.clone(), trio.detect.clone())
+        });
+    }
+}
+
+#[test]
+fn witnesses_are_few_and_beside_two_that_serve() {
+    let roles = |roles: &[&str]| {
+        let mut table: toml::Table = A.parse().unwrap();
+        let nodes = table["nodes"].as_array_mut().unwrap();
+        nodes.truncate(roles.len());
+        for (node, role) in nodes.iter_mut().zip(roles) {
+            node.as_table_mut().unwrap().insert("role".into(), (*role).into());
+        }
+        parse(&table.to_string())
+    };
+    assert!(!roles(&["data", "data", "witness"]).unwrap().is_witness());
+    assert!(roles(&["witness", "data", "data"]).unwrap().is_witness());
+    let refused = |given: &[&str], why: &str| {
+        let error = roles(given).unwrap_err().to_string();
+        assert!(error.contains(".role: ") && error.contains(why), "{error}");
+    };
+    refused(&["data", "witness", "witness"], "nodes[1] is a witness already");
+    refused(&["witness"], "two nodes with role \"data\"");
+    refused_line("role = \"data\"", "role = \"arbiter\"", &["role", "`data` or `witness`"]);
+}
+
+#[test]
 fn a_service_with_ipv6_only_has_the_ipv6_mac() {
     let config =
         parse(&with(r#"["10.77.0.100/24", "fd77::100/64"]"#, r#"["fd77::100/64"]"#)).unwrap();

@@ -213,6 +213,7 @@ fn config() -> DataplaneConfig {
         gate_frames_max: 4096,
         retained_frames_max: 4096,
         flows_max: 1024,
+        witness: false,
     }
 }
 

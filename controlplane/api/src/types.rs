@@ -124,6 +124,8 @@ pub enum Role {
     Starting,
     /// Completes its log or its clone.
     Recovering,
+    /// Votes and holds the log, has no clone.
+    Witness,
 }
 
 impl fmt::Display for Role {
@@ -135,6 +137,7 @@ impl fmt::Display for Role {
             Self::Fenced => "fenced",
             Self::Starting => "starting",
             Self::Recovering => "recovering",
+            Self::Witness => "witness",
         })
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use understudy_api::check::{CheckReport, Finding, Findings, Group, Level};
 use understudy_api::{ApiError, ErrorCode};
-use understudy_config::{CommitPolicy, Config};
+use understudy_config::{CommitPolicy, Config, NodeRole};
 
 const DAEMON: &str = "understudyd";
 const DAEMON_TIMEOUT: Duration = Duration::from_secs(60);
@@ -82,7 +82,9 @@ fn tolerance(config: &Config, losses: usize) -> String {
             "but what clients were told last may be lost and connections may break".into()
         }
     };
-    format!("{voters} voters, policy {policy}: survives the loss of {nodes}; {but}")
+    let witness = config.nodes.iter().any(|n| n.role == NodeRole::Witness);
+    let one = if witness { ", one a witness" } else { "" };
+    format!("{voters} voters{one}, policy {policy}: survives the loss of {nodes}; {but}")
 }
 
 /// What is valid but perhaps not meant.

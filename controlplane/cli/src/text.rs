@@ -113,6 +113,7 @@ pub fn status(s: &Status) -> String {
     let app = match (s.service.app_running, s.service.app_pid) {
         (true, Some(pid)) => format!("running, pid {pid}"),
         (true, None) => "running".to_owned(),
+        (false, _) if s.role == Role::Witness => "not on a witness".to_owned(),
         (false, _) => "not running".to_owned(),
     };
     field(

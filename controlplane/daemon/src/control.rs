@@ -71,7 +71,7 @@ pub struct Handle {
 pub fn spawn(
     config: Arc<Config>,
     store: Store,
-    capsule: NodeCapsule,
+    capsule: Option<NodeCapsule>,
     dataplane: ControlEnd,
     second: SecondPath,
     stop: Arc<AtomicBool>,
@@ -103,7 +103,8 @@ struct Control {
     clock: NodeClock,
     node: Node,
     dataplane: ControlEnd,
-    capsule: NodeCapsule,
+    /// A witness has none.
+    capsule: Option<NodeCapsule>,
     store: StoreWriter,
     second: SecondPath,
     links: LinkMonitor,
@@ -127,7 +128,7 @@ impl Control {
     fn new(
         config: Arc<Config>,
         store: Store,
-        mut capsule: NodeCapsule,
+        mut capsule: Option<NodeCapsule>,
         dataplane: ControlEnd,
         second: SecondPath,
         stop: Arc<AtomicBool>,
@@ -143,15 +144,17 @@ impl Control {
         let server = Server::start(
             &config.control.socket,
             sender,
-            Arc::clone(&capsule.ns),
+            capsule.as_ref().map(|c| Arc::clone(&c.ns)),
             Arc::clone(&conns),
         )?;
-        let (pid, probe) = capsule.start_app().context("cannot start the service")?;
-        dataplane.watch_application(probe);
-        info!(pid, epoch = persisted.epoch, node = config.me().name, "application started");
+        let app = match &mut capsule {
+            Some(capsule) => start_app(capsule, &dataplane, now_ns)?,
+            None => App::Gone,
+        };
+        info!(epoch = persisted.epoch, node = config.me().name, "control plane started");
         Ok(Control {
             started_ns: now_ns,
-            app: App::Starting { since_ns: now_ns, checked_ns: 0 },
+            app,
             config,
             clock,
             node,
@@ -195,7 +198,7 @@ impl Control {
             }
         };
         self.dataplane.quit();
-        self.capsule.stop_app();
+        self.stop_app();
         Ok(ending)
     }
 
@@ -205,7 +208,7 @@ impl Control {
         let timeout = TICK.min(Duration::from_nanos(due_ns));
         let mut fds: Vec<BorrowedFd<'_>> = vec![self.second.as_fd(), self.links.as_fd()];
         if self.app != App::Gone {
-            fds.extend(self.capsule.app_pidfd());
+            fds.extend(self.capsule.as_ref().and_then(NodeCapsule::app_pidfd));
         }
         // An error here is a short nap; every source is looked at anyway.
         let _ = understudy_linux::poll_fds(&fds, timeout);
@@ -360,14 +363,12 @@ impl Control {
     }
 
     fn watch_app(&mut self, now_ns: u64) -> anyhow::Result<()> {
-        if self.app == App::Gone {
+        let Some(capsule) = self.capsule.as_mut().filter(|_| self.app != App::Gone) else {
             return Ok(());
-        }
-        if let Some(status) = self.capsule.app_exited() {
-            warn!(
-                "the application ended: {status}; its output is in {}",
-                self.capsule.log_file().display()
-            );
+        };
+        if let Some(status) = capsule.app_exited() {
+            let file = capsule.log_file();
+            warn!("the application ended: {status}; its output is in {}", file.display());
             self.app = App::Gone;
             self.dataplane.order(Command::Service { up: false });
             self.node.handle_local(now_ns, LocalFact::AppExited);
@@ -377,7 +378,7 @@ impl Control {
         if now_ns < checked_ns + READY_CHECK_NS {
             return Ok(());
         }
-        if self.capsule.is_ready()? {
+        if capsule.is_ready()? {
             info!("the application is ready");
             self.app = App::Ready;
             self.dataplane.order(Command::Service { up: true });
@@ -398,14 +399,23 @@ impl Control {
         if self.app == App::Gone {
             return;
         }
-        warn!(
-            "the application ended ({how}); its output is in {}",
-            self.capsule.log_file().display()
-        );
+        warn!("the application ended ({how}); its output is in {}", self.app_log());
         self.app = App::Gone;
         self.dataplane.order(Command::Service { up: false });
         self.node.handle_local(now_ns, LocalFact::AppExited);
         self.done(now_ns);
+    }
+
+    fn stop_app(&mut self) {
+        if let Some(capsule) = &mut self.capsule {
+            capsule.stop_app();
+        }
+    }
+
+    /// Where the application's output goes.
+    fn app_log(&self) -> String {
+        let file = self.capsule.as_ref().map(NodeCapsule::log_file);
+        file.map_or_else(|| "no file".into(), |file| file.display().to_string())
     }
 
     // ---- requests -----------------------------------------------------------
@@ -480,7 +490,7 @@ impl Control {
         let mut counters: BTreeMap<String, u64> =
             self.counters.iter().map(|(k, v)| ((*k).to_string(), *v)).collect();
         counters.extend(self.second.counters());
-        let adopted = self.capsule.adoption_stats();
+        let adopted = self.capsule.as_ref().map(NodeCapsule::adoption_stats).unwrap_or_default();
         for (name, value) in [
             ("bpf_adopted", adopted.adopted),
             ("bpf_no_listener", adopted.no_listener),
@@ -493,16 +503,20 @@ impl Control {
         let facts = status::Facts {
             config: &self.config,
             uptime_ms: (now_ns - self.started_ns) / MS,
-            app_pid: self.capsule.app_pid().filter(|_| self.app != App::Gone),
+            app_pid: self
+                .capsule
+                .as_ref()
+                .and_then(NodeCapsule::app_pid)
+                .filter(|_| self.app != App::Gone),
             timeline: self.timeline.iter().cloned().collect(),
             counters,
-            not_ready: if self.restart_at_ns.is_some() {
-                vec![format!(
+            not_ready: match (self.restart_at_ns, &self.capsule) {
+                (None, _) => Vec::new(),
+                (Some(_), None) => vec!["starting anew".into()],
+                (Some(_), Some(_)) => vec![format!(
                     "starting anew; the application's output is in {}",
-                    self.capsule.log_file().display()
-                )]
-            } else {
-                Vec::new()
+                    self.app_log()
+                )],
             },
         };
         status::status(&self.node.view(now_ns), self.snapshot.as_ref(), facts)
@@ -565,7 +579,10 @@ impl Control {
             DpCommand::Promise { epoch } => Command::Promise { epoch },
             DpCommand::Follow { epoch, primary, cut } => Command::Follow { epoch, primary, cut },
             DpCommand::Lead { epoch, serve } => {
-                if serve && let Err(e) = self.capsule.set_standby(false) {
+                if serve
+                    && let Some(capsule) = &self.capsule
+                    && let Err(e) = capsule.set_standby(false)
+                {
                     warn!("{e:#}");
                 }
                 Command::Lead { epoch, serve }
@@ -591,7 +608,7 @@ impl Control {
                 self.end_switchover(now_ns, Ok(to));
             }
             self.dataplane.order(Command::Service { up: false });
-            self.capsule.stop_app();
+            self.stop_app();
             self.app = App::Gone;
             self.backoff_ms = backoff_ms(now_ns - self.started_ns);
             self.restart_at_ns = Some(now_ns + RESTART_DELAY_NS + self.backoff_ms * MS);
@@ -619,6 +636,18 @@ impl Control {
     }
 }
 
+/// Starts the application; the poll-mode thread watches it from now on.
+fn start_app(
+    capsule: &mut NodeCapsule,
+    dataplane: &ControlEnd,
+    now_ns: u64,
+) -> anyhow::Result<App> {
+    let (pid, probe) = capsule.start_app().context("cannot start the service")?;
+    dataplane.watch_application(probe);
+    info!(pid, "application started");
+    Ok(App::Starting { since_ns: now_ns, checked_ns: 0 })
+}
+
 /// How long to wait after a life that lasted `life_ns`.
 fn backoff_ms(life_ns: u64) -> u64 {
     if life_ns >= SHORT_LIFE_NS {
@@ -643,6 +672,7 @@ fn proto_config(config: &Config, incarnation: u64) -> ProtoConfig {
         detect.lease_ms * MS,
     );
     proto.priority = config.me().priority;
+    proto.witness = config.is_witness();
     proto.incarnation = incarnation;
     proto
 }

@@ -115,7 +115,7 @@ impl DataplaneEnd {
 /// Runs the data path on this thread until told to quit. Sends the clock when all is up.
 pub fn run(
     config: &Config,
-    adopter: Adopter,
+    adopter: Option<Adopter>,
     channel: Channel,
     end: &DataplaneEnd,
     start: &Sender<NodeClock>,
@@ -124,11 +124,11 @@ pub fn run(
     let clock = NodeClock::new();
     let log = CaptureLog::new(config.log.size_bytes() as usize)?;
     info!(huge_pages = log.is_huge(), bytes = log.capacity(), "capture log ready");
-    let capsule = CapsuleLink {
+    let capsule = adopter.map(|adopter| CapsuleLink {
         adopter,
         adopted: Arc::clone(&end.0.adopted),
         probe: Arc::clone(&end.0.probe),
-    };
+    });
     let mut ports = DpdkPorts::open(config, clock.clone(), capsule)?;
     let mut dataplane = Dataplane::new(dataplane_config(config, ports.replica_mac()), log, channel);
     if start.send(clock.clone()).is_err() {
@@ -232,6 +232,7 @@ fn dataplane_config(config: &Config, replica_mac: [u8; 6]) -> DataplaneConfig {
         },
         gate_frames_max: GATE_FRAMES_MAX,
         retained_frames_max: RETAINED_FRAMES_MAX,
-        flows_max: FLOWS_MAX as usize,
+        flows_max: if config.is_witness() { 0 } else { FLOWS_MAX as usize },
+        witness: config.is_witness(),
     }
 }

@@ -113,11 +113,15 @@ fn serve(config: Config) -> anyhow::Result<control::Ending> {
     }
     let config = Arc::new(config);
     let store = store::Store::open(&config.control.state_dir)?;
-    let capsule = node_capsule::NodeCapsule::create(&config)?;
+    // A witness has no application, and nothing to put one in.
+    let capsule = match config.is_witness() {
+        true => None,
+        false => Some(node_capsule::NodeCapsule::create(&config)?),
+    };
     let (replica, second) = keys::channels(&config)?;
     let second = second_path::SecondPath::open(&config, second)?;
     let (dp_end, ctl_end) = lcore::link();
-    let adopter = capsule.adopter();
+    let adopter = capsule.as_ref().map(node_capsule::NodeCapsule::adopter);
     // Spawned before EAL pins this thread, so that it does not inherit the poll-mode core.
     let control =
         control::spawn(Arc::clone(&config), store, capsule, ctl_end, second, Arc::clone(&stop))?;

@@ -44,14 +44,14 @@ pub struct CapsuleLink {
     pub probe: Arc<OnceLock<DeathProbe>>,
 }
 
-/// The three ports of a node.
+/// The three ports of a node; a witness has the replica port alone.
 pub struct DpdkPorts {
-    client: Device,
+    client: Option<Device>,
     replica: Device,
-    host: Device,
+    host: Option<Device>,
     pool: Mempool,
     clock: NodeClock,
-    capsule: CapsuleLink,
+    capsule: Option<CapsuleLink>,
     scratch: understudy_dpdk::Burst,
 }
 
@@ -77,11 +77,11 @@ impl NodeClock {
 }
 
 impl DpdkPorts {
-    /// Attaches the configured devices. EAL is up.
+    /// Attaches the configured devices, without a capsule only the replica port's. EAL is up.
     pub fn open(
         config: &Config,
         clock: NodeClock,
-        capsule: CapsuleLink,
+        capsule: Option<CapsuleLink>,
     ) -> anyhow::Result<DpdkPorts> {
         let pool = Mempool::new(
             "understudy",
@@ -93,10 +93,13 @@ impl DpdkPorts {
         let host = format!(
             "net_af_packet_host,iface={HOST_INTERFACE},blocksz=65536,framesz=2048,framecnt=4096,qdisc_bypass=1"
         );
+        let with_capsule = |what, device: &str| {
+            capsule.as_ref().map(|_| open_device(what, device, &pool)).transpose()
+        };
         Ok(DpdkPorts {
-            client: open_device("ports.client", &config.ports.client.device, &pool)?,
+            client: with_capsule("ports.client", &config.ports.client.device)?,
             replica: open_device("ports.replica", &config.ports.replica.device, &pool)?,
-            host: open_device("the host port", &host, &pool)?,
+            host: with_capsule("the host port", &host)?,
             pool,
             clock,
             capsule,
@@ -109,11 +112,11 @@ impl DpdkPorts {
         self.replica.port.mac()
     }
 
-    fn device(&mut self, role: PortRole) -> &mut Device {
+    fn device(&mut self, role: PortRole) -> Option<&mut Device> {
         match role {
-            PortRole::Client => &mut self.client,
-            PortRole::Replica => &mut self.replica,
-            PortRole::Host => &mut self.host,
+            PortRole::Client => self.client.as_mut(),
+            PortRole::Replica => Some(&mut self.replica),
+            PortRole::Host => self.host.as_mut(),
         }
     }
 }
@@ -130,7 +133,9 @@ impl Ports for DpdkPorts {
 
     fn rx(&mut self, port: PortRole, out: &mut Burst<MbufFrame>) {
         let mut scratch = std::mem::take(&mut self.scratch);
-        self.device(port).rx.rx_burst(&mut scratch);
+        if let Some(device) = self.device(port) {
+            device.rx.rx_burst(&mut scratch);
+        }
         for mut mbuf in scratch.drain(..) {
             // A chain is one frame to everybody above; a device that makes one is made to copy.
             if (mbuf.is_linear() || mbuf.linearize()) && out.try_push(MbufFrame(mbuf)).is_err() {
@@ -143,7 +148,9 @@ impl Ports for DpdkPorts {
     fn tx(&mut self, port: PortRole, frames: &mut Burst<MbufFrame>) {
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.extend(frames.drain(..).map(|f| f.0));
-        self.device(port).tx.tx_burst(&mut scratch);
+        if let Some(device) = self.device(port) {
+            device.tx.tx_burst(&mut scratch);
+        }
         frames.extend(scratch.drain(..).map(MbufFrame));
         self.scratch = scratch;
     }
@@ -153,7 +160,7 @@ impl Ports for DpdkPorts {
     }
 
     fn service_is_dying(&self) -> bool {
-        self.capsule.probe.get().is_some_and(DeathProbe::is_dying)
+        self.capsule.as_ref().and_then(|c| c.probe.get()).is_some_and(DeathProbe::is_dying)
     }
 
     fn alloc(&mut self, parts: &[&[u8]]) -> Option<MbufFrame> {
@@ -167,6 +174,7 @@ impl Ports for DpdkPorts {
     }
 
     fn adopt(&mut self, key: &FlowKey, attrs: &AdoptAttrs) -> bool {
+        let Some(capsule) = &mut self.capsule else { return false };
         let key = adopt::FlowKey {
             client: SocketAddr::new(key.client.0, key.client.1),
             server: SocketAddr::new(key.server.0, key.server.1),
@@ -180,9 +188,9 @@ impl Ports for DpdkPorts {
             timestamps: attrs.timestamps,
             first: Some(attrs.first),
         };
-        let prepared = self.capsule.adopter.prepare(&key, &attrs).is_ok();
+        let prepared = capsule.adopter.prepare(&key, &attrs).is_ok();
         if prepared {
-            self.capsule.adopted.force_push(key);
+            capsule.adopted.force_push(key);
         }
         prepared
     }

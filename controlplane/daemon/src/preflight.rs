@@ -12,12 +12,14 @@ use understudy_linux::{preflight, rtnl};
 /// All findings, worst first.
 pub fn check(config: &Config) -> Vec<Finding> {
     let mut out = Vec::new();
-    for problem in preflight::check(u64::from(config.dpdk.memory_mb), true) {
+    for problem in preflight::check(u64::from(config.dpdk.memory_mb), !config.is_witness()) {
         out.push(Finding::new(Level::Error, problem.to_string()));
     }
     check_interface(&mut out, "ports.client", config.client_interface(), true);
     check_interface(&mut out, "ports.replica", config.replica_interface(), false);
-    check_command(&mut out, config);
+    if !config.is_witness() {
+        check_command(&mut out, config);
+    }
     check_log_memory(&mut out, config);
     if let Err(e) = crate::keys::load(config) {
         out.push(Finding::new(Level::Error, format!("cluster.key_file: {e}")));

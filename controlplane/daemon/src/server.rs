@@ -47,7 +47,7 @@ impl Server {
     pub fn start(
         path: &Path,
         calls: Sender<Call>,
-        ns: Arc<NetNs>,
+        ns: Option<Arc<NetNs>>,
         view: Arc<Mutex<ConnsView>>,
     ) -> anyhow::Result<Server> {
         let listener = listen(path)?;
@@ -59,12 +59,12 @@ impl Server {
                     clients.fetch_sub(1, Ordering::AcqRel);
                     continue;
                 }
-                let (calls, ns, view) = (calls.clone(), Arc::clone(&ns), Arc::clone(&view));
+                let (calls, ns, view) = (calls.clone(), ns.clone(), Arc::clone(&view));
                 let done = Arc::clone(&clients);
                 let spawned =
                     std::thread::Builder::new().name("api-client".into()).spawn(move || {
                         let served = server::serve(stream, IO_TIMEOUT, |request| {
-                            answer(request, &calls, &ns, &view)
+                            answer(request, &calls, ns.as_deref(), &view)
                         });
                         if let Err(e) = served {
                             warn!("a client of the socket: {e}");
@@ -106,7 +106,12 @@ fn listen(path: &Path) -> anyhow::Result<UnixListener> {
     Ok(listener)
 }
 
-fn answer(request: Request, calls: &Sender<Call>, ns: &NetNs, view: &Mutex<ConnsView>) -> Response {
+fn answer(
+    request: Request,
+    calls: &Sender<Call>,
+    ns: Option<&NetNs>,
+    view: &Mutex<ConnsView>,
+) -> Response {
     if let Request::Conns = request {
         return conns(ns, view);
     }
@@ -119,8 +124,9 @@ fn answer(request: Request, calls: &Sender<Call>, ns: &NetNs, view: &Mutex<Conns
     })
 }
 
-fn conns(ns: &NetNs, view: &Mutex<ConnsView>) -> Response {
-    let socks = match socks::tcp_sockets(ns, CONNS_MAX + 1) {
+/// The capsule's sockets; without a capsule (a witness) there are none.
+fn conns(ns: Option<&NetNs>, view: &Mutex<ConnsView>) -> Response {
+    let socks = match ns.map_or(Ok(Vec::new()), |ns| socks::tcp_sockets(ns, CONNS_MAX + 1)) {
         Ok(socks) => socks,
         Err(e) => return ApiError::new(ErrorCode::Runtime, e.to_string()).into(),
     };

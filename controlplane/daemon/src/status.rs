@@ -32,6 +32,9 @@ pub fn status(view: &View, snapshot: Option<&Snapshot>, facts: Facts<'_>) -> api
         not_ready_because.push("the gate is not open".into());
     }
     not_ready_because.extend(snapshot.and_then(held));
+    if role == api::Role::Witness && view.primary.is_none() {
+        not_ready_because.push("it follows no primary".into());
+    }
     let service = &config.service;
     api::Status {
         cluster: config.cluster.name.clone(),
@@ -63,15 +66,16 @@ pub fn status(view: &View, snapshot: Option<&Snapshot>, facts: Facts<'_>) -> api
 /// The role in the words of the CLI.
 pub fn role(view: &View) -> api::Role {
     match view.role {
-        WireRole::Replica | WireRole::Witness if view.recovering => api::Role::Recovering,
-        WireRole::Replica | WireRole::Witness if view.primary.is_none() => api::Role::Starting,
+        WireRole::Replica if view.recovering => api::Role::Recovering,
+        WireRole::Replica if view.primary.is_none() => api::Role::Starting,
         other => wire_role(other),
     }
 }
 
 fn wire_role(role: WireRole) -> api::Role {
     match role {
-        WireRole::Replica | WireRole::Witness => api::Role::Replica,
+        WireRole::Replica => api::Role::Replica,
+        WireRole::Witness => api::Role::Witness,
         WireRole::Candidate => api::Role::Candidate,
         WireRole::Primary => api::Role::Primary,
         WireRole::Closing | WireRole::Fenced => api::Role::Fenced,

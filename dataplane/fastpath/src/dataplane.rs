@@ -86,6 +86,8 @@ pub struct DataplaneConfig {
     pub retained_frames_max: usize,
     /// Connections a clone can carry.
     pub flows_max: usize,
+    /// No clone here, and no client or host port: the log is held for the others.
+    pub witness: bool,
 }
 
 /// A reign of this node.

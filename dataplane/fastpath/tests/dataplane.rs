@@ -93,6 +93,7 @@ impl Ports for TestPorts {
 /// A data path, its queues, and a clock.
 struct Rig {
     dp: Dataplane<TestPorts>,
+    config: DataplaneConfig,
     ports: TestPorts,
     q: Rc<RefCell<Queues>>,
     now_ns: u64,
@@ -109,6 +110,14 @@ fn channel(me: u16, cluster: u64, life: u8) -> Channel {
 impl Rig {
     fn new(me: u16, policy: CommitPolicy) -> Rig {
         Rig::of(me, policy, 3)
+    }
+
+    /// A replica without a clone.
+    fn witness(me: u16) -> Rig {
+        let mut rig = Rig::new(me, CommitPolicy::Quorum);
+        let config = DataplaneConfig { witness: true, flows_max: 0, ..rig.config.clone() };
+        rig.dp = Dataplane::new(config, CaptureLog::new(1 << 20).unwrap(), channel(me, CLUSTER, 0));
+        rig
     }
 
     fn of(me: u16, policy: CommitPolicy, nodes: u16) -> Rig {
@@ -134,11 +143,17 @@ impl Rig {
             gate_frames_max: 256,
             retained_frames_max: 64,
             flows_max: 16,
+            witness: false,
         };
         let q = Rc::new(RefCell::new(Queues::default()));
         let ports = TestPorts(Rc::clone(&q));
         let mut rig = Rig {
-            dp: Dataplane::new(config, CaptureLog::new(1 << 20).unwrap(), channel(me, CLUSTER, 0)),
+            dp: Dataplane::new(
+                config.clone(),
+                CaptureLog::new(1 << 20).unwrap(),
+                channel(me, CLUSTER, 0),
+            ),
+            config,
             ports,
             q,
             now_ns: 1_000 * MS,
@@ -664,6 +679,50 @@ fn a_caretaker_hands_its_log_over_and_serves_nobody() {
     exchange(&mut b, &mut c, 60);
     assert!(c.dp.snapshot(c.now_ns).gate_open, "its follower held everything, and acknowledges");
     assert_eq!(b.dp.log().end(), c.dp.log().end());
+}
+
+#[test]
+fn a_witness_holds_the_newest_log_and_hands_it_over() {
+    let (mut a, mut w) = (Rig::new(1, CommitPolicy::Quorum), Rig::witness(3));
+    a.order(Command::Lead { epoch: 1, serve: true });
+    w.order(Command::Follow { epoch: 1, primary: 1, cut: u64::MAX });
+    // Three times what it can hold: nobody consumes it there, and nothing stops it.
+    let (mut b, mut lacks) = (Rig::new(2, CommitPolicy::Quorum), 0);
+    b.order(Command::Follow { epoch: 1, primary: 1, cut: u64::MAX });
+    for i in 0..2200 {
+        a.give(PortRole::Client, from_client(cli(0), srv(0), ACK, &[7; 1400]));
+        a.poll();
+        for rig in [&mut b, &mut w] {
+            rig.now_ns = a.now_ns;
+            rig.poll();
+        }
+        for frame in a.sent(PortRole::Replica) {
+            w.give(PortRole::Replica, frame.clone());
+            if i < 2150 {
+                b.give(PortRole::Replica, frame);
+                lacks = a.dp.log().end();
+            }
+        }
+        for frame in [b.sent(PortRole::Replica), w.sent(PortRole::Replica)].concat() {
+            a.give(PortRole::Replica, frame);
+        }
+    }
+    exchange(&mut a, &mut w, 5);
+    assert_eq!((w.counter("data_log_full"), a.counter("log_full")), (0, 0));
+    assert_eq!(w.dp.log().end(), a.dp.log().end());
+    assert!(w.dp.log().start() > 0 && w.sent(PortRole::Host).is_empty());
+    assert!(b.dp.log().end() <= lacks && lacks < w.dp.log().end());
+    // The primary is dead; what only the witness holds was committed.
+    w.order(Command::Lead { epoch: 2, serve: false });
+    b.order(Command::Follow { epoch: 2, primary: 3, cut: b.dp.log().boundary() });
+    exchange(&mut w, &mut b, 200);
+    assert_eq!(b.dp.log().end(), w.dp.log().end());
+    assert!(!w.dp.snapshot(w.now_ns).gate_open && w.sent(PortRole::Client).is_empty());
+    w.order(Command::Fence { epoch: 2 });
+    b.order(Command::Lead { epoch: 3, serve: true });
+    w.order(Command::Follow { epoch: 3, primary: 2, cut: u64::MAX });
+    exchange(&mut w, &mut b, 100);
+    assert!(b.dp.snapshot(b.now_ns).gate_open, "with the witness alone it serves");
 }
 
 #[test]

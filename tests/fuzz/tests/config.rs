@@ -8,7 +8,7 @@ use understudy_fuzz::{Rng, fuzz, mutated};
 fn seeds() -> Vec<Vec<u8>> {
     let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
     let mut out = Vec::new();
-    for name in ["trio/a.toml", "trio/b.toml", "trio/c.toml"] {
+    for name in ["trio/a.toml", "trio/b.toml", "trio/c.toml", "witness/a.toml", "witness/w.toml"] {
         let text = std::fs::read_to_string(configs.join(name)).expect("a shipped configuration");
         // Without its comments, so that mutations hit what is read.
         let lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());

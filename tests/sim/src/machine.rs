@@ -336,5 +336,6 @@ fn dataplane_config(scenario: &Scenario, id: NodeId) -> DataplaneConfig {
         gate_frames_max: GATE_FRAMES_MAX,
         retained_frames_max: RETAINED_FRAMES_MAX,
         flows_max: 1024,
+        witness: false,
     }
 }

@@ -138,13 +138,16 @@ impl Node {
         self.send(To::All, Control::Heartbeat(heartbeat));
     }
 
-    /// Why this node could not take over; empty if it could, or leads.
+    /// Why this node could not take over; empty if it could, or leads. Of a witness: why it could not do its part.
     fn not_ready_because(&self, now_ns: u64) -> Vec<String> {
         if matches!(self.phase, Phase::Lead(_)) {
             return Vec::new();
         }
-        let mut reasons: Vec<String> =
-            self.obstacles(now_ns).into_iter().map(|obstacle| obstacle.text().to_owned()).collect();
+        let obstacles = self.obstacles(now_ns).into_iter();
+        let mut reasons: Vec<String> = obstacles
+            .filter(|obstacle| !self.cfg.witness || !obstacle.is_of_service())
+            .map(|obstacle| obstacle.text().to_owned())
+            .collect();
         if let Some(at) = self.cannot_join_at() {
             reasons.push(format!(
                 "the primary's log no longer holds position {at}; a checkpoint is needed"

@@ -124,10 +124,14 @@ impl<P: Ports> Dataplane<P> {
 
     /// What the log must keep.
     pub(super) fn floor(&self, now_ns: u64) -> Position {
-        let applied = self.apply.floor();
         match &self.role {
-            Role::Lead(r) => applied.min(r.sender.floor(now_ns)),
-            _ => applied,
+            Role::Lead(r) => self.own_floor().min(r.sender.floor(now_ns)),
+            _ => self.own_floor(),
         }
+    }
+
+    /// What it must keep for this node's clone; without one, what may yet be needed to commit.
+    pub(super) fn own_floor(&self) -> Position {
+        if self.config.witness { self.committed } else { self.apply.floor() }
     }
 }

@@ -91,7 +91,7 @@ impl<P: Ports> Dataplane<P> {
     pub(super) fn claim(&mut self, now_ns: u64) {
         let Role::Claim { epoch, serve, alone } = self.role else { return };
         let start = self.log.end();
-        let (floor, stamp_ns) = (self.apply.floor(), self.stamp(now_ns));
+        let (floor, stamp_ns) = (self.own_floor(), self.stamp(now_ns));
         let Ok(opened_at) = self.log.append_epoch(epoch, self.config.me, stamp_ns, floor) else {
             return;
         };

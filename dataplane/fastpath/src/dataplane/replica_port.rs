@@ -123,6 +123,7 @@ impl<P: Ports> Dataplane<P> {
         if !self.is_current(header, epoch) {
             return Ok(());
         }
+        let floor = self.own_floor();
         let Role::Follow(receiver) = &mut self.role else {
             self.counters.pdu_unexpected += 1;
             return Ok(());
@@ -131,7 +132,6 @@ impl<P: Ports> Dataplane<P> {
             self.counters.pdu_unexpected += 1;
             return Ok(());
         }
-        let floor = self.apply.floor();
         receiver.on_data(now_ns, &data, bytes, &mut self.log, floor, &mut self.counters);
         // The primary lives: what clients sent until a moment ago, it has.
         self.kept.expire(now_ns.saturating_sub(2 * self.config.sender.heartbeat_interval_ns));

@@ -9,7 +9,9 @@ pub mod capture;
 pub mod clients;
 pub mod cmd;
 pub mod demo;
+pub mod forwarder;
 pub mod frame;
+pub mod impair;
 pub mod ledger;
 pub mod liar;
 pub mod node;
@@ -22,6 +24,8 @@ pub mod sys;
 pub mod topology;
 
 pub use capture::Capture;
+pub use forwarder::Forwarder;
+pub use impair::Impairment;
 pub use ledger::{Stall, Verdict};
 pub use node::{Node, NodeOptions, Trio};
 pub use scenario::Scenario;

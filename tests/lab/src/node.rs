@@ -83,6 +83,17 @@ pub struct Node {
     state_dir: PathBuf,
     log: PathBuf,
     process: Option<Proc>,
+    /// Processes that are stopped (SIGSTOP).
+    paused: Vec<u32>,
+}
+
+/// What a pause stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Paused {
+    /// The daemon; its application runs on.
+    Daemon,
+    /// The daemon and its application, as when a virtual machine is paused.
+    Machine,
 }
 
 impl Node {
@@ -99,6 +110,7 @@ impl Node {
             state_dir: path("-state"),
             log: path(".log"),
             process: None,
+            paused: Vec::new(),
         };
         fs::create_dir_all(&node.state_dir)?;
         node.write_keys(&[FIRST_KEY])?;
@@ -225,6 +237,27 @@ impl Node {
         Ok(moment)
     }
 
+    /// SIGSTOP; gives the moment just before. Until `resume` nothing is asked of the node.
+    pub fn pause(&mut self, what: Paused) -> Result<u64> {
+        let app = self.status()?.service.app_pid.filter(|_| what == Paused::Machine);
+        self.paused = self.pid().into_iter().chain(app).collect();
+        let moment = unix_ns();
+        self.paused.iter().try_for_each(|&pid| sys::kill(pid, libc::SIGSTOP))?;
+        Ok(moment)
+    }
+
+    /// SIGCONT to all that a pause stopped; gives the moment just before.
+    pub fn resume(&mut self) -> Result<u64> {
+        let moment = unix_ns();
+        self.paused.drain(..).try_for_each(|pid| sys::kill(pid, libc::SIGCONT))?;
+        Ok(moment)
+    }
+
+    /// Whether the daemon runs and is not paused.
+    fn can_answer(&mut self) -> bool {
+        self.paused.is_empty() && self.is_running()
+    }
+
     /// SIGTERM to the daemon; gives its exit code.
     pub fn stop(&mut self) -> Result<i32> {
         let mut process = self.process.take().context("not started")?;
@@ -336,7 +369,7 @@ impl Trio {
     }
 
     fn primary_status(&mut self) -> Option<(Member, Status)> {
-        let running = self.nodes.iter_mut().filter_map(|n| n.is_running().then_some(&*n));
+        let running = self.nodes.iter_mut().filter_map(|n| n.can_answer().then_some(&*n));
         running
             .filter_map(|node| Some((node.member, node.status().ok()?)))
             .filter(|(_, status)| status.role == Role::Primary)
@@ -381,7 +414,7 @@ impl Trio {
     /// Events of all running nodes since a moment, in order of time.
     pub fn timeline(&mut self, since_ns: u64) -> Vec<(Member, TimelineEvent)> {
         let mut events: Vec<(Member, TimelineEvent)> = Vec::new();
-        for node in self.nodes.iter_mut().filter_map(|n| n.is_running().then_some(n)) {
+        for node in self.nodes.iter_mut().filter_map(|n| n.can_answer().then_some(n)) {
             let timeline = node.status().map(|status| status.timeline).unwrap_or_default();
             events.extend(timeline.into_iter().map(|event| (node.member, event)));
         }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::capture::{Capture, HEADERS_ONLY, Reign};
 use crate::node::{NodeOptions, Trio, binary};
-use crate::topology::{Lab, Member};
+use crate::topology::{Lab, Member, Net};
 use crate::{cmd, sys};
 
 /// Set to 1, nothing may be skipped.
@@ -65,8 +65,17 @@ pub struct Scenario {
 impl Scenario {
     /// Builds all of it and waits until it is ready.
     pub fn start(options: &NodeOptions) -> Result<Scenario> {
+        Self::start_in(Lab::new, options)
+    }
+
+    /// The same, in a lab with forwarders on these networks.
+    pub fn start_impaired(options: &NodeOptions, nets: &[Net], seed: u64) -> Result<Scenario> {
+        Self::start_in(|| Lab::impaired(nets, seed), options)
+    }
+
+    fn start_in(lab: impl FnOnce() -> Result<Lab>, options: &NodeOptions) -> Result<Scenario> {
         prepare_machine()?;
-        let lab = Lab::new()?;
+        let lab = lab()?;
         let capture = Some(Capture::start(&lab, HEADERS_ONLY)?);
         let trio = Trio::start(&lab, options)?;
         Ok(Scenario { trio, capture, lab })
@@ -82,6 +91,14 @@ impl Scenario {
         let recording = self.capture.take().context("the capture has ended")?.finish()?;
         recording.write_pcap(self.lab.dir())?;
         Ok(recording)
+    }
+
+    /// As `recording`, and goes on with a new capture.
+    pub fn recording_so_far(&mut self) -> Result<crate::capture::Recording> {
+        let next = Capture::start(&self.lab, HEADERS_ONLY)?;
+        let recording = self.recording();
+        self.capture = Some(next);
+        recording
     }
 
     /// Ends the capture and checks that never two nodes answered, that there were exactly so many

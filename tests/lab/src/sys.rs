@@ -116,6 +116,24 @@ pub fn poll_fds(fds: &[(RawFd, bool, bool)], wait: Duration) -> io::Result<Vec<R
         .collect())
 }
 
+/// Waits until one of the descriptors can be read, or for `wait`, to the ns.
+pub fn wait_readable(fds: &[RawFd], wait: Duration) -> io::Result<()> {
+    let entry = |&fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    let mut set: Vec<libc::pollfd> = fds.iter().map(entry).collect();
+    let wait = libc::timespec {
+        tv_sec: wait.as_secs() as libc::time_t,
+        tv_nsec: wait.subsec_nanos().into(),
+    };
+    let count = set.len() as libc::nfds_t;
+    // SAFETY: the pointer and the count describe `set`, which lives through the call, as does
+    // `wait`; no signal mask is given.
+    match check(unsafe { libc::ppoll(set.as_mut_ptr(), count, &raw const wait, std::ptr::null()) })
+    {
+        Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// The write end of the pipe that wakes the watcher of `on_interrupt`.
 static INTERRUPT_PIPE: AtomicI32 = AtomicI32::new(-1);
 
@@ -200,6 +218,48 @@ impl PacketSocket {
         if sent == frame.len() as isize { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
+    /// Sends whole Ethernet frames; gives the number of those the interface did not take.
+    pub fn send_all(&self, frames: &[impl AsRef<[u8]>]) -> io::Result<u64> {
+        let mut refused = 0;
+        for batch in frames.chunks(BATCH) {
+            let mut at = 0;
+            while at < batch.len() {
+                match self.send_batch(&batch[at..]) {
+                    Ok(count) => at += count,
+                    // The first of them: a cut cable, or no memory just now.
+                    Err(error) if is_passing(&error) || is_refusal(&error) => {
+                        (refused, at) = (refused + 1, at + 1);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(refused)
+    }
+
+    /// Sends some of these frames, at least the first.
+    fn send_batch(&self, frames: &[impl AsRef<[u8]>]) -> io::Result<usize> {
+        let mut vectors: Vec<libc::iovec> = frames
+            .iter()
+            .map(AsRef::as_ref)
+            // The kernel only reads what a vector to send points at.
+            .map(|f| libc::iovec { iov_base: f.as_ptr().cast_mut().cast(), iov_len: f.len() })
+            .collect();
+        // SAFETY: all-zero is a valid mmsghdr.
+        let mut headers: [libc::mmsghdr; BATCH] = unsafe { zeroed() };
+        for (header, vector) in headers.iter_mut().zip(&mut vectors) {
+            header.msg_hdr.msg_iov = vector;
+            header.msg_hdr.msg_iovlen = 1;
+        }
+        let count = frames.len().min(BATCH) as u32;
+        let flags = libc::MSG_DONTWAIT;
+        // SAFETY: the first `count` headers point at one vector each, and these at frames that
+        // outlive the call.
+        let sent =
+            unsafe { libc::sendmmsg(self.fd.as_raw_fd(), headers.as_mut_ptr(), count, flags as _) };
+        check(sent).map(|count| count as usize)
+    }
+
     /// Hands every waiting frame of one batch to `sink` as (unix ns, length on the wire, bytes).
     pub fn receive(&mut self, mut sink: impl FnMut(u64, usize, &[u8])) -> io::Result<usize> {
         let mut controls = [[0u64; CONTROL_WORDS]; BATCH];
@@ -266,6 +326,11 @@ impl AsRawFd for PacketSocket {
 
 fn is_passing(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ENETDOWN)
+}
+
+fn is_refusal(error: &io::Error) -> bool {
+    let codes = [libc::ENOBUFS, libc::ENXIO, libc::EMSGSIZE];
+    error.raw_os_error().is_some_and(|code| codes.contains(&code))
 }
 
 fn timestamp_of(header: &libc::msghdr) -> u64 {

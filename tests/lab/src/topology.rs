@@ -6,7 +6,8 @@
 //!  b us-cl ────── cl-b ┤                b us-rp ── rp-b ┤              b us-mg ── mg-b ┤
 //!  c us-cl ────── cl-c ┘                c us-rp ── rp-c ┘              c us-mg ── mg-c ┘
 //! ```
-//! The bridges and all `cl-`, `rp-`, `mg-` ends are in the switch's namespace.
+//! The bridges and all `cl-`, `rp-`, `mg-` ends are in the switch's namespace. A `Forwarder` may
+//! stand in for `br-replica` and `br-mgmt`, to impair what goes over them.
 
 use std::fmt::{self, Write as _};
 use std::fs::{self, File};
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{cmd, proc, sys};
+use crate::{Forwarder, cmd, proc, sys};
 
 /// Virtual router id of the lab's service.
 pub const VRID: u8 = 51;
@@ -143,6 +144,7 @@ pub enum Match {
 pub struct Lab {
     prefix: String,
     dir: PathBuf,
+    forwarders: Vec<(Net, Forwarder)>,
     // Held, never read: one measured lab at a time on a machine.
     _lock: Option<File>,
 }
@@ -153,15 +155,24 @@ static LIVING: Mutex<Vec<String>> = Mutex::new(Vec::new());
 impl Lab {
     /// Waits for its turn, removes what dead labs left, and builds the topology.
     pub fn new() -> Result<Lab> {
-        Self::build_new(true)
+        Self::build_new(true, &[], 0)
+    }
+
+    /// The same, with forwarders between the nodes on these networks; `seed` is that of their
+    /// chances.
+    pub fn impaired(nets: &[Net], seed: u64) -> Result<Lab> {
+        Self::build_new(true, nets, seed)
     }
 
     /// Builds a lab without waiting for its turn: for people, not for tests.
-    pub fn beside_others() -> Result<Lab> {
-        Self::build_new(false)
+    pub fn beside_others(impaired: &[Net], seed: u64) -> Result<Lab> {
+        Self::build_new(false, impaired, seed)
     }
 
-    fn build_new(is_alone: bool) -> Result<Lab> {
+    fn build_new(is_alone: bool, impaired: &[Net], seed: u64) -> Result<Lab> {
+        if impaired.contains(&Net::Client) {
+            bail!("no forwarder for the client network: it would mistreat the clients themselves");
+        }
         static COUNTER: AtomicU32 = AtomicU32::new(0);
         if !sys::is_root() {
             bail!("a lab needs root");
@@ -174,9 +185,19 @@ impl Lab {
         let dir = dir_of(&prefix);
         fs::create_dir_all(&dir)?;
         living().push(prefix.clone());
-        let lab = Lab { prefix, dir, _lock: lock };
-        lab.build().context("cannot build the lab")?;
+        let mut lab = Lab { prefix, dir, forwarders: Vec::new(), _lock: lock };
+        lab.build(impaired).context("cannot build the lab")?;
+        for &net in impaired {
+            let forwarder = Forwarder::start(&lab.switch_netns(), net, seed ^ net as u64)?;
+            lab.forwarders.push((net, forwarder));
+        }
         Ok(lab)
+    }
+
+    /// What forwards on an impaired network.
+    pub fn forwarder(&self, net: Net) -> Result<&Forwarder> {
+        let found = self.forwarders.iter().find(|(of, _)| *of == net);
+        found.map(|(_, f)| f).with_context(|| format!("no forwarder is on {}", net.bridge()))
     }
 
     /// The unique start of all names of this lab; also the mark of its processes.
@@ -212,13 +233,13 @@ impl Lab {
         self.netns(member.name())
     }
 
-    fn build(&self) -> Result<()> {
+    fn build(&self, impaired: &[Net]) -> Result<()> {
         for place in ["client", "switch", "a", "b", "c"] {
             cmd::run(&["ip", "netns", "add", &self.netns_name(place)])?;
         }
         self.build_bridges()?;
         self.build_client()?;
-        Member::ALL.into_iter().try_for_each(|member| self.build_node(member))
+        Member::ALL.into_iter().try_for_each(|member| self.build_node(member, impaired))
     }
 
     /// Runs many `ip` commands of one namespace at once.
@@ -247,7 +268,7 @@ impl Lab {
     }
 
     fn build_client(&self) -> Result<()> {
-        self.plug("cl-x", "eth0", "client", Net::Client)?;
+        self.plug("cl-x", "eth0", "client", Some(Net::Client))?;
         // Each run stands for itself: no path metrics of earlier connections.
         set_sysctl(&self.client_netns(), "ipv4/tcp_no_metrics_save", "1")?;
         self.ip(
@@ -259,11 +280,13 @@ impl Lab {
         )
     }
 
-    fn build_node(&self, member: Member) -> Result<()> {
+    fn build_node(&self, member: Member, impaired: &[Net]) -> Result<()> {
         let netns = self.node_netns(member);
         for net in Net::ALL {
             let port = net.switch_port(member);
-            self.plug(&port, &format!("us-{}", net.short()), member.name(), net)?;
+            let interface = format!("us-{}", net.short());
+            let bridged = (!impaired.contains(&net)).then_some(net);
+            self.plug(&port, &interface, member.name(), bridged)?;
         }
         // The dataplane owns these two: the kernel must neither speak nor answer there.
         for port in ["us-cl", "us-rp"] {
@@ -280,15 +303,16 @@ impl Lab {
         )
     }
 
-    /// A cable from a port of the switch to an interface of another namespace.
-    fn plug(&self, port: &str, interface: &str, place: &str, net: Net) -> Result<()> {
+    /// A cable from a port of the switch, perhaps of a bridge, to an interface of another
+    /// namespace.
+    fn plug(&self, port: &str, interface: &str, place: &str, bridged: Option<Net>) -> Result<()> {
         let peer = self.netns_name(place);
+        let master = bridged.map_or(String::new(), |net| format!("master {}", net.bridge()));
         self.ip(
             "switch",
             &format!(
                 "link add {port} type veth peer name {interface} netns {peer}\n\
-                 link set {port} master {} up\n",
-                net.bridge()
+                 link set {port} {master} up\n",
             ),
         )?;
         offloads_off(&self.switch_netns(), port)?;
@@ -317,7 +341,7 @@ impl Lab {
         self.ip("switch", &lines.concat())
     }
 
-    /// Parts a node from a network, both ways; its carrier stays.
+    /// Parts a node from a bridged network, both ways; its carrier stays.
     pub fn isolate(&self, member: Member, net: Net) -> Result<()> {
         self.set_port_state(member, net, "0")
     }
@@ -333,7 +357,7 @@ impl Lab {
         cmd::run_inside(&self.switch_netns(), &words).map(drop)
     }
 
-    /// Drops matching frames one way between a node and a network until `unblock`.
+    /// Drops matching frames one way between a node and a bridged network until `unblock`.
     pub fn block(
         &self,
         member: Member,
@@ -341,6 +365,10 @@ impl Lab {
         direction: Direction,
         frames: Match,
     ) -> Result<()> {
+        if self.forwarder(net).is_ok() {
+            // A raw socket hears a frame before any filter does.
+            bail!("{} has a forwarder, which blocks", net.bridge());
+        }
         let port = net.switch_port(member);
         let side = if direction == Direction::FromNode { "ingress" } else { "egress" };
         let (protocol, key) = match frames {

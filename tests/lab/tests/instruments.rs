@@ -2,9 +2,9 @@
 //! plain service pass, and every planted lie is found.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use understudy_lab::capture::{Capture, HEADERS_ONLY};
 use understudy_lab::clients::bulk::{Bulk, Load};
@@ -22,7 +22,7 @@ use understudy_lab::node::{ACKNOWLEDGEMENTS, vip4, vip6};
 use understudy_lab::proc::Proc;
 use understudy_lab::sys::{PacketSocket, in_netns};
 use understudy_lab::topology::{Direction, Match, VIP4, VMAC4, netns_names};
-use understudy_lab::{Lab, Member, Net, Verdict, cmd, frame, plain, scenario, sys};
+use understudy_lab::{Impairment, Lab, Member, Net, Verdict, cmd, frame, plain, scenario, sys};
 
 const SOON: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(2);
@@ -82,6 +82,56 @@ fn links_break_as_told() {
         assert!(has_carrier(&lab, Member::B, interface));
         assert!(a.reaches(&mut b, 1) && b.reaches(&mut a, 1), "{net:?} plugged in");
     }
+}
+
+#[test]
+fn a_forwarder_stands_in_for_the_bridge() {
+    if !scenario::can_run(&[]) {
+        return;
+    }
+    let lab = Lab::impaired(&[Net::Replica, Net::Mgmt], 1).unwrap();
+    let forwarder = lab.forwarder(Net::Replica).unwrap();
+    assert!(lab.block(Member::A, Net::Replica, Direction::ToNode, Match::Everything).is_err());
+    let [mut a, mut b, mut c] = speakers(&lab, "us-rp");
+    assert!(a.reaches(&mut b, 1) && a.reaches(&mut c, 1) && c.reaches(&mut a, 1));
+    forwarder.set(Member::A, Member::B, &Impairment::blocked());
+    assert!(!a.reaches(&mut b, 1) && a.reaches(&mut c, 1) && b.reaches(&mut a, 1));
+    assert!(forwarder.command("*>b none").unwrap().is_empty() && a.reaches(&mut b, 1));
+    assert!(forwarder.command("a>d none").is_err() && forwarder.command("a>b los=1%").is_err());
+    lab.cut_link(Member::B, Net::Replica).unwrap();
+    assert!(!a.reaches(&mut b, 1) && a.reaches(&mut c, 1) && forwarder.refused(Member::B) > 0);
+    lab.restore_link(Member::B, Net::Replica).unwrap();
+    assert!(a.reaches(&mut b, 1) && b.reaches(&mut a, 1), "a cable that is whole again");
+    let udp = |member, address| in_netns(&lab.node_netns(member), || UdpSocket::bind(address));
+    let (from, to) = (udp(Member::A, "10.77.2.1:0"), udp(Member::B, "10.77.2.2:7"));
+    let (from, to) = (from.unwrap().unwrap(), to.unwrap().unwrap());
+    to.set_read_timeout(Some(SOON)).unwrap();
+    from.send_to(b"over the second path", "10.77.2.2:7").unwrap();
+    assert_eq!(to.recv(&mut [0; 64]).unwrap(), 20);
+    assert!(forwarder.is_running());
+}
+
+#[test]
+fn a_forwarder_keeps_up() {
+    if !scenario::can_run(&[]) {
+        return;
+    }
+    const FRAMES: u64 = 30_000;
+    let lab = Lab::impaired(&[Net::Replica], 1).unwrap();
+    let [a, mut b, mut c] = speakers(&lab, "us-rp");
+    let frame = frame::ethernet([0xff; 6], [2, 0, 0, 0, 0, 7], 0x88b5, &[7; 1486]);
+    let (mut heard, begun) = ([0, 0], Instant::now());
+    for _ in 0..FRAMES / 30 {
+        assert_eq!(a.0.send_all(&vec![&frame; 30]).unwrap(), 0);
+    }
+    while heard != [FRAMES; 2] && begun.elapsed() < SOON {
+        for (count, speaker) in heard.iter_mut().zip([&mut b, &mut c]) {
+            speaker.0.receive(|_, _, bytes| *count += u64::from(bytes.len() == 1500)).unwrap();
+        }
+    }
+    let rate = |count: u64| count as f64 / begun.elapsed().as_secs_f64();
+    println!("{:.0} frames/s of 1500 bytes in, twice as many out", rate(FRAMES));
+    assert_eq!(heard, [FRAMES; 2], "nothing is lost");
 }
 
 fn has_carrier(lab: &Lab, member: Member, interface: &str) -> bool {

@@ -92,22 +92,31 @@ fn record(
 ) -> Result<Recording> {
     let (mut frames, mut quiet) = (Vec::new(), 0);
     let wants: Vec<_> = sockets.iter().map(|(_, s)| (s.as_raw_fd(), true, false)).collect();
+    // When the end was asked for; what comes later is not waited for.
+    let mut end_ns = u64::MAX;
     loop {
-        let is_last = ended.load(Ordering::Relaxed);
+        if end_ns == u64::MAX && ended.load(Ordering::Relaxed) {
+            end_ns = sys::unix_ns();
+        }
+        let is_last = end_ns != u64::MAX;
         sys::poll_fds(&wants, Duration::from_millis(20))?;
-        let mut count = 0;
+        let (mut count, mut newest_ns) = (0, u64::MAX);
         for (port, socket) in sockets.iter_mut() {
+            let mut newest_here_ns = u64::MAX;
             count += socket.receive(|unix_ns, wire_bytes, bytes| {
+                newest_here_ns = unix_ns;
                 let bytes = bytes[..bytes.len().min(keep_bytes)].to_vec();
                 frames.push(Captured { unix_ns, port: *port, wire_bytes, bytes });
             })?;
+            newest_ns = newest_ns.min(newest_here_ns);
         }
         if frames.len() > FRAMES_MAX {
             bail!("more than {FRAMES_MAX} frames");
         }
         // Twice nothing: the first may have been the news of a cut cable.
         quiet = if count == 0 { quiet + 1 } else { 0 };
-        if is_last && quiet >= 2 {
+        // Or clients that go on: every port is empty, or heard beyond the end.
+        if is_last && (quiet >= 2 || count > 0 && newest_ns >= end_ns) {
             break;
         }
     }

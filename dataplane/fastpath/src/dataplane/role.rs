@@ -60,9 +60,11 @@ impl<P: Ports> Dataplane<P> {
 
     pub(super) fn replicate(&mut self, now_ns: u64, ports: &mut P) -> bool {
         let mut busy = false;
+        if let Role::Lead(reign) = &mut self.role {
+            reign.sender.update(now_ns, self.log.end(), &mut self.counters);
+        }
         for _ in 0..PDU_BUDGET {
             let Role::Lead(reign) = &mut self.role else { break };
-            reign.sender.update(now_ns, self.log.end(), &mut self.counters);
             let epoch = reign.epoch;
             let next = reign.sender.next(now_ns, &self.log, &mut self.counters);
             let Some(mut out) = next else { break };

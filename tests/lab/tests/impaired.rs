@@ -255,6 +255,34 @@ fn part(scenario: &mut Scenario, partition: &Partition, tasks: &[Task]) -> u64 {
     moment_ns
 }
 
+/// A replica that is mute or deaf on the replica network, but well on the second path, while the
+/// primary's application dies: it could win by its priority, but nobody would acknowledge it.
+#[test]
+fn a_successor_that_replicas_cannot_hear() {
+    let mut rng = Rng::new(seed());
+    for lost in [Lost::Output, Lost::Input, Lost::Both] {
+        let Some(mut scenario) = ready(&[Net::Replica], rng.word()) else { return };
+        let old = scenario.primary().unwrap();
+        let mute = old.others().next().unwrap();
+        let tasks = [pipelined(&scenario, 20, rng.word()), counter(&scenario)];
+        lost.apply(&scenario, Net::Replica, mute, &mute.others().collect::<Vec<_>>());
+        let after_ms = rng.below(1000);
+        std::thread::sleep(ms(after_ms));
+        let killed_ns = scenario.trio.node(old).kill_application().unwrap();
+        let new = scenario.trio.wait_primary(Some(old), STALL_MAX).unwrap();
+        println!("{lost:?} of {mute} lost, {after_ms} ms later {old}'s redis killed: {new}");
+        for task in tasks {
+            task.wait_progress(50, STALL_MAX).unwrap();
+            judge(&task.finish().unwrap(), killed_ns);
+        }
+        assert_ne!(new, mute);
+        impair(&scenario, Net::Replica, "none");
+        println!("whole after {:?}", whole_again(&mut scenario));
+        let (_, epoch) = reign(&mut scenario);
+        one_answers(&scenario.recording().unwrap(), epoch - 1);
+    }
+}
+
 /// The primary and its epoch.
 fn reign(scenario: &mut Scenario) -> (Member, u64) {
     let primary = scenario.trio.wait_primary(None, READY_TIMEOUT).unwrap();

@@ -4,7 +4,8 @@
 //! The defaults suit CI. Longer runs:
 //! - `UNDERSTUDY_KILLS=50`: kills of the primary over lossy links (default 2).
 //! - `UNDERSTUDY_PARTITIONS=3`: rounds over all partitions (default 1).
-//! - `UNDERSTUDY_PAUSES=50`: short pauses at random moments (default 4).
+//! - `UNDERSTUDY_PAUSES=50`: short pauses at random moments (default 4), each of
+//!   `UNDERSTUDY_PAUSE_MIN_MS` (50) to `UNDERSTUDY_PAUSE_MAX_MS` (300).
 //! - `UNDERSTUDY_SEED=N`: repeats the chances of a run; each test prints its seed.
 
 use std::time::{Duration, Instant};
@@ -382,28 +383,43 @@ fn primary_paused(scenario: &mut Scenario, what: Paused, pause: Duration, seed: 
 #[test]
 fn short_pauses_at_random_moments() {
     let mut rng = Rng::new(seed());
-    let Some(mut scenario) = ready(&[], rng.word()) else { return };
-    let tasks = [pipelined(&scenario, 50, rng.word()), counter(&scenario)];
-    let mut moments = Vec::new();
-    for turn in 0..number("UNDERSTUDY_PAUSES", 4) {
-        let (old, epoch) = reign(&mut scenario);
-        scenario.recording_so_far().unwrap();
-        std::thread::sleep(Duration::from_micros(rng.below(300_000)));
-        let what = if rng.below(2) == 0 { Paused::Machine } else { Paused::Daemon };
-        let pause = Duration::from_micros(50_000 + rng.below(250_000));
-        moments.push(scenario.trio.node(old).pause(what).unwrap());
-        std::thread::sleep(pause);
-        scenario.trio.node(old).resume().unwrap();
-        tasks.iter().for_each(|task| task.wait_progress(100, STALL_MAX).unwrap());
-        let whole = whole_again(&mut scenario);
-        let now = reign(&mut scenario);
-        println!("{turn}: {what:?} of {old} {pause:?}: {epoch} -> {now:?}, whole after {whole:?}");
-        one_answers(&scenario.recording_so_far().unwrap(), now.1 - epoch);
+    let (least_ms, most_ms) =
+        (number("UNDERSTUDY_PAUSE_MIN_MS", 50), number("UNDERSTUDY_PAUSE_MAX_MS", 300));
+    let mut left = number("UNDERSTUDY_PAUSES", 4);
+    while left > 0 {
+        // The longer a group lives, the more a node that returns has to catch up with.
+        let pauses = left.min(10);
+        left -= pauses;
+        let Some(mut scenario) = ready(&[], rng.word()) else { return };
+        let tasks = [pipelined(&scenario, 50, rng.word()), counter(&scenario)];
+        let mut moments = Vec::new();
+        for _ in 0..pauses {
+            std::thread::sleep(Duration::from_micros(rng.below(300_000)));
+            let what = if rng.below(2) == 0 { Paused::Machine } else { Paused::Daemon };
+            let span_us = 1000 * most_ms.saturating_sub(least_ms);
+            let pause = ms(least_ms) + Duration::from_micros(rng.below(span_us));
+            moments.push(paused_for(&mut scenario, what, pause, &tasks));
+        }
+        for verdict in tasks.map(|task| task.finish().unwrap()) {
+            let stalls: Vec<String> =
+                moments.iter().map(|&ns| in_ms(verdict.stall(ns).around_ns())).collect();
+            println!("stalls {}", stalls.join(" "));
+            judge(&verdict, 0);
+        }
     }
-    for verdict in tasks.map(|task| task.finish().unwrap()) {
-        let stalls: Vec<String> =
-            moments.iter().map(|&ns| in_ms(verdict.stall(ns).around_ns())).collect();
-        println!("stalls {}", stalls.join(" "));
-        judge(&verdict, 0);
-    }
+}
+
+/// Pauses the primary for a while, from a whole group to a whole group; gives the moment.
+fn paused_for(scenario: &mut Scenario, what: Paused, pause: Duration, tasks: &[Task]) -> u64 {
+    let (old, epoch) = reign(scenario);
+    scenario.recording_so_far().unwrap();
+    let moment_ns = scenario.trio.node(old).pause(what).unwrap();
+    std::thread::sleep(pause);
+    scenario.trio.node(old).resume().unwrap();
+    tasks.iter().for_each(|task| task.wait_progress(100, STALL_MAX).unwrap());
+    let whole = whole_again(scenario);
+    let now = reign(scenario);
+    println!("{what:?} of {old} {pause:?}: epoch {epoch} -> {now:?}, whole after {whole:?}");
+    one_answers(&scenario.recording_so_far().unwrap(), now.1 - epoch);
+    moment_ns
 }

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
-    ApiError, Conns, ErrorCode, REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX, Request, Response, Status,
-    SwitchoverDone, VERSION,
+    ApiError, Conns, ErrorCode, Keys, REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX, Request, Response,
+    Status, SwitchoverDone, VERSION,
 };
 
 /// Why a response line was not understood.
@@ -116,7 +116,7 @@ fn line(value: &impl Serialize) -> Vec<u8> {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Document<S, C, D, E> {
+struct Document<S, C, D, K, E> {
     ok: bool,
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     status: Option<S>,
@@ -125,7 +125,15 @@ struct Document<S, C, D, E> {
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     switchover: Option<D>,
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    keys: Option<K>,
+    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     error: Option<E>,
+}
+
+impl<S, C, D, K, E> Document<S, C, D, K, E> {
+    fn new(ok: bool) -> Self {
+        Document { ok, status: None, conns: None, switchover: None, keys: None, error: None }
+    }
 }
 
 fn none<T>() -> Option<T> {
@@ -134,16 +142,15 @@ fn none<T>() -> Option<T> {
 
 impl Serialize for Response {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut document: Document<&Status, &Conns, &SwitchoverDone, &ApiError> =
-            Document { ok: true, status: None, conns: None, switchover: None, error: None };
+        let ok = !matches!(self, Self::Error(_));
+        let mut document: Document<&Status, &Conns, &SwitchoverDone, &Keys, &ApiError> =
+            Document::new(ok);
         match self {
             Self::Status(status) => document.status = Some(status),
             Self::Conns(conns) => document.conns = Some(conns),
             Self::Switchover(done) => document.switchover = Some(done),
-            Self::Error(error) => {
-                document.ok = false;
-                document.error = Some(error);
-            }
+            Self::Keys(keys) => document.keys = Some(keys),
+            Self::Error(error) => document.error = Some(error),
         }
         document.serialize(serializer)
     }
@@ -151,23 +158,22 @@ impl Serialize for Response {
 
 impl<'de> Deserialize<'de> for Response {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let document: Document<Box<Status>, Conns, SwitchoverDone, ApiError> =
+        let d: Document<Box<Status>, Conns, SwitchoverDone, Keys, ApiError> =
             Document::deserialize(deserializer)?;
-        match document {
-            Document { ok: true, status: Some(s), conns: None, switchover: None, error: None } => {
-                Ok(Self::Status(s))
-            }
-            Document { ok: true, status: None, conns: Some(c), switchover: None, error: None } => {
-                Ok(Self::Conns(c))
-            }
-            Document { ok: true, status: None, conns: None, switchover: Some(d), error: None } => {
-                Ok(Self::Switchover(d))
-            }
-            Document { ok: false, status: None, conns: None, switchover: None, error: Some(e) } => {
-                Ok(Self::Error(e))
-            }
+        let ok = d.ok;
+        let mut said = [
+            d.status.map(Self::Status),
+            d.conns.map(Self::Conns),
+            d.switchover.map(Self::Switchover),
+            d.keys.map(Self::Keys),
+            d.error.map(Self::Error),
+        ]
+        .into_iter()
+        .flatten();
+        match (said.next(), said.next()) {
+            (Some(response), None) if ok != matches!(response, Self::Error(_)) => Ok(response),
             _ => Err(D::Error::custom(
-                "neither ok with status, conns or switchover, nor not ok with error",
+                "neither ok with status, conns, switchover or keys, nor not ok with error",
             )),
         }
     }

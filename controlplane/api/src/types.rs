@@ -21,6 +21,10 @@ pub enum Request {
         #[serde(skip_serializing_if = "Option::is_none")]
         to: Option<String>,
     },
+    /// Which keys seal and open, and under which the other nodes were seen.
+    KeyStatus,
+    /// Read the key file again.
+    KeyReload,
 }
 
 /// serde lets a unit variant have any fields, an empty one none.
@@ -33,6 +37,8 @@ enum StrictRequest {
         #[serde(default)]
         to: Option<String>,
     },
+    KeyStatus {},
+    KeyReload {},
 }
 
 impl From<StrictRequest> for Request {
@@ -41,6 +47,8 @@ impl From<StrictRequest> for Request {
             StrictRequest::Status {} => Self::Status,
             StrictRequest::Conns {} => Self::Conns,
             StrictRequest::Switchover { to } => Self::Switchover { to },
+            StrictRequest::KeyStatus {} => Self::KeyStatus,
+            StrictRequest::KeyReload {} => Self::KeyReload,
         }
     }
 }
@@ -53,6 +61,8 @@ impl Request {
             Self::Status => "status",
             Self::Conns => "conns",
             Self::Switchover { .. } => "switchover",
+            Self::KeyStatus => "key_status",
+            Self::KeyReload => "key_reload",
         }
     }
 }
@@ -66,6 +76,8 @@ pub enum Response {
     Conns(Conns),
     /// To [`Request::Switchover`].
     Switchover(SwitchoverDone),
+    /// To [`Request::KeyStatus`], and to [`Request::KeyReload`] with the keys that count from now on.
+    Keys(Keys),
     /// To any request.
     Error(ApiError),
 }
@@ -78,6 +90,7 @@ impl Response {
             Self::Status(_) => matches!(request, Request::Status),
             Self::Conns(_) => matches!(request, Request::Conns),
             Self::Switchover(_) => matches!(request, Request::Switchover { .. }),
+            Self::Keys(_) => matches!(request, Request::KeyStatus | Request::KeyReload),
             Self::Error(_) => true,
         }
     }
@@ -98,6 +111,12 @@ impl From<Conns> for Response {
 impl From<SwitchoverDone> for Response {
     fn from(done: SwitchoverDone) -> Self {
         Self::Switchover(done)
+    }
+}
+
+impl From<Keys> for Response {
+    fn from(keys: Keys) -> Self {
+        Self::Keys(keys)
     }
 }
 
@@ -350,4 +369,38 @@ pub struct SwitchoverDone {
     pub epoch: u64,
     /// From consent to the gate's opening.
     pub took_ms: u64,
+}
+
+/// The keys that seal what nodes say to each other. A key is shown by its id, four hexadecimal
+/// digits that are in every PDU.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keys {
+    /// The key that seals.
+    pub seals: String,
+    /// The keys that open, the one that seals first.
+    pub opens: Vec<String>,
+    /// The replica port and the second path.
+    pub paths: Vec<KeyPath>,
+}
+
+/// One of the paths between nodes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyPath {
+    /// `replica` or `second`.
+    pub path: String,
+    /// The other nodes.
+    pub peers: Vec<KeyPeer>,
+    /// What was opened, and what was refused and why.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// Another node, as a path sees its sealing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyPeer {
+    /// Name of the node.
+    pub name: String,
+    /// Whether it has proved that it lives: what it says is heard.
+    pub known: bool,
+    /// The key under which it spoke last; `None` if it was never heard.
+    pub key: Option<String>,
 }

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use understudy_api::codec::LineBuffer;
 use understudy_api::{
-    ApiError, ClientError, Conn, Conns, DecodeError, ErrorCode, Peer, REQUEST_BYTES_MAX,
-    RESPONSE_BYTES_MAX, Request, Response, Role, Status, SwitchoverDone, TimelineEvent, client,
-    decode_request, decode_response, encode_request, encode_response, server,
+    ApiError, ClientError, Conn, Conns, DecodeError, ErrorCode, KeyPath, KeyPeer, Keys, Peer,
+    REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX, Request, Response, Role, Status, SwitchoverDone,
+    TimelineEvent, client, decode_request, decode_response, encode_request, encode_response,
+    server,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -26,6 +27,8 @@ fn requests_are_as_documented() {
         (Request::Conns, r#"{"version":1,"request":"conns"}"#),
         (switchover(None), r#"{"version":1,"request":"switchover"}"#),
         (switchover(Some("b")), r#"{"version":1,"request":"switchover","to":"b"}"#),
+        (Request::KeyStatus, r#"{"version":1,"request":"key_status"}"#),
+        (Request::KeyReload, r#"{"version":1,"request":"key_reload"}"#),
     ] {
         assert_eq!(encode_request(&request), format!("{line}\n").as_bytes());
         assert_eq!(decode_request(line.as_bytes()), Ok(request.clone()));
@@ -77,6 +80,11 @@ fn responses_round_trip() {
         status.into(),
         conns.into(),
         SwitchoverDone::default().into(),
+        Keys {
+            paths: vec![KeyPath { peers: vec![KeyPeer::default()], ..KeyPath::default() }],
+            ..Keys::default()
+        }
+        .into(),
         ApiError::new(ErrorCode::RefusedUnsafe, "no").into(),
     ] {
         let line = encode_response(&response);

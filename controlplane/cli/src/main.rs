@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod key;
 mod text;
 
 use std::ffi::{OsStr, OsString};
@@ -63,6 +64,9 @@ enum Command {
         #[arg(long, value_name = "NODE")]
         to: Option<String>,
     },
+    /// The keys that seal what nodes say to each other
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Validate a configuration file, and this machine against it if root
     Check {
         /// The node's configuration file
@@ -70,9 +74,27 @@ enum Command {
     },
 }
 
+#[derive(Debug, Subcommand)]
+#[command(after_help = key::ROTATION)]
+enum KeyCommand {
+    /// Make a key file, or with --add one more key that is accepted and does not seal
+    Generate {
+        /// Append a key to a file that exists
+        #[arg(long)]
+        add: bool,
+        /// The key file; never overwritten
+        file: PathBuf,
+    },
+    /// Make the daemon read its key file again; keys that are gone open nothing from then on
+    Reload,
+    /// Which keys seal and open, and under which the other nodes were seen
+    Status,
+}
+
 /// What a command has to say.
 enum Outcome {
     Answer(Response),
+    Generated(key::Generated),
     Check { report: CheckReport, error: Option<ApiError> },
 }
 
@@ -113,6 +135,14 @@ fn run(arguments: &Arguments) -> Outcome {
         Command::Switchover { to } => {
             (Request::Switchover { to: to.clone() }, SWITCHOVER_TIMEOUT_MS)
         }
+        Command::Key(KeyCommand::Status) => (Request::KeyStatus, ASK_TIMEOUT_MS),
+        Command::Key(KeyCommand::Reload) => (Request::KeyReload, ASK_TIMEOUT_MS),
+        Command::Key(KeyCommand::Generate { add, file }) => {
+            return match key::generate(file, *add) {
+                Ok(generated) => Outcome::Generated(generated),
+                Err(error) => Outcome::Answer(Response::Error(error)),
+            };
+        }
         Command::Check { file } => {
             let (report, error) = check::check(file);
             return Outcome::Check { report, error };
@@ -152,12 +182,15 @@ fn config_error(error: &ConfigError) -> ApiError {
 fn render(json: bool, outcome: &Outcome) -> anyhow::Result<ExitCode> {
     let error = match outcome {
         Outcome::Answer(Response::Error(error)) => Some(error),
-        Outcome::Answer(_) => None,
+        Outcome::Answer(_) | Outcome::Generated(_) => None,
         Outcome::Check { error, .. } => error.as_ref(),
     };
     let exit_code = error.map_or(0, |e| e.code.exit_code());
     let output = match (json, outcome) {
         (true, Outcome::Answer(response)) => serde_json::to_string(response)? + "\n",
+        (true, Outcome::Generated(generated)) => {
+            serde_json::to_string(&key::Document { ok: true, key: generated })? + "\n"
+        }
         (true, Outcome::Check { report, error }) => {
             let ok = error.is_none();
             serde_json::to_string(&CheckDocument { ok, check: report, error: error.as_ref() })?
@@ -171,6 +204,8 @@ fn render(json: bool, outcome: &Outcome) -> anyhow::Result<ExitCode> {
         (false, Outcome::Answer(Response::Status(status))) => text::status(status),
         (false, Outcome::Answer(Response::Conns(conns))) => text::conns(conns),
         (false, Outcome::Answer(Response::Switchover(done))) => text::switchover(done),
+        (false, Outcome::Answer(Response::Keys(keys))) => text::keys(keys),
+        (false, Outcome::Generated(generated)) => key::text(generated),
         (false, Outcome::Check { report, .. }) => text::check(report),
     };
     Ok(print(&output, exit_code))
@@ -210,7 +245,7 @@ fn usage_error(error: &clap::Error) -> ApiError {
         Kind::DisplayHelpOnMissingArgumentOrSubcommand | Kind::MissingSubcommand
     );
     let message = if missing {
-        "a command is missing, allowed: status, conns, switchover, check".to_owned()
+        "a command is missing, allowed: status, conns, switchover, key, check".to_owned()
     } else {
         // The first paragraph; usage and tips follow.
         let text = error.to_string();

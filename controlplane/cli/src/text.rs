@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use understudy_api::check::CheckReport;
-use understudy_api::{Conns, Role, Status, SwitchoverDone};
+use understudy_api::{Conns, Keys, Role, Status, SwitchoverDone};
 
 /// Text of others, safe for a terminal.
 pub fn plain(text: &str) -> String {
@@ -321,6 +321,26 @@ pub fn switchover(done: &SwitchoverDone) -> String {
         done.took_ms,
         done.epoch
     )
+}
+
+pub fn keys(k: &Keys) -> String {
+    let mut out = String::new();
+    field(&mut out, "Seals", &k.seals);
+    field(&mut out, "Opens", &k.opens.join(" "));
+    for path in &k.paths {
+        let _ = writeln!(out, "{} path", plain(&path.path));
+        let mut table = Table::new(&["Peer", "Heard", "Key"]);
+        for peer in &path.peers {
+            let heard = if peer.known { "yes" } else { "no" };
+            table.row(vec![peer.name.clone(), heard.into(), dash(peer.key.clone())]);
+        }
+        table.write(&mut out, "  ");
+        let counted = path.counters.iter().filter(|(_, count)| **count > 0);
+        for (name, count) in counted {
+            let _ = writeln!(out, "  {:<24}{count:>12}", plain(name));
+        }
+    }
+    out
 }
 
 pub fn check(report: &CheckReport) -> String {

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use understudy_api::{
-    ApiError, Conn, Conns, ErrorCode, Gate, LogPositions, Peer, RESPONSE_BYTES_MAX, Request,
-    Response, Role, Service, Status, SwitchoverDone, TimelineEvent, encode_response, server,
+    ApiError, Conn, Conns, ErrorCode, Gate, KeyPath, KeyPeer, Keys, LogPositions, Peer,
+    RESPONSE_BYTES_MAX, Request, Response, Role, Service, Status, SwitchoverDone, TimelineEvent,
+    encode_response, server,
 };
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_understudy");
@@ -339,6 +340,55 @@ fn switchovers() {
     assert_eq!(text(&output.stdout), "");
     let output = answered(to_b, refused, &["-j", "switchover", "--to", "b"]);
     assert_eq!(document(&output, 5)["error"]["code"], "refused_unsafe");
+}
+
+// ---- keys ----
+
+#[test]
+fn keys_are_shown_and_reloaded() {
+    let peer = KeyPeer { name: "b".into(), known: true, key: Some("0a1b".into()) };
+    let silent = KeyPeer { name: "c".into(), ..KeyPeer::default() };
+    let counters = [("seal_forged".to_owned(), 3), ("seal_stale".to_owned(), 0)].into();
+    let keys = Keys {
+        seals: "0a1b".into(),
+        opens: vec!["0a1b".into(), "22ff".into()],
+        paths: vec![KeyPath { path: "replica".into(), peers: vec![peer, silent], counters }],
+    };
+    let output = answered(Request::KeyStatus, keys.clone(), &["key", "status"]);
+    let shown = text(&output.stdout);
+    for words in ["Seals     0a1b", "Opens     0a1b 22ff", "b     yes    0a1b", "c     no     -"] {
+        assert!(shown.contains(words), "{words:?} is not in\n{shown}");
+    }
+    assert!(shown.contains("seal_forged") && !shown.contains("seal_stale"), "{shown}");
+    let json = document(&answered(Request::KeyReload, keys.clone(), &["-j", "key", "reload"]), 0);
+    assert_eq!(json["keys"], serde_json::to_value(keys).unwrap());
+    let refused = ApiError::new(ErrorCode::InvalidConfig, "k:1: bad; nothing was changed");
+    let output = answered(Request::KeyReload, refused, &["key", "reload"]);
+    assert_eq!(output.status.code(), Some(3));
+    assert_eq!(text(&output.stderr), "understudy: k:1: bad; nothing was changed\n");
+}
+
+#[test]
+fn key_files_are_made_added_to_and_not_overwritten() {
+    let dir = Dir::new();
+    let path = dir.0.join("cluster.key");
+    let file = path.to_str().unwrap();
+    let understudy = |arguments: &[&str]| run(Path::new(PROGRAM), arguments, &[]);
+    let made = document(&understudy(&["-j", "key", "generate", file]), 0);
+    assert_eq!((&made["key"]["file"], &made["key"]["added"]), (&file.into(), &false.into()));
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let before = std::fs::read_to_string(&path).unwrap();
+    let refused = document(&understudy(&["-j", "key", "generate", file]), 5);
+    assert!(refused["error"]["message"].as_str().unwrap().contains("not overwritten"));
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), before);
+    let added = understudy(&["key", "generate", "--add", file]);
+    assert!(text(&added.stdout).contains("is added"), "{added:?}");
+    let after = std::fs::read_to_string(&path).unwrap();
+    assert!(after.starts_with(&before) && after.len() > before.len());
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(understudy(&["key", "generate", "--add", file]).status.code(), Some(3));
+    let help = understudy(&["key", "--help"]);
+    assert!(text(&help.stdout).contains("three rounds"), "{help:?}");
 }
 
 // ---- errors ----

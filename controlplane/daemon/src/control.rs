@@ -19,6 +19,7 @@ use understudy_proto::{
     Config as ProtoConfig, DpCommand, LocalFact, LogState, Node, Output, Path, Paths, Persisted,
     ServiceCommand, To,
 };
+use understudy_seal::Keyring;
 use understudy_wire::control::Control as Message;
 use understudy_wire::pdu::TARGET_ALL;
 use understudy_wire::{Epoch, NodeId};
@@ -146,6 +147,7 @@ impl Control {
             sender,
             capsule.as_ref().map(|c| Arc::clone(&c.ns)),
             Arc::clone(&conns),
+            Arc::clone(&config),
         )?;
         let app = match &mut capsule {
             Some(capsule) => start_app(capsule, &dataplane, now_ns)?,
@@ -427,9 +429,36 @@ impl Control {
                     let _ = call.answer.send(self.status(now_ns).into());
                 }
                 Request::Switchover { to } => self.start_switchover(now_ns, to, call.answer),
+                Request::KeyStatus => {
+                    let _ = call.answer.send(self.keys().into());
+                }
+                Request::KeyReload => {
+                    let _ = call.answer.send(self.take_keys(call.keys));
+                }
                 Request::Conns => {}
             }
         }
+    }
+
+    /// Both paths change their keys, or none does.
+    fn take_keys(&mut self, keys: Option<Keyring>) -> Response {
+        let Some(keyring) = keys else {
+            return ApiError::new(ErrorCode::Runtime, "no keys were read").into();
+        };
+        if !self.dataplane.order(Command::Keys(keyring.clone())) {
+            self.count("dataplane_orders_dropped");
+            let text = "the poll-mode thread takes no orders; nothing was changed";
+            return ApiError::new(ErrorCode::Runtime, text).into();
+        }
+        self.second.set_keys(&keyring);
+        let keys = self.keys();
+        info!(seals = keys.seals, opens = ?keys.opens, "the key file was read again");
+        keys.into()
+    }
+
+    fn keys(&self) -> understudy_api::Keys {
+        let replica = self.snapshot.as_ref().map(|s| &s.channel);
+        status::keys(&self.config, replica, &self.second.view())
     }
 
     fn start_switchover(&mut self, now_ns: u64, to: Option<String>, answer: Sender<Response>) {

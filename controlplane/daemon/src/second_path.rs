@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use anyhow::Context;
 use understudy_config::Config;
-use understudy_seal::{Channel, OpenError};
+use understudy_seal::{Channel, ChannelView, Keyring, OpenError};
 use understudy_wire::pdu::{PDU_HEADER_LEN, PDU_TAG_LEN, PduKind, TARGET_ALL};
 use understudy_wire::{Epoch, NodeId};
 
@@ -90,6 +90,16 @@ impl SecondPath {
                 self.send_failed += 1;
             }
         }
+    }
+
+    /// Takes other keys.
+    pub fn set_keys(&mut self, keyring: &Keyring) {
+        self.channel.set_keys(keyring);
+    }
+
+    /// Keys and peers.
+    pub fn view(&self) -> ChannelView {
+        self.channel.view()
     }
 
     /// Counts, by name.

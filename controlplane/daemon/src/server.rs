@@ -14,9 +14,13 @@ use anyhow::{Context, bail};
 use crossbeam::channel::{Sender, bounded};
 use tracing::warn;
 use understudy_api::{ApiError, Conn, Conns, ErrorCode, Request, Response, Role, server};
+use understudy_config::Config;
 use understudy_linux::adopt::FlowKey;
 use understudy_linux::netns::NetNs;
 use understudy_linux::socks::{self, SockInfo, TcpState};
+use understudy_seal::Keyring;
+
+use crate::keys;
 
 const CLIENTS_MAX: usize = 16;
 const IO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,6 +31,9 @@ const CONNS_MAX: usize = 100_000;
 /// A request for the control plane and where its answer goes.
 pub struct Call {
     pub request: Request,
+    /// What the key file holds, for [`Request::KeyReload`]: it was read on this side, since disks
+    /// may be slow.
+    pub keys: Option<Keyring>,
     pub answer: Sender<Response>,
 }
 
@@ -49,6 +56,7 @@ impl Server {
         calls: Sender<Call>,
         ns: Option<Arc<NetNs>>,
         view: Arc<Mutex<ConnsView>>,
+        config: Arc<Config>,
     ) -> anyhow::Result<Server> {
         let listener = listen(path)?;
         let clients = Arc::new(AtomicUsize::new(0));
@@ -60,11 +68,12 @@ impl Server {
                     continue;
                 }
                 let (calls, ns, view) = (calls.clone(), ns.clone(), Arc::clone(&view));
+                let config = Arc::clone(&config);
                 let done = Arc::clone(&clients);
                 let spawned =
                     std::thread::Builder::new().name("api-client".into()).spawn(move || {
                         let served = server::serve(stream, IO_TIMEOUT, |request| {
-                            answer(request, &calls, ns.as_deref(), &view)
+                            answer(request, &calls, ns.as_deref(), &view, &config)
                         });
                         if let Err(e) = served {
                             warn!("a client of the socket: {e}");
@@ -111,12 +120,27 @@ fn answer(
     calls: &Sender<Call>,
     ns: Option<&NetNs>,
     view: &Mutex<ConnsView>,
+    config: &Config,
 ) -> Response {
     if let Request::Conns = request {
         return conns(ns, view);
     }
+    let keys = match request {
+        Request::KeyReload => match keys::load(config) {
+            Ok(Some(keys)) => Some(keys),
+            Ok(None) => {
+                let text = "there is no cluster.key_file in the configuration";
+                return ApiError::new(ErrorCode::Usage, text).into();
+            }
+            Err(e) => {
+                let text = format!("{e}; nothing was changed");
+                return ApiError::new(ErrorCode::InvalidConfig, text).into();
+            }
+        },
+        _ => None,
+    };
     let (answer, answered) = bounded(1);
-    if calls.send_timeout(Call { request, answer }, IO_TIMEOUT).is_err() {
+    if calls.send_timeout(Call { request, keys, answer }, IO_TIMEOUT).is_err() {
         return ApiError::new(ErrorCode::Runtime, "the control plane does not answer").into();
     }
     answered.recv_timeout(ANSWER_TIMEOUT).unwrap_or_else(|_| {

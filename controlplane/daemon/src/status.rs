@@ -7,6 +7,7 @@ use understudy_config::Config;
 use understudy_fastpath::command::{DataRole, Snapshot};
 use understudy_fastpath::sender::{EvictCause, Eviction, MemberChange};
 use understudy_proto::{PeerView, TimelineKind, View};
+use understudy_seal::ChannelView;
 use understudy_wire::NodeId;
 use understudy_wire::control::Role as WireRole;
 
@@ -177,6 +178,27 @@ fn counters(snapshot: Option<&Snapshot>, mut out: BTreeMap<String, u64>) -> BTre
         out.insert("retained_now".into(), s.retained as u64);
     }
     out
+}
+
+/// The keys, as both paths have them. What counts is what the control plane has told them.
+pub fn keys(config: &Config, replica: Option<&ChannelView>, second: &ChannelView) -> api::Keys {
+    let id = |key: &u16| format!("{key:04x}");
+    let peer = |p: &understudy_seal::PeerView| api::KeyPeer {
+        name: name(config, p.id).unwrap_or_default(),
+        known: p.is_accepted,
+        key: p.key_seen.as_ref().map(id),
+    };
+    let path = |(path, view): (&str, &ChannelView)| api::KeyPath {
+        path: path.into(),
+        peers: view.peers.iter().map(peer).collect(),
+        counters: view.counters.iter().map(|(name, value)| (name.into(), value)).collect(),
+    };
+    let paths = replica.map(|view| ("replica", view)).into_iter().chain([("second", second)]);
+    api::Keys {
+        seals: second.keys.first().map(id).unwrap_or_default(),
+        opens: second.keys.iter().map(id).collect(),
+        paths: paths.map(path).collect(),
+    }
 }
 
 /// The event's name in the time line of the CLI.

@@ -2,9 +2,9 @@
 
 use understudy_api::codec::LineBuffer;
 use understudy_api::{
-    ApiError, Conn, Conns, ErrorCode, Peer, REQUEST_BYTES_MAX, Request, Response, Status,
-    SwitchoverDone, TimelineEvent, decode_request, decode_response, encode_request,
-    encode_response,
+    ApiError, Conn, Conns, ErrorCode, KeyPath, KeyPeer, Keys, Peer, REQUEST_BYTES_MAX, Request,
+    Response, Status, SwitchoverDone, TimelineEvent, decode_request, decode_response,
+    encode_request, encode_response,
 };
 use understudy_fuzz::{corpus_file, fuzz, mutated};
 
@@ -23,6 +23,8 @@ fn requests() -> Vec<Vec<u8>> {
         Request::Conns,
         Request::Switchover { to: None },
         Request::Switchover { to },
+        Request::KeyStatus,
+        Request::KeyReload,
     ];
     requests.iter().map(encode_request).chain(recorded("requests.jsonl")).collect()
 }
@@ -34,10 +36,14 @@ fn responses() -> Vec<Vec<u8>> {
     status.timeline.push(TimelineEvent { event: "suspect".into(), ..Default::default() });
     let conn = Conn { client: "10.77.0.1:40000".into(), rtt_us: Some(1), ..Default::default() };
     let conns = Conns { conns: vec![conn; 2], ..Default::default() };
+    let peer = KeyPeer { name: "b".into(), known: true, key: Some("0a1b".into()) };
+    let path = KeyPath { path: "replica".into(), peers: vec![peer; 2], ..Default::default() };
+    let keys = Keys { seals: "0a1b".into(), opens: vec!["0a1b".into()], paths: vec![path] };
     let responses = [
         Response::from(status),
         Response::from(conns),
         Response::from(SwitchoverDone { took_ms: 12, ..Default::default() }),
+        Response::from(keys),
         Response::from(ApiError::new(ErrorCode::Runtime, "a sentence")),
     ];
     let real = recorded("responses.jsonl");

@@ -172,6 +172,24 @@ impl Node {
         }
     }
 
+    /// `understudy key status`.
+    pub fn keys(&self) -> Result<understudy_api::Keys> {
+        self.key_command("status")
+    }
+
+    /// `understudy key reload`.
+    pub fn reload_keys(&self) -> Result<understudy_api::Keys> {
+        self.key_command("reload")
+    }
+
+    fn key_command(&self, word: &str) -> Result<understudy_api::Keys> {
+        match self.ask(&["key", word])? {
+            Response::Keys(keys) => Ok(keys),
+            Response::Error(error) => bail!("key {word} of {}: {error}", self.member),
+            _ => bail!("key {word} of {}: another answer", self.member),
+        }
+    }
+
     /// `understudy conns`.
     pub fn conns(&self) -> Result<understudy_api::Conns> {
         match self.ask(&["conns"])? {

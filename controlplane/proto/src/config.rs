@@ -8,7 +8,7 @@ use understudy_wire::{
 };
 
 /// The settings of one node. Times are in nanoseconds of the node's monotonic clock.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Config {
     /// This node; one of the voters.
     pub me: NodeId,

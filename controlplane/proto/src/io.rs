@@ -20,7 +20,7 @@ pub enum Path {
 }
 
 /// The ways a message goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Paths {
     /// Both; the receiver takes the first.
     Both,
@@ -31,7 +31,7 @@ pub enum Paths {
 }
 
 /// Whom a message is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum To {
     /// Every other voter.
     All,
@@ -40,7 +40,7 @@ pub enum To {
 }
 
 /// The dataplane's state, reported every few milliseconds and on change.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct LogState {
     /// The epoch it follows or leads, from the last `Follow` or `Lead` it carried out; 0 for none.
     pub epoch: Epoch,
@@ -77,7 +77,7 @@ pub struct LogState {
 }
 
 /// What a node learns about its own machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LocalFact {
     /// The application runs in its capsule.
     AppReady,
@@ -97,7 +97,7 @@ pub enum LocalFact {
 }
 
 /// An order to the dataplane; carried out in the order given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DpCommand {
     /// Acknowledge no epoch below this and append nothing of one; then report through `handle_promised`.
     Promise {
@@ -142,7 +142,7 @@ pub enum DpCommand {
 }
 
 /// An order to the supervisor of the application.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ServiceCommand {
     /// Kill the application, empty the log, report `LocalFact::ServiceFresh`, start a fresh capsule, report `AppReady`.
     Restart,
@@ -200,7 +200,7 @@ pub enum TimelineKind {
 }
 
 /// An event of the time line.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TimelineEvent {
     /// What happened.
     pub kind: TimelineKind,
@@ -214,7 +214,7 @@ pub struct TimelineEvent {
 
 /// What a node wants done, in order.
 #[expect(clippy::large_enum_variant, reason = "drained one at a time; a box would allocate")]
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Output {
     /// Send a message.
     Send {

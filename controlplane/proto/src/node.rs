@@ -39,7 +39,7 @@ const OUTPUTS_SOFT_MAX: usize = 128;
 const OUTPUTS_HARD_MAX: usize = 192;
 
 /// What the node is doing.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 enum Phase {
     /// Without a primary.
     Idle,
@@ -57,7 +57,7 @@ enum Phase {
     Closing { reason: StepDownReason, to: Option<NodeId> },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum ElectStage {
     Promising,
     /// Until the candidacy is persisted and the old primary's lease is over.
@@ -66,7 +66,7 @@ enum ElectStage {
 }
 
 /// Who said yes; a bit per voter.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Votes(u32);
 
 impl Votes {
@@ -84,7 +84,7 @@ impl Votes {
 }
 
 /// The state of this node's reign.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Lead {
     since_ns: u64,
     leased_once: bool,
@@ -102,7 +102,7 @@ struct Lead {
 }
 
 /// A vote on its way.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct PendingVote {
     candidate: NodeId,
     candidacy: Candidacy,
@@ -110,7 +110,7 @@ struct PendingVote {
 }
 
 /// The last sign of a living primary; votes against it wait until its lease must be over.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 struct Live {
     epoch: Epoch,
     primary: NodeId,
@@ -118,7 +118,7 @@ struct Live {
 }
 
 /// What the primary last said of its log.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Known {
     epoch: Epoch,
     primary: NodeId,
@@ -126,7 +126,7 @@ struct Known {
     log_start: Position,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 enum Switchover {
     /// Until the target holds everything.
     Draining { to: NodeId },
@@ -135,7 +135,7 @@ enum Switchover {
 }
 
 /// One member of the group. See the crate's documentation for how to drive it.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Node {
     cfg: Config,
     rng: Rng,
@@ -291,6 +291,11 @@ impl Node {
     #[must_use]
     pub fn durable_epoch(&self) -> Epoch {
         self.durable
+    }
+
+    /// Draws from another seed from here on. For whoever explores all that can happen: randomness is an input.
+    pub fn reseed(&mut self, seed: u64) {
+        self.rng = Rng::new(seed);
     }
 
     /// Time has passed.

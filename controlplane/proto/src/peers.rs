@@ -15,14 +15,14 @@ use crate::io::Path;
 pub(crate) type Fitness = (Epoch, Position, u8, Reverse<NodeId>);
 
 /// What came over one path.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Hash)]
 struct Seen {
     last_ns: Option<u64>,
     newest: (u64, u64),
 }
 
 /// One of the other voters.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct Peer {
     pub(crate) id: NodeId,
     /// From the newest header.

@@ -8,7 +8,7 @@ use understudy_wire::{Epoch, NodeId};
 const MAGIC: &str = "understudy-epoch-1";
 
 /// What survives a restart: given at start, written through `Output::Persist`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Persisted {
     /// The highest epoch this node took part in.
     pub epoch: Epoch,

@@ -3,7 +3,7 @@
 //! What belongs here: nothing that needs secrecy.
 
 /// SplitMix64.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct Rng(u64);
 
 impl Rng {

@@ -3,7 +3,7 @@
 //! What belongs here: the one list of everything a node waits for, and the table that holds the deadlines.
 
 /// Everything a node waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(usize)]
 pub enum Timer {
     /// Send the next heartbeat. Always armed.
@@ -44,7 +44,7 @@ impl Timer {
 }
 
 /// One deadline per timer.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(crate) struct Timers([Option<u64>; Timer::ALL.len()]);
 
 impl Timers {

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use understudy_wire::Position;
 
 /// Output waiting for its cause to be committed, in order.
+#[derive(Clone, Hash)]
 pub struct Gate<F> {
     ring: VecDeque<(Position, F)>,
     capacity: usize,

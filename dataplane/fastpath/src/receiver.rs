@@ -17,6 +17,7 @@ const NAK_RETRY_NS: u64 = 3 * MS;
 const QUIET_ACK_NS: u64 = 2 * MS;
 
 /// A replica's state for the reign it follows.
+#[derive(Clone, Hash)]
 pub struct Receiver {
     /// The reign.
     pub epoch: Epoch,
@@ -38,7 +39,7 @@ pub struct Receiver {
 }
 
 /// The NAK sent last.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Hash)]
 struct Asked {
     to: Position,
     /// What was held when it was sent, or when something came after it.

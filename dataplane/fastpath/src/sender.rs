@@ -30,7 +30,7 @@ pub const WINDOW_BYTES: u64 = 2 << 20;
 const _: () = assert!(RESEND_BYTES_MAX < WINDOW_BYTES && CAUGHT_UP_BYTES < WINDOW_BYTES);
 
 /// Which replicas must hold the cause before output leaves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CommitPolicy {
     /// None: output leaves at once.
     None,
@@ -43,7 +43,7 @@ pub enum CommitPolicy {
 }
 
 /// What the sender rests on.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 pub struct SenderConfig {
     /// When output may leave.
     pub policy: CommitPolicy,
@@ -79,7 +79,7 @@ impl SenderConfig {
 }
 
 /// A replica as the primary sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Peer {
     /// Which node.
     pub id: NodeId,
@@ -105,7 +105,7 @@ impl Peer {
 }
 
 /// A DATA PDU to be sent: header and the range of the log it carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Outgoing {
     /// One replica (a retransmission) or [`TARGET_ALL`].
     pub target: NodeId,
@@ -116,6 +116,7 @@ pub struct Outgoing {
 }
 
 /// The primary's replication state for one reign.
+#[derive(Clone, Hash)]
 pub struct Sender {
     config: SenderConfig,
     peers: ArrayVec<Peer, PEERS_MAX>,

@@ -22,7 +22,7 @@ const _: () = assert!(HEARTBEAT_LEN_MAX <= CONTROL_LEN_MAX);
 const _: () = assert!(HISTORY_MAX <= u8::MAX as usize && VOTERS_MAX <= u8::MAX as usize);
 
 /// Where an epoch begins in the log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct EpochStart {
     /// The epoch.
     pub epoch: Epoch,
@@ -34,7 +34,7 @@ pub struct EpochStart {
 pub type History = ArrayVec<EpochStart, HISTORY_MAX>;
 
 /// What a node says it is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Role {
     /// Follows a primary, or waits for one.
@@ -67,7 +67,7 @@ impl Role {
 }
 
 /// What a node says of its own fitness.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Flags {
     /// The clone runs, is fit, and is level with the log.
     pub clone_ready: bool,
@@ -115,7 +115,7 @@ impl Flags {
 }
 
 /// A reign as its primary describes it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Reign {
     /// The epoch of the reign; equal to the newest entry of the history.
     pub epoch: Epoch,
@@ -126,7 +126,7 @@ pub struct Reign {
 }
 
 /// A voter that the sender has heard of late.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Heard {
     /// The voter.
     pub node: NodeId,
@@ -137,7 +137,7 @@ pub struct Heard {
 }
 
 /// "I live, and this is what I hold."
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Heartbeat {
     /// What the sender is.
     pub role: Role,
@@ -170,7 +170,7 @@ pub struct Heartbeat {
 }
 
 /// What a candidate shows of itself, in a pre-vote and in a vote.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Candidacy {
     /// The epoch the candidate wants to lead.
     pub epoch: Epoch,
@@ -188,7 +188,7 @@ pub struct Candidacy {
 }
 
 /// The answer to a pre-vote or to a vote.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Ballot {
     /// The epoch that was asked for.
     pub epoch: Epoch,
@@ -197,7 +197,7 @@ pub struct Ballot {
 }
 
 /// Why a primary gave up its reign.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum StepDownReason {
     /// The operator asked for it.
@@ -233,7 +233,7 @@ impl StepDownReason {
 }
 
 /// "I have fenced myself: elect now."
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct StepDown {
     /// The reign that ended.
     pub epoch: Epoch,
@@ -247,7 +247,7 @@ pub struct StepDown {
 
 /// A control message.
 #[expect(clippy::large_enum_variant, reason = "handled one at a time; a box would allocate")]
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Control {
     /// Periodic, and at once on a change of role.
     Heartbeat(Heartbeat),

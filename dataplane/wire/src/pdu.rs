@@ -85,7 +85,7 @@ pub struct Sealing {
 }
 
 /// A DATA body before the log bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct DataHeader {
     /// Where the bytes belong.
     pub position: Position,
@@ -100,7 +100,7 @@ pub struct DataHeader {
 }
 
 /// An ACK body.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Ack {
     /// Everything before it is held; the end of a record.
     pub position: Position,
@@ -113,7 +113,7 @@ pub struct Ack {
 }
 
 /// A NAK body.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Nak {
     /// First byte missing.
     pub position: Position,

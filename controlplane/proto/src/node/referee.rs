@@ -23,7 +23,7 @@ const RETRY_NS: u64 = 100_000_000;
 const ALONE_MIN_NS: u64 = 500_000_000;
 
 /// What is known of the arbiter.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Referee {
     /// The request under way.
     asked: Option<ArbiterRequest>,
@@ -56,7 +56,7 @@ impl Default for Referee {
 }
 
 /// A primary's way into serving alone and back.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) enum Alone {
     /// Acknowledgements and lease count.
     #[default]

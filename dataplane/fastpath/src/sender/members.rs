@@ -18,7 +18,7 @@ const PAUSE_NS_MIN: u64 = 10 * MS;
 const CHANGES_MAX: usize = 3 * PEERS_MAX;
 
 /// Why a replica is not in the set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EvictCause {
     /// It was not heard when the reign began, and has not acknowledged anything in it.
     Absent,
@@ -29,7 +29,7 @@ pub enum EvictCause {
 }
 
 /// That a replica is not in the set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Eviction {
     /// Why.
     pub cause: EvictCause,
@@ -40,7 +40,7 @@ pub struct Eviction {
 }
 
 /// What happened to a replica.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MemberChange {
     /// It left the commit set.
     Evicted(Eviction),
@@ -59,7 +59,7 @@ pub enum MemberChange {
 pub type Changes = ArrayVec<(NodeId, MemberChange), CHANGES_MAX>;
 
 /// What was sent when: tells how old the bytes are that a replica lacks.
-#[derive(Default)]
+#[derive(Clone, Default, Hash)]
 pub struct Marks(ArrayVec<(u64, Position), MARKS_MAX>);
 
 impl Marks {

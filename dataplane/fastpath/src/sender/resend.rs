@@ -11,7 +11,7 @@ pub const RESEND_BYTES_MAX: u64 = 128 << 10;
 const HOLDOFF_NS: u64 = MS;
 
 /// The retransmissions of one replica.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Resend {
     /// Still to be sent.
     from: Position,

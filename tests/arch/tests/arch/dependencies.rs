@@ -45,6 +45,10 @@ const ALLOWED: [(&str, &[&str]); 17] = [
             "understudy-proto",
         ],
     ),
+    (
+        "understudy-model",
+        &["understudy-wire", "understudy-log", "understudy-fastpath", "understudy-proto"],
+    ),
     ("understudy-lab", &["understudy-api", "understudy-config"]),
     (
         "understudy-fuzz",

@@ -18,6 +18,7 @@ use crate::scope::{Planted, Scope};
 use crate::world::{Flying, Message, digest};
 
 /// What a machine does to the rest of the world.
+#[expect(clippy::large_enum_variant, reason = "taken apart at once")]
 pub enum Effect {
     /// A message to one node (0: to all); true if it is an answer that comes as promptly as its question.
     Send(NodeId, Message, bool),

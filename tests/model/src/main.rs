@@ -18,7 +18,7 @@ struct Args {
     #[arg(long, default_value_t = 2)]
     threads: usize,
     /// Give a model up after so many transitions.
-    #[arg(long, default_value_t = 200_000_000)]
+    #[arg(long, default_value_t = 20_000_000)]
     transitions_max: usize,
 }
 

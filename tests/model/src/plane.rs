@@ -56,6 +56,7 @@ pub struct Reign {
 }
 
 /// What the data path does.
+#[expect(clippy::large_enum_variant, reason = "one a machine")]
 #[derive(Clone, Hash)]
 pub enum Role {
     /// Nothing yet.

@@ -29,6 +29,7 @@ use crate::scope::{Planted, START_NS, Scope, TICK_NS};
 const MAILBOX_MAX: usize = 16;
 
 /// What one node sends another.
+#[expect(clippy::large_enum_variant, reason = "most messages are of the larger kind")]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Message {
     /// Of the control plane.

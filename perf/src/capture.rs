@@ -16,10 +16,12 @@ use understudy_log::CaptureLog;
 use understudy_seal::{Channel, ClusterKey, Keyring, Path, Scope};
 use understudy_wire::NodeId;
 use understudy_wire::frame::{ETHERTYPE_IPV4, Ethernet, Mac};
+use understudy_wire::pdu::DATA_HEADER_LEN;
 use understudy_wire::tcp::{ACK, build_segment};
 
 use crate::memory::MemoryPorts;
 use crate::paired::{self, Spread};
+use crate::sealing;
 
 const CLUSTER: u64 = 77;
 const EPOCH: u64 = 1;
@@ -65,6 +67,10 @@ pub struct Outcome {
     pub ratio: Spread,
     /// DATA PDUs sent per client frame.
     pub pdus_per_frame: f64,
+    /// Bytes of their bodies, on average.
+    pub body_len: usize,
+    /// What sealing costs a PDU of that length; `capture_ns` holds it already.
+    pub sealing: sealing::Outcome,
     /// Whether the log was in huge pages.
     pub huge_pages: bool,
 }
@@ -84,17 +90,20 @@ pub fn run(plan: &Plan) -> Result<Outcome> {
     ensure!(plan.pairs > 0 && plan.slice_frames > 0, "there is nothing to run");
     let mut bench = Bench::new(plan)?;
     paired::run(WARM_UP_PAIRS, &mut bench, Bench::baseline_slice, Bench::capture_slice);
-    let (frames, pdus) = (bench.captured(), bench.ports.replicated);
+    let (frames, pdus, bytes) = (bench.captured(), bench.ports.replicated, bench.ports.sent_to());
     let pairs = paired::run(plan.pairs, &mut bench, Bench::baseline_slice, Bench::capture_slice);
     bench.check()?;
-    let frames = bench.captured() - frames;
+    let (frames, pdus) = (bench.captured() - frames, bench.ports.replicated - pdus);
+    let body_len = DATA_HEADER_LEN + ((bench.ports.sent_to() - bytes) / pdus.max(1)) as usize;
     Ok(Outcome {
         plan: *plan,
         baseline_ns: Spread::of(pairs.iter().map(|pair| pair.baseline)),
         capture_ns: Spread::of(pairs.iter().map(|pair| pair.subject)),
         added_ns: Spread::of(pairs.iter().map(|pair| pair.subject - pair.baseline)),
         ratio: Spread::of(pairs.iter().map(|pair| pair.subject / pair.baseline)),
-        pdus_per_frame: (bench.ports.replicated - pdus) as f64 / frames as f64,
+        pdus_per_frame: pdus as f64 / frames as f64,
+        body_len,
+        sealing: sealing::run(body_len, plan.pairs)?,
         huge_pages: bench.plane.log().is_huge(),
     })
 }
@@ -185,7 +194,7 @@ impl Bench {
 }
 
 /// A node's end of the replica port.
-fn channel(me: NodeId) -> Channel {
+pub(crate) fn channel(me: NodeId) -> Channel {
     let keyring = Keyring::single(ClusterKey::new([7; 32]));
     let peers: Vec<NodeId> = [ME].into_iter().chain(REPLICAS).filter(|&n| n != me).collect();
     let scope = Scope { cluster: CLUSTER, path: Path::Replica };

@@ -1,9 +1,10 @@
 //! Benchmarks of the data path, without a network card.
 //!
 //! [`memory`] is the world that the data path runs in, [`capture`] what is measured in it,
-//! [`paired`] how two things are compared on a machine that has other things to do.
+//! [`sealing`] what sealing a PDU costs, [`paired`] how two things are compared on a machine that has other things to do.
 #![forbid(unsafe_code)]
 
 pub mod capture;
 pub mod memory;
 pub mod paired;
+pub mod sealing;

@@ -51,4 +51,9 @@ fn print(outcome: &Outcome) {
     row("added, by pairs", " ns", &outcome.added_ns);
     row("ratio, by pairs", "x  ", &outcome.ratio);
     println!("  {:<28}{:>8.3}", "DATA PDUs per frame", outcome.pdus_per_frame);
+    println!("  {:<28}{:>8} B", "their bodies, on average", outcome.body_len);
+    row("sealing a PDU, by pairs", " ns", &outcome.sealing.seal_ns);
+    row("opening a PDU, by pairs", " ns", &outcome.sealing.open_ns);
+    let per_packet = outcome.sealing.seal_ns.median * outcome.pdus_per_frame;
+    println!("  {:<28}{per_packet:>8.1} ns", "sealing, per packet");
 }

@@ -192,6 +192,20 @@ impl Apply {
         pending.map_or(self.cursor, |p| p.at.min(self.cursor))
     }
 
+    /// The log is full. If all that may be applied is, then only unconfirmed frames hold it, and
+    /// what they wait for may be the very bytes that find no room: the oldest one is not kept for
+    /// another delivery. The capsule's kernel has had it once.
+    pub fn yield_room(&mut self, limit: Position, c: &mut Counters) {
+        let cursor = self.cursor;
+        let oldest = self.pending.iter_mut().find(|p| p.state != PendingState::Done);
+        if let Some(p) = oldest.filter(|p| p.at < cursor && limit <= cursor)
+            && matches!(p.state, PendingState::Delivered { .. })
+        {
+            p.state = PendingState::Done;
+            c.redelivery_given_up += 1;
+        }
+    }
+
     /// Whether the clone has followed the primary so far.
     pub fn is_fit(&self) -> bool {
         self.fit
@@ -290,20 +304,17 @@ impl Apply {
     }
 
     fn apply_frame<P: Ports>(&mut self, cx: &mut Context<'_, P>, mode: Mode, frame: &[u8]) -> bool {
-        // What is not an intact segment is the kernel's to judge.
+        // What is not an intact segment is the kernel's to judge. Nobody sends it to a clone again:
+        // what the device does not take now, it takes later.
         let Some(segment) = Segment::parse(frame).filter(|s| s.checksum_ok(frame)) else {
-            cx.deliver(frame);
-            return true;
+            return cx.deliver(frame);
         };
         let key = segment.key_from_client();
         let found = self.flows.find(&key);
         if segment.has(SYN) && !segment.has(ACK) {
             return self.apply_syn(cx, mode, frame, &segment, found);
         }
-        let Some(at) = found else {
-            cx.deliver(frame);
-            return true;
-        };
+        let Some(at) = found else { return cx.deliver(frame) };
         let half_open = self.flows.get(at).is_some_and(|f| f.state == FlowState::HalfOpen);
         if half_open && !self.adopt(cx, frame, &segment, at) {
             return true;
@@ -342,7 +353,7 @@ impl Apply {
                     }
                     self.flows.remove(at);
                 }
-                cx.deliver(frame);
+                return cx.deliver(frame);
             }
         }
         true
@@ -445,10 +456,7 @@ impl Apply {
                 // Nothing more can be confirmed later: wait for the kernel to confirm something.
                 mode == Mode::Primary
             }
-            _ => {
-                self.give(cx, frame, segment, at, verdict, 0);
-                true
-            }
+            _ => self.give(cx, frame, segment, at, verdict, 0),
         }
     }
 
@@ -533,6 +541,7 @@ impl Apply {
         true
     }
 
+    /// False: an RST that the device did not take, which nobody would give the capsule again.
     fn give<P: Ports>(
         &mut self,
         cx: &mut Context<'_, P>,
@@ -541,9 +550,11 @@ impl Apply {
         at: FlowRef,
         verdict: Verdict,
         parked: u32,
-    ) {
-        cx.deliver(frame);
-        let Some(flow) = self.flows.get_mut(at) else { return };
+    ) -> bool {
+        if !cx.deliver(frame) && segment.has(RST) {
+            return false;
+        }
+        let Some(flow) = self.flows.get_mut(at) else { return true };
         flow.parked -= parked;
         flow.note_client(segment);
         if segment.has(RST) || flow.is_closed() {
@@ -557,6 +568,7 @@ impl Apply {
                 state,
             });
         }
+        true
     }
 
     /// Looks again at what is parked or unconfirmed.
@@ -620,8 +632,10 @@ impl Apply {
             _ => {
                 // First: the adoption takes its numbers from the next frame of the flow.
                 self.hand_over_again(cx, record.payload, &segment, entry.flow);
-                self.give(cx, record.payload, &segment, entry.flow, verdict, 1);
                 match verdict {
+                    _ if !self.give(cx, record.payload, &segment, entry.flow, verdict, 1) => {
+                        entry.state
+                    }
                     Verdict::Untracked => PendingState::Done,
                     _ => PendingState::Delivered { at_ns: cx.now_ns, tries: 0 },
                 }

@@ -93,6 +93,7 @@ impl<P: Ports> Dataplane<P> {
             }
             Err(_) => {
                 self.counters.log_full += 1;
+                self.apply.yield_room(self.log.end(), &mut self.counters);
                 return;
             }
         };
@@ -113,11 +114,12 @@ impl<P: Ports> Dataplane<P> {
         let inherited =
             self.with_apply(now_ns, FINISH_WAIT_NS, ports, |a, cx| a.take_if_inherited(cx));
         if !inherited {
-            if self.host_out.push(ports, frame) {
-                self.counters.delivered_frames += 1;
-            } else {
+            if !self.host_out.push(ports, frame) {
+                // A clone will get it, so this application must: the applier tries again.
                 self.counters.host_tx_dropped += 1;
+                return;
             }
+            self.counters.delivered_frames += 1;
         }
         self.apply.skip_to(self.log.end());
     }

@@ -132,7 +132,12 @@ impl<P: Ports> Dataplane<P> {
             self.counters.pdu_unexpected += 1;
             return Ok(());
         }
+        let full = self.counters.data_log_full;
         receiver.on_data(now_ns, &data, bytes, &mut self.log, floor, &mut self.counters);
+        if self.counters.data_log_full > full {
+            let limit = self.committed.min(self.log.boundary());
+            self.apply.yield_room(limit, &mut self.counters);
+        }
         // The primary lives: what clients sent until a moment ago, it has.
         self.kept.expire(now_ns.saturating_sub(2 * self.config.sender.heartbeat_interval_ns));
         Ok(())

@@ -3,6 +3,9 @@
 #[path = "dataplane/sealing.rs"]
 mod sealing;
 
+#[path = "dataplane/delivery.rs"]
+mod delivery;
+
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -747,46 +750,6 @@ fn a_handshake_cut_by_the_death_is_completed() {
     assert_eq!(b.q.borrow().adopted.len(), 1);
     let host = segments(&b.sent(PortRole::Host));
     assert_eq!(host.iter().map(|s| s.payload_len).collect::<Vec<_>>(), vec![0, 5]);
-}
-
-/// No client sends a datagram to a clone again, nor to the primary if a clone answers for it later.
-#[test]
-fn what_the_capsules_device_does_not_take_is_delivered_later_in_order() {
-    let (mut a, mut b) = trio_pair(CommitPolicy::Quorum);
-    for rig in [&a, &b] {
-        rig.q.borrow_mut().host_stuck = true;
-    }
-    // No segment: as a datagram is to the data path.
-    let frames: Vec<_> = (0..100).map(|n| from_client(n, 0, ACK, b"x")[..50].to_vec()).collect();
-    for frame in &frames {
-        a.give(PortRole::Client, frame.clone());
-        exchange(&mut a, &mut b, 2);
-    }
-    assert!(a.counter("host_tx_dropped") > 0 && b.counter("host_tx_dropped") > 0);
-    for rig in [&a, &b] {
-        rig.q.borrow_mut().host_stuck = false;
-    }
-    exchange(&mut a, &mut b, 20);
-    assert_eq!(a.sent(PortRole::Host), frames);
-    assert_eq!(b.sent(PortRole::Host), frames);
-}
-
-/// What fills the hole before an unconfirmed frame may be what finds no room.
-#[test]
-fn a_frame_that_a_clone_does_not_confirm_does_not_fill_the_log_for_ever() {
-    let (mut a, mut b) = trio_pair(CommitPolicy::Quorum);
-    handshake(&mut a, &mut b);
-    request(&mut a, &mut b, b"never confirmed");
-    let junk = [&from_client(0, 0, ACK, b"")[..14], &[0; 1386]].concat();
-    for _ in 0..1000 {
-        a.give(PortRole::Client, junk.clone());
-        exchange(&mut a, &mut b, 3);
-    }
-    exchange(&mut a, &mut b, 50);
-    assert!(b.counter("redelivery_given_up") > 0);
-    assert_eq!(a.counter("log_full"), 0);
-    assert_eq!(a.dp.log().end(), b.dp.log().end());
-    assert!(b.dp.log().start() > 0);
 }
 
 #[test]

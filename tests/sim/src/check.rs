@@ -9,19 +9,12 @@ use understudy_wire::{Epoch, NodeId, Position};
 
 use crate::frames::SimFrame;
 
-/// A node's log, or the one it had when it crashed.
-pub struct Held<'a> {
-    /// Whose.
-    pub id: NodeId,
-    /// The logs of this life and the one before.
-    pub logs: [Option<&'a CaptureLog>; 2],
-}
+/// Which nodes hold these bytes at this position.
+pub type Holders<'a> = dyn Fn(Position, &[u8]) -> Vec<NodeId> + 'a;
 
-impl Held<'_> {
-    fn holds(&self, from: Position, bytes: &[u8]) -> bool {
-        let to = from + bytes.len() as u64;
-        self.logs.iter().flatten().any(|log| log.bytes(from, to) == Some(bytes))
-    }
+/// Whether a log holds these bytes at this position.
+pub fn holds(log: &CaptureLog, from: Position, bytes: &[u8]) -> bool {
+    log.bytes(from, from + bytes.len() as u64) == Some(bytes)
 }
 
 /// The one history, as its leaders committed it.
@@ -34,6 +27,8 @@ pub struct Truth {
     leaders: BTreeMap<Epoch, NodeId>,
     opened: Epoch,
     released: (Epoch, NodeId),
+    /// The newest frame of each life's capsule that left.
+    last_sent: BTreeMap<(NodeId, u64), u64>,
     /// Frames that left.
     pub frames_released: u64,
 }
@@ -66,14 +61,14 @@ impl Truth {
         life: u64,
         s: &Snapshot,
         log: &CaptureLog,
-        all: &[Held<'_>],
+        holders: &Holders<'_>,
     ) -> Result<(), String> {
         if let DataRole::Lead(epoch) = s.role {
             let first = *self.leaders.entry(epoch).or_insert(id);
             if first != id {
                 return Err(format!("epoch {epoch} is led by node {first} and node {id}"));
             }
-            self.extend(id, epoch, s, log, all)?;
+            self.extend(id, epoch, s, log, holders)?;
             if s.gate_open && epoch > self.opened {
                 self.opened = epoch;
                 self.covers(id, epoch, log)?;
@@ -97,7 +92,7 @@ impl Truth {
         epoch: Epoch,
         s: &Snapshot,
         log: &CaptureLog,
-        all: &[Held<'_>],
+        holders: &Holders<'_>,
     ) -> Result<(), String> {
         let (from, to) = (self.len(), s.committed);
         if to <= from {
@@ -106,8 +101,7 @@ impl Truth {
         let Some(bytes) = log.bytes(from, to) else {
             return Err(format!("node {id} committed up to {to} but does not hold {from}..{to}"));
         };
-        let holders: Vec<NodeId> =
-            all.iter().filter(|h| h.holds(from, bytes)).map(|h| h.id).collect();
+        let holders = holders(from, bytes);
         if holders.len() < self.majority {
             return Err(format!(
                 "node {id} in epoch {epoch} calls {from}..{to} committed, but only {holders:?} hold it"
@@ -157,7 +151,7 @@ impl Truth {
     /// Frames left a node's client port.
     pub fn release(
         &mut self,
-        id: NodeId,
+        (id, life): (NodeId, u64),
         role: DataRole,
         frames: &[SimFrame],
     ) -> Result<(), String> {
@@ -182,6 +176,15 @@ impl Truth {
                     self.len()
                 ));
             }
+            // What the data path makes itself has no number.
+            let last = self.last_sent.entry((id, life)).or_default();
+            if frame.nth > 0 && frame.nth < *last {
+                return Err(format!(
+                    "node {id} released frame {} of its capsule after frame {last}",
+                    frame.nth
+                ));
+            }
+            *last = frame.nth.max(*last);
         }
         Ok(())
     }

@@ -8,17 +8,29 @@ use understudy_wire::neighbor::learn;
 use understudy_wire::tcp::{ACK, RST, SYN, Segment};
 
 use crate::frames::{
-    Offer, SERVICE_PORT, VIP, arp_answer, arp_request, client_ip, client_mac, is_arp,
-    offer_options, payload, raw_frame, tcp_frame,
+    Offer, SERVICE_PORT, client_ip, client_mac, is_neighbor, neighbor_answer, neighbor_request,
+    offer_options, payload, raw_frame, tcp_frame, vip_for,
 };
 use crate::rng::Rng;
 use crate::session::{Session, request};
 use crate::tcb::{Settings, Tcb};
+use crate::udp;
 
 const MS: u64 = 1_000_000;
 const SYN_RETRY_NS: u64 = 400 * MS;
 const SYN_RETRY_NS_MAX: u64 = 1_600 * MS;
 const ARP_RETRY_NS: u64 = 300 * MS;
+
+/// How a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// FIN, once every reply is there.
+    Close,
+    /// RST, with a reply outstanding.
+    Reset,
+    /// Never completes its handshake.
+    HalfOpen,
+}
 
 /// How a connection behaves.
 #[derive(Clone, Copy, Debug)]
@@ -39,15 +51,27 @@ pub struct Plan {
     pub reply_max: u64,
     /// Longest pause before a request.
     pub think_ns_max: u64,
-    /// Requests until it closes.
+    /// Requests until it ends.
     pub requests: u64,
+    /// How it ends.
+    pub manner: Manner,
 }
 
 enum State {
-    Waiting { at: u64 },
-    SynSent { isn: u32, retry_at: u64, rto_ns: u64 },
+    Waiting {
+        at: u64,
+    },
+    SynSent {
+        isn: u32,
+        retry_at: u64,
+        rto_ns: u64,
+    },
     Open(Box<Tcb>),
     Closed,
+    /// Not there any more: what still comes is reset, or ignored as by a machine that is off.
+    Gone {
+        resets: bool,
+    },
 }
 
 struct Connection {
@@ -67,17 +91,53 @@ struct Connection {
     opened_ns: u64,
 }
 
+impl Connection {
+    fn is_over(&self) -> bool {
+        matches!(self.state, State::Closed | State::Gone { .. })
+    }
+
+    /// When there is something to do without a frame from the network.
+    fn due_ns(&self) -> Option<u64> {
+        match &self.state {
+            State::Waiting { at } => Some(*at),
+            State::SynSent { retry_at, .. } => Some(*retry_at),
+            State::Open(tcb) => {
+                let more = self.ends.len() < self.plan.depth && self.issued < self.plan.requests;
+                let think = more.then_some(self.think_until);
+                [tcb.due_ns(), think].into_iter().flatten().min()
+            }
+            State::Closed | State::Gone { .. } => None,
+        }
+    }
+}
+
 /// What a client machine has come to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ledger {
     /// Connections that ran from SYN to both FINs.
     pub connections: u64,
+    /// Connections given up, or never completed.
+    pub broken_off: u64,
     /// Replies received whole.
     pub replies: u64,
+    /// Replies by datagram.
+    pub datagrams: u64,
     /// Bytes received and compared.
     pub bytes: u64,
     /// Longest time without progress of a connection that had something under way.
     pub stall_ns_max: u64,
+}
+
+impl Ledger {
+    /// Both together.
+    pub fn add(&mut self, other: &Ledger) {
+        self.connections += other.connections;
+        self.broken_off += other.broken_off;
+        self.datagrams += other.datagrams;
+        self.replies += other.replies;
+        self.bytes += other.bytes;
+        self.stall_ns_max = self.stall_ns_max.max(other.stall_ns_max);
+    }
 }
 
 /// The machine.
@@ -86,7 +146,9 @@ pub struct Host {
     rng: Rng,
     vip_mac: Option<Mac>,
     arp_at: u64,
-    connections: BTreeMap<u16, Connection>,
+    connections: BTreeMap<u16, Box<Connection>>,
+    datagrams: Vec<udp::Client>,
+    ip: IpAddr,
     next_port: u16,
     out: VecDeque<Vec<u8>>,
     loading: bool,
@@ -97,13 +159,22 @@ pub struct Host {
 }
 
 impl Host {
-    /// A machine with a few connections to come.
-    pub fn new(index: usize, connections: usize, mut rng: Rng) -> Host {
+    /// A machine with a few connections to come, and conversations by datagram.
+    pub fn new(
+        index: usize,
+        v6: bool,
+        (connections, datagrams): (usize, usize),
+        mut rng: Rng,
+    ) -> Host {
         let mut host = Host {
             index,
+            ip: client_ip(index, v6),
             vip_mac: None,
             arp_at: 0,
             connections: BTreeMap::new(),
+            datagrams: (0..datagrams)
+                .map(|i| udp::Client::new(30_000 + i as u16, rng.below(1_500 * MS)))
+                .collect(),
             next_port: 40_000 + rng.below(1000) as u16,
             rng,
             out: VecDeque::new(),
@@ -124,7 +195,7 @@ impl Host {
         let plan = plan(&mut self.rng);
         self.connections.insert(
             port,
-            Connection {
+            Box::new(Connection {
                 port,
                 plan,
                 state: State::Waiting { at },
@@ -138,7 +209,7 @@ impl Host {
                 ts_offset: self.rng.bits() as u32,
                 progress_ns: at,
                 opened_ns: at,
-            },
+            }),
         );
     }
 
@@ -150,12 +221,14 @@ impl Host {
 
     /// Whether every connection has come to its end.
     pub fn is_done(&self) -> bool {
-        !self.loading && self.connections.values().all(|c| matches!(c.state, State::Closed))
+        !self.loading
+            && self.connections.values().all(|c| c.is_over())
+            && self.datagrams.iter().all(udp::Client::is_done)
     }
 
     /// The connections under way: port, when they last got on, what they are about.
     pub fn under_way(&self) -> Vec<(u16, u64, String)> {
-        let open = self.connections.values().filter(|c| !matches!(c.state, State::Closed));
+        let open = self.connections.values().filter(|c| !c.is_over());
         open.map(|c| {
             let text = match &c.state {
                 State::Open(tcb) => tcb.summary(),
@@ -176,7 +249,7 @@ impl Host {
 
     /// The address of this machine.
     pub fn ip(&self) -> IpAddr {
-        client_ip(self.index)
+        self.ip
     }
 
     /// The next frame to the network.
@@ -186,17 +259,8 @@ impl Host {
 
     /// When to call `tick` at the latest.
     pub fn due_ns(&self) -> Option<u64> {
-        let each = |c: &Connection| match &c.state {
-            State::Waiting { at } => Some(*at),
-            State::SynSent { retry_at, .. } => Some(*retry_at),
-            State::Open(tcb) => {
-                let think = (c.ends.len() < c.plan.depth && c.issued < c.plan.requests)
-                    .then_some(c.think_until);
-                [tcb.due_ns(), think].into_iter().flatten().min()
-            }
-            State::Closed => None,
-        };
-        self.connections.values().filter_map(each).min()
+        let datagrams = self.datagrams.iter().map(|d| d.due_ns());
+        self.connections.values().filter_map(|c| c.due_ns()).chain(datagrams).min()
     }
 
     /// Takes a frame from the network.
@@ -205,19 +269,38 @@ impl Host {
         if eth.dst != client_mac(self.index) && eth.dst[0] & 1 == 0 {
             return;
         }
-        if is_arp(frame) {
+        let vip = vip_for(self.ip);
+        if is_neighbor(frame) {
             if let Some((ip, mac)) = learn(frame)
-                && ip == VIP
+                && ip == vip
             {
                 self.vip_mac = Some(mac);
             }
-            let answer = arp_answer(frame, (self.ip(), client_mac(self.index)));
+            let answer = neighbor_answer(frame, (self.ip, client_mac(self.index)));
             self.out.extend(answer);
             return self.tick(now_ns);
         }
+        if let Some(datagram) = udp::parse(frame) {
+            return self.on_datagram(now_ns, &datagram);
+        }
         let Some(segment) = Segment::parse(frame).filter(|s| s.checksum_ok(frame)) else { return };
-        if segment.ip.dst == self.ip() && segment.ip.src == VIP {
+        if segment.ip.dst == self.ip && segment.ip.src == vip {
             self.on_segment(now_ns, &segment, payload(frame, &segment));
+        }
+    }
+
+    fn on_datagram(&mut self, now_ns: u64, datagram: &udp::Datagram) {
+        if datagram.from != udp::service_end(vip_for(self.ip)) || datagram.to.0 != self.ip {
+            return;
+        }
+        let Some(client) = self.datagrams.iter_mut().find(|d| d.port == datagram.to.1) else {
+            return;
+        };
+        let before = client.replies;
+        let fault = client.take(now_ns, &datagram.body, &mut self.rng).err();
+        self.ledger.datagrams += client.replies - before;
+        if let Some(text) = fault {
+            self.violate(text);
         }
     }
 
@@ -229,6 +312,8 @@ impl Host {
             {
                 if segment.has(RST) {
                     self.violate(format!("port {}: connection refused", c.port));
+                } else if c.plan.manner == Manner::HalfOpen {
+                    self.leave(now_ns, &mut c, false);
                 } else if segment.has(SYN) {
                     let tcb = established(&c.plan, *isn, segment, c.ts_offset);
                     c.state = State::Open(Box::new(tcb));
@@ -257,9 +342,30 @@ impl Host {
             State::Closed if segment.seq_len() > 0 && !segment.has(RST) => {
                 self.bare_ack(&c, now_ns, segment);
             }
+            State::Gone { resets: true } if !segment.has(RST) => {
+                let reset = crate::tcb::Out {
+                    seq: segment.ack,
+                    ack: segment.seq_end(),
+                    flags: RST | ACK,
+                    window: 0,
+                    timestamps: None,
+                    payload: Vec::new(),
+                };
+                self.send(c.port, &reset);
+            }
             _ => {}
         }
         self.connections.insert(c.port, c);
+    }
+
+    /// The connection is given up; another one takes its place.
+    fn leave(&mut self, now_ns: u64, c: &mut Connection, resets: bool) {
+        c.state = State::Gone { resets };
+        self.ledger.broken_off += 1;
+        if self.loading {
+            let at = now_ns + self.rng.below(300 * MS);
+            self.add(at);
+        }
     }
 
     fn bare_ack(&mut self, c: &Connection, now_ns: u64, segment: &Segment) {
@@ -276,7 +382,7 @@ impl Host {
     }
 
     fn violate(&mut self, text: String) {
-        self.violation.get_or_insert(format!("client {}: {text}", self.ip()));
+        self.violation.get_or_insert(format!("client {}: {text}", self.ip));
     }
 
     /// Reads, compares, asks for more, closes, sends.
@@ -312,6 +418,16 @@ impl Host {
             c.ends.push_back(c.expected_total);
             c.expected.extend(reply);
         }
+        if c.plan.manner == Manner::Reset && c.issued >= c.plan.requests && fault.is_none() {
+            // The last request may be under way, or cut short.
+            let mut out = tcb.poll(now_ns);
+            out.truncate(1);
+            out.push(tcb.abort(now_ns));
+            for o in &out {
+                self.send(c.port, o);
+            }
+            return self.leave(now_ns, c, true);
+        }
         let finished = c.ends.is_empty() && (!self.loading || c.issued >= c.plan.requests);
         if finished {
             tcb.close();
@@ -343,13 +459,14 @@ impl Host {
 
     fn send(&mut self, port: u16, out: &crate::tcb::Out) {
         let Some(mac) = self.vip_mac else { return };
-        let from = ((self.ip(), port), client_mac(self.index));
-        self.out.push_back(tcp_frame(from, ((VIP, SERVICE_PORT), mac), out));
+        let from = ((self.ip, port), client_mac(self.index));
+        self.out.push_back(tcp_frame(from, ((vip_for(self.ip), SERVICE_PORT), mac), out));
     }
 
     /// Timers.
     pub fn tick(&mut self, now_ns: u64) {
-        let ports: Vec<u16> = self.connections.keys().copied().collect();
+        let due = self.connections.values().filter(|c| c.due_ns().is_some_and(|at| at <= now_ns));
+        let ports: Vec<u16> = due.map(|c| c.port).collect();
         for port in ports {
             let Some(mut c) = self.connections.remove(&port) else { continue };
             match &c.state {
@@ -362,6 +479,22 @@ impl Host {
             }
             self.connections.insert(port, c);
         }
+        self.tick_datagrams(now_ns);
+    }
+
+    fn tick_datagrams(&mut self, now_ns: u64) {
+        for i in 0..self.datagrams.len() {
+            let client = &mut self.datagrams[i];
+            if client.due_ns() > now_ns {
+                continue;
+            }
+            let (port, body) = (client.port, client.send(now_ns, self.loading));
+            if let Some((body, mac)) = body.zip(self.vip_mac) {
+                let from = ((self.ip, port), client_mac(self.index));
+                let to = (udp::service_end(vip_for(self.ip)), mac);
+                self.out.push_back(udp::frame(from, to, &body));
+            }
+        }
     }
 
     /// Sends the SYN, or the question that must come first.
@@ -369,7 +502,10 @@ impl Host {
         let Some(mac) = self.vip_mac else {
             if self.arp_at <= now_ns {
                 self.arp_at = now_ns + ARP_RETRY_NS;
-                self.out.push_back(arp_request((self.ip(), client_mac(self.index)), VIP));
+                self.out.push_back(neighbor_request(
+                    (self.ip, client_mac(self.index)),
+                    vip_for(self.ip),
+                ));
             }
             c.state = State::Waiting { at: self.arp_at };
             return;
@@ -390,8 +526,8 @@ impl Host {
             timestamps: c.plan.timestamps.then_some((ts_now, 0)),
         };
         let window = c.plan.rcv_buf.min(u32::from(u16::MAX)) as u16;
-        let from = ((self.ip(), c.port), client_mac(self.index));
-        let to = ((VIP, SERVICE_PORT), mac);
+        let from = ((self.ip, c.port), client_mac(self.index));
+        let to = ((vip_for(self.ip), SERVICE_PORT), mac);
         let frame = raw_frame(from, to, (isn, 0, SYN, window), &offer_options(&offer), &[]);
         self.out.push_back(frame);
     }
@@ -409,6 +545,7 @@ fn established(plan: &Plan, isn: u32, synack: &Segment, ts_offset: u32) -> Tcb {
         timestamps,
         rcv_buf: plan.rcv_buf,
         ts_offset,
+        ts_rate: 1_000_000,
     };
     let rcv = synack.seq.wrapping_add(1);
     let edge = rcv.wrapping_add(plan.rcv_buf.min(u32::from(u16::MAX)));
@@ -445,14 +582,18 @@ fn plan(rng: &mut Rng) -> Plan {
         depth: 1,
         body_max: 200,
         reply_max: 400,
-        think_ns_max: 40 * MS,
+        think_ns_max: 100 * MS,
         requests: u64::MAX,
+        manner: Manner::Close,
     };
-    match rng.below(5) {
+    match rng.below(9) {
         0 => base,
-        1 => Plan { depth: 16, think_ns_max: 60 * MS, ..base },
-        2 => Plan { reply_max: 60_000, think_ns_max: 300 * MS, ..base },
-        3 => Plan { body_max: 20_000, depth: 2, think_ns_max: 200 * MS, ..base },
-        _ => Plan { requests: 1 + rng.below(4), think_ns_max: 5 * MS, ..base },
+        1 => Plan { depth: 16, think_ns_max: 150 * MS, ..base },
+        2 => Plan { reply_max: 60_000, think_ns_max: 500 * MS, ..base },
+        3 => Plan { body_max: 20_000, depth: 2, think_ns_max: 400 * MS, ..base },
+        4 => Plan { requests: 0, ..base },
+        5 => Plan { requests: 1 + rng.below(6), manner: Manner::Reset, ..base },
+        6 => Plan { manner: Manner::HalfOpen, ..base },
+        _ => Plan { requests: 1 + rng.below(4), think_ns_max: 10 * MS, ..base },
     }
 }

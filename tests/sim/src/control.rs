@@ -16,6 +16,8 @@ use understudy_wire::control::Control as Message;
 use understudy_wire::pdu::{PDU_HEADER_LEN, PDU_TAG_LEN, PduKind, TARGET_ALL};
 use understudy_wire::{Epoch, NodeId};
 
+use crate::scenario::Mutation;
+
 /// Longest sleep of the loop.
 pub const TICK_NS: u64 = 2 * MS;
 const STUCK_NS: u64 = 1_000 * MS;
@@ -103,6 +105,7 @@ pub struct Control {
     backoff_ms: Option<u64>,
     effects: Vec<Effect>,
     started: bool,
+    mutation: Mutation,
 }
 
 impl Control {
@@ -113,10 +116,16 @@ impl Control {
         persisted: Persisted,
         now_ns: u64,
         backoff_ms: Option<u64>,
+        mutation: Mutation,
     ) -> Control {
+        let mut node = Node::new(config, persisted, now_ns, now_ns).expect("valid settings");
+        if mutation == Mutation::RecoveringVotes {
+            node.handle_force_recovered(now_ns);
+        }
         Control {
             channel,
-            node: Node::new(config, persisted, now_ns, now_ns).expect("valid settings"),
+            node,
+            mutation,
             app: App::Starting { checked_ns: now_ns },
             datagrams: VecDeque::new(),
             links: VecDeque::new(),
@@ -275,12 +284,26 @@ impl Control {
                 }
                 // No group of the simulation has an arbiter.
                 Output::Arbiter(_) => {}
-                Output::Dataplane(command) => q.commands.push_back(data_command(command)),
+                Output::Dataplane(command) => self.order(command, q),
                 Output::Service(ServiceCommand::Restart) => self.restart(now_ns, q),
                 Output::Event(event) => self.effects.push(Effect::Note(event)),
                 Output::SwitchoverDone(result) => self.effects.push(Effect::Switchover(result)),
             }
         }
+    }
+
+    fn order(&mut self, command: DpCommand, q: &mut Queues) {
+        let command = match (self.mutation, command, &self.last) {
+            (Mutation::VoteWithoutPromise, DpCommand::Promise { epoch }, Some(last)) => {
+                let snapshot = last.clone();
+                return q.events.push_back(Event::Promised { epoch, snapshot });
+            }
+            (Mutation::UncutLog, DpCommand::Follow { epoch, primary, .. }, _) => {
+                DpCommand::Follow { epoch, primary, cut: u64::MAX }
+            }
+            (_, command, _) => command,
+        };
+        q.commands.push_back(data_command(command));
     }
 
     fn send(&mut self, to: To, paths: Paths, epoch: Epoch, msg: &Message, q: &mut Queues) {

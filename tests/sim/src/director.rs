@@ -1,17 +1,22 @@
 //! The course of a run: settle, load, break something, mend it, settle again, and let the load end.
 
+use std::collections::BTreeMap;
+
 use understudy_fastpath::MS;
 use understudy_proto::LocalFact;
 use understudy_wire::NodeId;
 
+use crate::machine::Slowness;
 use crate::net::{Plug, Way};
-use crate::scenario::{Fault, Mutation, Profile, Scenario};
+use crate::scenario::{Fault, Mutation, Profile, SECOND_FAULTS, Scenario};
 use crate::world::{Event, World};
 
 /// A group with nothing broken is whole again within this time.
 const SETTLE_NS_MAX: u64 = 20_000 * MS;
 /// Connections come to their end within this time.
 const DRAIN_NS_MAX: u64 = 20_000 * MS;
+/// So long the others run without a node before the operator believes it.
+const MISSED_NS: u64 = 1_000 * MS;
 /// A majority that can talk has a primary within this time.
 const TAKEOVER_NS_MAX: u64 = 4_000 * MS;
 
@@ -26,7 +31,6 @@ enum Phase {
         until: u64,
     },
     Episode {
-        since: u64,
         until: u64,
     },
     Draining {
@@ -35,13 +39,29 @@ enum Phase {
     Done,
 }
 
+/// A node that something is wrong with.
+#[derive(Clone, Copy, Debug)]
+struct Victim {
+    id: NodeId,
+    fault: Fault,
+    until: u64,
+}
+
 /// The director.
 #[derive(Debug, Default)]
 pub struct Director {
     phase: Phase,
     left: u64,
-    /// Afflicted at the moment, and by what.
-    victims: Vec<(NodeId, Fault)>,
+    /// Afflicted at the moment.
+    victims: Vec<Victim>,
+    /// When another one follows.
+    second_at: Option<u64>,
+    /// Since when no more is broken than a group bears, and nothing has changed.
+    bearable_since: u64,
+    /// A node was mute on the replica network besides another fault.
+    mute: bool,
+    /// Since when a node that refuses to start has been missed while the others serve.
+    missed: BTreeMap<NodeId, u64>,
 }
 
 impl Director {
@@ -58,13 +78,37 @@ impl Director {
     /// One turn.
     pub fn turn(&mut self, w: &mut World) {
         let now = w.now_ns;
+        self.repair(w);
         match self.phase {
             Phase::Start => self.phase = Phase::Settling { since: now },
             Phase::Settling { since } => self.settle(w, since),
             Phase::Peace { until } if now >= until => self.strike(w),
-            Phase::Episode { since, until } if now >= until => self.mend(w, since),
+            Phase::Episode { until } => self.go_on(w, until),
             Phase::Draining { since } => self.drain(w, since),
             _ => {}
+        }
+    }
+
+    /// The operator, as the daemon's message has it: a damaged file is removed once the others
+    /// have been running without this node.
+    fn repair(&mut self, w: &mut World) {
+        let serves = w.server().is_some();
+        for i in 0..w.machines.len() {
+            let m = &w.machines[i];
+            let (id, refuses) = (m.id, m.life.is_none() && m.disk.load().is_none());
+            let afflicted = self.victims.iter().any(|v| v.id == id);
+            if !refuses || afflicted || !serves {
+                self.missed.remove(&id);
+                continue;
+            }
+            let since = *self.missed.entry(id).or_insert(w.now_ns);
+            if w.now_ns >= since + MISSED_NS {
+                self.missed.remove(&id);
+                w.note(format!("the operator removes the damaged file of node {id}"));
+                w.machine(id).disk.wipe();
+                let now_ns = w.now_ns;
+                w.push(now_ns, Event::Boot(id));
+            }
         }
     }
 
@@ -72,7 +116,8 @@ impl Director {
         let chaos = w.scenario.profile == Profile::Chaos;
         if w.is_settled() || chaos {
             w.note("settled");
-            let until = w.now_ns + w.rng.range(100 * MS, 700 * MS);
+            let longest = if chaos { 200 * MS } else { 700 * MS };
+            let until = w.now_ns + w.rng.range(20 * MS, longest);
             self.phase = Phase::Peace { until };
         } else if w.now_ns > since + SETTLE_NS_MAX {
             w.describe();
@@ -82,6 +127,7 @@ impl Director {
 
     fn strike(&mut self, w: &mut World) {
         let chaos = w.scenario.profile == Profile::Chaos;
+        let spare = w.whole().saturating_sub(w.scenario.majority());
         if self.left == 0 {
             return self.begin_drain(w);
         }
@@ -89,52 +135,98 @@ impl Director {
             self.phase = Phase::Settling { since: w.now_ns };
             return;
         }
-        self.left -= 1;
-        let tolerated = usize::from(w.scenario.nodes) - w.scenario.majority();
-        let count = w.rng.range(1, if chaos { 3 } else { tolerated as u64 }) as usize;
-        let faults = w.scenario.profile.faults();
-        for _ in 0..count {
-            let id = self.victim(w);
-            let fault = w.rng.pick(faults);
-            if self.victims.iter().all(|(v, _)| *v != id) {
-                w.note(format!("FAULT {fault:?} at node {id}"));
-                self.victims.push((id, fault));
-                afflict(w, id, fault);
-            }
+        if !chaos && spare == 0 {
+            return self.begin_drain(w);
         }
+        self.left -= 1;
+        let count = w.rng.range(1, if chaos { 3 } else { spare as u64 }) as usize;
         let long = w.rng.percent(30);
         let s = w.scenario.suspect_ns;
         let length = if long { TAKEOVER_NS_MAX + s } else { w.rng.range(s / 8, 6 * s) };
-        self.phase = Phase::Episode { since: w.now_ns, until: w.now_ns + length };
+        let mut until = w.now_ns + length;
+        for _ in 0..count {
+            let (id, fault) = (self.victim(w), w.rng.pick(w.scenario.profile.faults()));
+            let until = if chaos { w.now_ns + w.rng.range(s / 8, length) } else { until };
+            self.hit(w, id, fault, until);
+        }
+        self.bearable_since = w.now_ns;
+        if w.rng.percent(w.scenario.second_percent) {
+            let at = w.now_ns + w.rng.range(s / 4, 3 * s);
+            self.second_at = Some(at);
+            until = until.max(at + 4 * s) + if long { 4 * s } else { 0 };
+        }
+        self.phase = Phase::Episode { until };
+    }
+
+    fn hit(&mut self, w: &mut World, id: NodeId, fault: Fault, until: u64) {
+        if self.victims.iter().all(|v| v.id != id) {
+            w.note(format!("FAULT {fault:?} at node {id}"));
+            *w.notes.entry(format!("{fault:?}")).or_default() += 1;
+            self.victims.push(Victim { id, fault, until });
+            // A node that only the second path hears may be elected, and then waits for its lease
+            // for as long as `takeover_limit_ns`: with another primary dead, that is the outage.
+            self.mute |= self.victims.len() > 1
+                && self.victims.iter().any(|v| v.fault == Fault::MuteReplica);
+            afflict(w, id, fault);
+        }
     }
 
     /// The primary more often than not.
     fn victim(&self, w: &mut World) -> NodeId {
         let any = 1 + w.rng.below(u64::from(w.scenario.nodes)) as NodeId;
         match w.server() {
-            Some((id, _)) if w.rng.percent(60) => id,
+            Some(by) if w.rng.percent(60) => by.id,
             _ => any,
         }
     }
 
-    fn mend(&mut self, w: &mut World, since: u64) {
+    /// While something is broken: another failure, and what mends by itself.
+    fn go_on(&mut self, w: &mut World, until: u64) {
+        let (now, s) = (w.now_ns, w.scenario.suspect_ns);
+        if self.second_at.is_some_and(|at| now >= at) {
+            self.second_at = None;
+            *w.notes.entry("SecondFailure".into()).or_default() += 1;
+            let id = 1 + w.rng.below(u64::from(w.scenario.nodes)) as NodeId;
+            let fault = w.rng.pick(&SECOND_FAULTS);
+            let until = now + w.rng.range(s / 4, 3 * s);
+            self.hit(w, id, fault, until);
+        }
+        if now >= until {
+            return self.mend(w);
+        }
+        if self.victims.iter().any(|v| v.until <= now) {
+            self.relieve(w, |v| v.until <= now);
+        }
+        if self.victims.len() > usize::from(w.scenario.nodes) - w.scenario.majority() {
+            self.bearable_since = now;
+        }
+    }
+
+    fn mend(&mut self, w: &mut World) {
         let chaos = w.scenario.profile == Profile::Chaos;
-        // A node that only the second path hears may be elected, and then waits for its lease for
-        // as long as `takeover_limit_ns`: with another primary dead, that is the outage.
-        let mute = self.victims.len() > 1 && self.victims.iter().any(|v| v.1 == Fault::MuteReplica);
-        let judged = !chaos && !mute && w.now_ns >= since + TAKEOVER_NS_MAX;
+        let judged = !chaos && !self.mute && w.now_ns >= self.bearable_since + TAKEOVER_NS_MAX;
         if judged && w.server().is_none() {
             w.describe();
             w.violate("liveness: a connected majority is without a primary".into());
             return;
         }
-        let victims = std::mem::take(&mut self.victims);
-        w.note(format!("mended: {victims:?}"));
-        w.cuts.heal();
-        for (id, fault) in victims {
-            relieve(w, id, fault);
-        }
+        self.relieve(w, |_| true);
+        self.mute = false;
         self.phase = Phase::Settling { since: w.now_ns };
+    }
+
+    fn relieve(&mut self, w: &mut World, over: impl Fn(&Victim) -> bool) {
+        let (mended, still) = std::mem::take(&mut self.victims).into_iter().partition(over);
+        self.victims = still;
+        w.note(format!("mended: {mended:?}"));
+        w.cuts.heal();
+        for v in &self.victims {
+            sever(w, v.id, v.fault);
+        }
+        for v in &mended {
+            relieve(w, v.id, v.fault);
+        }
+        self.bearable_since = w.now_ns;
     }
 
     fn begin_drain(&mut self, w: &mut World) {
@@ -190,25 +282,9 @@ fn both_ways(w: &mut World, id: NodeId, way: fn(NodeId, NodeId) -> Way, dirs: (b
     }
 }
 
-fn afflict(w: &mut World, id: NodeId, fault: Fault) {
-    let now = w.now_ns;
+/// The part of a fault that is in the networks.
+fn sever(w: &mut World, id: NodeId, fault: Fault) {
     match fault {
-        Fault::Switchover => {
-            let to = w.rng.percent(50).then(|| 1 + w.rng.below(u64::from(w.scenario.nodes)) as u16);
-            if let Some((leader, _)) = w.server()
-                && let Some(life) = &mut w.machine(leader).life
-            {
-                life.control.switchovers.push_back(to.filter(|to| *to != leader));
-            }
-        }
-        Fault::Crash => w.crash(id),
-        Fault::PauseBoth => {
-            w.machine(id).poll_stall = (now, u64::MAX);
-            w.machine(id).wake_stall = u64::MAX;
-        }
-        Fault::PauseData => w.machine(id).poll_stall = (now, u64::MAX),
-        Fault::PauseControl => w.machine(id).wake_stall = u64::MAX,
-        Fault::AppExit => w.exit_app(id),
         Fault::Isolate => {
             both_ways(w, id, Way::Replica, (true, true));
             both_ways(w, id, Way::Second, (true, true));
@@ -217,10 +293,40 @@ fn afflict(w: &mut World, id: NodeId, fault: Fault) {
         Fault::CutSecond => both_ways(w, id, Way::Second, (true, true)),
         Fault::DeafReplica => both_ways(w, id, Way::Replica, (false, true)),
         Fault::MuteReplica => both_ways(w, id, Way::Replica, (true, false)),
-        Fault::ClientCarrier => set_client_carrier(w, id, false),
-        Fault::ReplicaCarrier => set_replica_carrier(w, id, false),
         Fault::ClientMute => w.cuts.cut(Way::FromNode(id)),
         Fault::ClientDeaf => w.cuts.cut(Way::ToNode(id)),
+        _ => {}
+    }
+}
+
+fn afflict(w: &mut World, id: NodeId, fault: Fault) {
+    let now = w.now_ns;
+    sever(w, id, fault);
+    match fault {
+        Fault::Switchover => {
+            let to = w.rng.percent(50).then(|| 1 + w.rng.below(u64::from(w.scenario.nodes)) as u16);
+            if let Some(by) = w.server()
+                && let Some(life) = &mut w.machine(by.id).life
+            {
+                life.control.switchovers.push_back(to.filter(|to| *to != by.id));
+            }
+        }
+        Fault::Crash => w.crash(id),
+        Fault::TornDisk => w.tear(id),
+        Fault::SlowDisk => w.machine(id).slow.disk_ns = w.rng.range(50 * MS, 400 * MS),
+        Fault::DiskStall => w.machine(id).slow.disk_ns = u64::MAX,
+        Fault::SlowLoop => w.machine(id).slow.loop_ns = w.rng.range(MS, 12 * MS),
+        Fault::SlowClone => w.machine(id).slow.capsule_ns = w.rng.range(MS, 40 * MS),
+        Fault::PauseBoth => {
+            w.machine(id).poll_stall = (now, u64::MAX);
+            w.machine(id).wake_stall = u64::MAX;
+        }
+        Fault::PauseData => w.machine(id).poll_stall = (now, u64::MAX),
+        Fault::PauseControl => w.machine(id).wake_stall = u64::MAX,
+        Fault::AppExit => w.exit_app(id),
+        Fault::ClientCarrier => set_client_carrier(w, id, false),
+        Fault::ReplicaCarrier => set_replica_carrier(w, id, false),
+        _ => {}
     }
     if w.has(Mutation::SlowClock) && fault == Fault::Isolate {
         w.machine(id).data_clock.set_slow(now, true);
@@ -230,7 +336,11 @@ fn afflict(w: &mut World, id: NodeId, fault: Fault) {
 fn relieve(w: &mut World, id: NodeId, fault: Fault) {
     let now = w.now_ns;
     match fault {
-        Fault::Crash => w.push(now, Event::Boot(id)),
+        Fault::Crash | Fault::TornDisk => w.push(now, Event::Boot(id)),
+        Fault::DiskStall => w.unstall_disk(id),
+        Fault::SlowDisk | Fault::SlowLoop | Fault::SlowClone => {
+            w.machine(id).slow = Slowness::default();
+        }
         Fault::PauseBoth | Fault::PauseData | Fault::PauseControl => {
             let (poll, wake) = (w.rng.below(MS), w.rng.below(MS));
             let machine = w.machine(id);

@@ -1,10 +1,12 @@
 //! Addresses of the simulated networks, and frames as their ends build them.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use understudy_fastpath::ports::Frame;
 use understudy_seal::{Channel, ClusterKey, Keyring, Path, Scope};
-use understudy_wire::frame::{ETHERTYPE_ARP, ETHERTYPE_IPV4, Ethernet, Mac};
+use understudy_wire::frame::{
+    ETH_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ip, Mac, PROTO_ICMPV6,
+};
 use understudy_wire::neighbor::{build_announcement, build_answer, parse_solicitation};
 use understudy_wire::tcp::{Segment, build_segment};
 use understudy_wire::{NodeId, Position};
@@ -14,8 +16,11 @@ use crate::tcb::Out;
 
 /// The service's virtual MAC.
 pub const VMAC: Mac = [0, 0, 0x5e, 0, 1, 51];
-/// The service's virtual address.
-pub const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 100));
+/// The service's virtual addresses.
+pub const VIP4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 100));
+/// See [`VIP4`].
+pub const VIP6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x100));
+const NDP_SOLICITATION: u8 = 135;
 /// The service's port.
 pub const SERVICE_PORT: u16 = 7000;
 /// The group.
@@ -38,8 +43,18 @@ pub fn channel(me: NodeId, nodes: u16, path: Path, rng: &mut Rng) -> Channel {
 }
 
 /// The address of a client machine.
-pub fn client_ip(host: usize) -> IpAddr {
-    IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1 + host as u8))
+pub fn client_ip(host: usize, v6: bool) -> IpAddr {
+    let last = 1 + host as u8;
+    if v6 {
+        Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, u16::from(last)).into()
+    } else {
+        Ipv4Addr::new(10, 0, 0, last).into()
+    }
+}
+
+/// The service's address in the family of `ip`.
+pub fn vip_for(ip: IpAddr) -> IpAddr {
+    if ip.is_ipv6() { VIP6 } else { VIP4 }
 }
 
 /// The MAC of a client machine.
@@ -59,6 +74,8 @@ pub struct SimFrame {
     pub bytes: Vec<u8>,
     /// The position of the log up to which the capsule had been fed when its kernel made this frame.
     pub cause: Option<Position>,
+    /// The how manieth of this kernel it is.
+    pub nth: u64,
 }
 
 impl Frame for SimFrame {
@@ -73,7 +90,7 @@ impl Frame for SimFrame {
 impl SimFrame {
     /// A frame that nothing of the log caused.
     pub fn new(bytes: Vec<u8>) -> SimFrame {
-        SimFrame { bytes, cause: None }
+        SimFrame { bytes, cause: None, nth: 0 }
     }
 }
 
@@ -100,7 +117,7 @@ pub fn raw_frame(
     options: &[u8],
     payload: &[u8],
 ) -> Vec<u8> {
-    let eth = Ethernet { dst: to.1, src: from.1, ethertype: ETHERTYPE_IPV4 };
+    let eth = Ethernet { dst: to.1, src: from.1, ethertype: ethertype(from.0.0) };
     build_segment(&eth, from.0, to.0, fields, options, payload)
 }
 
@@ -135,23 +152,35 @@ pub fn payload<'a>(frame: &'a [u8], segment: &Segment) -> &'a [u8] {
     &frame[segment.ip.end - segment.payload_len as usize..segment.ip.end]
 }
 
-/// An ARP request by `asker` for `target`.
-pub fn arp_request(asker: (IpAddr, Mac), target: IpAddr) -> Vec<u8> {
+/// The EtherType of an address's family.
+pub fn ethertype(ip: IpAddr) -> u16 {
+    if ip.is_ipv6() { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 }
+}
+
+/// An ARP request or neighbour solicitation by `asker` for `target`.
+pub fn neighbor_request(asker: (IpAddr, Mac), target: IpAddr) -> Vec<u8> {
     let mut out = build_announcement(asker.0, asker.1).map(|f| f.to_vec()).unwrap_or_default();
-    if let (IpAddr::V4(ip), true) = (target, out.len() >= 42) {
-        out[38..42].copy_from_slice(&ip.octets());
+    match target {
+        IpAddr::V4(ip) => out[38..42].copy_from_slice(&ip.octets()),
+        IpAddr::V6(ip) => {
+            // The advertisement that it announces itself with, as a question.
+            let icmp = ETH_LEN + 40;
+            (out[icmp], out[icmp + 4], out[icmp + 24]) = (NDP_SOLICITATION, 0, 1);
+            out[icmp + 8..icmp + 24].copy_from_slice(&ip.octets());
+        }
     }
     out
 }
 
 /// The answer of whoever has the asked address, if this frame asks for it.
-pub fn arp_answer(frame: &[u8], me: (IpAddr, Mac)) -> Option<Vec<u8>> {
+pub fn neighbor_answer(frame: &[u8], me: (IpAddr, Mac)) -> Option<Vec<u8>> {
     let question = parse_solicitation(frame)?;
     let mine = question.target == me.0 && question.sender.0 != me.0;
     mine.then(|| build_answer(&question, me.1).map(|f| f.to_vec()))?
 }
 
-/// Whether this is ARP.
-pub fn is_arp(frame: &[u8]) -> bool {
-    Ethernet::parse(frame).is_some_and(|eth| eth.ethertype == ETHERTYPE_ARP)
+/// Whether this is ARP or neighbour discovery.
+pub fn is_neighbor(frame: &[u8]) -> bool {
+    let arp = Ethernet::parse(frame).is_some_and(|eth| eth.ethertype == ETHERTYPE_ARP);
+    arp || Ip::parse(frame).is_some_and(|ip| ip.protocol == PROTO_ICMPV6)
 }

@@ -10,16 +10,19 @@ use understudy_wire::neighbor::learn;
 use understudy_wire::tcp::{ACK, RST, SYN, Segment};
 
 use crate::frames::{
-    Offer, SERVICE_PORT, SimFrame, VIP, VMAC, arp_answer, arp_request, is_arp, offer_options,
-    payload, raw_frame, tcp_frame,
+    Offer, SERVICE_PORT, SimFrame, VIP4, VIP6, VMAC, is_neighbor, neighbor_answer,
+    neighbor_request, offer_options, payload, raw_frame, tcp_frame, vip_for,
 };
+use crate::machine::NodeClock;
 use crate::rng::Rng;
 use crate::session::{REPLY_LEN_MAX, Session, reply_len, request_len};
-use crate::tcb::{Settings, Tcb};
+use crate::tcb::{Settings, Tcb, ticks};
+use crate::udp;
 
 const MS: u64 = 1_000_000;
 /// The service's own MSS and window scale: the same on every node, as one configuration gives them.
-const MSS: u16 = 1460;
+const MSS4: u16 = 1460;
+const MSS6: u16 = 1440;
 const WSCALE: u8 = 4;
 const ARP_QUEUE_MAX: usize = 100;
 const ARP_RETRY_NS: u64 = 1_000 * MS;
@@ -58,8 +61,12 @@ pub struct KernelConfig {
     pub rcv_buf: u32,
     /// Longest that one request takes.
     pub service_ns_max: u64,
+    /// Longest that one in a hundred takes.
+    pub slow_service_ns_max: u64,
     /// Adoptions lost to a full accept queue, of a million.
     pub adoption_loss_ppm: u64,
+    /// The machine's clock, which TCP timestamps show.
+    pub clock: NodeClock,
     /// A planted bug: replies depend on the node.
     pub poisoned: bool,
 }
@@ -72,6 +79,8 @@ pub struct Kernel {
     unresolved: BTreeMap<IpAddr, Unresolved>,
     half_open: BTreeMap<Peer, HalfOpen>,
     sockets: BTreeMap<Peer, Socket>,
+    datagrams: udp::Service,
+    sent: u64,
     fed: Position,
     out: VecDeque<SimFrame>,
     running: bool,
@@ -91,6 +100,8 @@ impl Kernel {
             unresolved: BTreeMap::new(),
             half_open: BTreeMap::new(),
             sockets: BTreeMap::new(),
+            datagrams: udp::Service::default(),
+            sent: 0,
             fed: 0,
             out: VecDeque::new(),
             running: false,
@@ -149,11 +160,14 @@ impl Kernel {
     /// Takes a frame from the host port. `fed`: the log position that the data path has reached with it.
     pub fn on_frame(&mut self, now_ns: u64, frame: &[u8], fed: Position, prepared: &mut Prepared) {
         self.fed = self.fed.max(fed);
-        if is_arp(frame) {
-            return self.on_arp(now_ns, frame);
+        if is_neighbor(frame) {
+            return self.on_neighbor(now_ns, frame);
+        }
+        if let Some(datagram) = udp::parse(frame) {
+            return self.on_datagram(now_ns, &datagram);
         }
         let Some(segment) = Segment::parse(frame).filter(|s| s.checksum_ok(frame)) else { return };
-        if segment.ip.dst != VIP {
+        if segment.ip.dst != vip_for(segment.ip.src) {
             return;
         }
         let peer = (segment.ip.src, segment.src_port);
@@ -170,8 +184,28 @@ impl Kernel {
         }
     }
 
-    fn on_arp(&mut self, now_ns: u64, frame: &[u8]) {
-        if let Some((ip, mac)) = learn(frame).filter(|(ip, _)| *ip != VIP) {
+    /// The application's answer to a datagram, at once.
+    fn on_datagram(&mut self, now_ns: u64, datagram: &udp::Datagram) {
+        if datagram.to != udp::service_end(vip_for(datagram.from.0)) || !self.running {
+            return;
+        }
+        if let Some(mut body) = self.datagrams.reply(datagram) {
+            body[15] ^= u8::from(self.config.poisoned);
+            let frame = udp::frame((datagram.to, VMAC), (datagram.from, [0; 6]), &body);
+            self.transmit(now_ns, datagram.from, frame);
+        }
+    }
+
+    fn mss(peer: Peer) -> u16 {
+        if peer.0.is_ipv6() { MSS6 } else { MSS4 }
+    }
+
+    fn ticks(&self, now_ns: u64) -> u32 {
+        ticks(now_ns, self.config.clock.rate())
+    }
+
+    fn on_neighbor(&mut self, now_ns: u64, frame: &[u8]) {
+        if let Some((ip, mac)) = learn(frame).filter(|(ip, _)| ![VIP4, VIP6].contains(ip)) {
             self.neighbors.insert(ip, mac);
             if let Some((_, waiting)) = self.unresolved.remove(&ip) {
                 for (to, bytes) in waiting {
@@ -179,8 +213,10 @@ impl Kernel {
                 }
             }
         }
-        if let Some(answer) = arp_answer(frame, (VIP, VMAC)) {
-            self.push(answer);
+        for vip in [VIP4, VIP6] {
+            if let Some(answer) = neighbor_answer(frame, (vip, VMAC)) {
+                self.push(answer);
+            }
         }
     }
 
@@ -190,17 +226,18 @@ impl Kernel {
         let options = segment.options;
         let scaled = options.wscale.is_some();
         let settings = Settings {
-            mss: usize::from(options.mss.unwrap_or(536).min(MSS))
+            mss: usize::from(options.mss.unwrap_or(536).min(Kernel::mss(peer)))
                 - if options.timestamps.is_some() { 12 } else { 0 },
             snd_wscale: options.wscale.unwrap_or(0),
             rcv_wscale: if scaled { WSCALE } else { 0 },
             timestamps: options.timestamps.is_some(),
             rcv_buf: self.config.rcv_buf,
             ts_offset,
+            ts_rate: self.config.clock.rate(),
         };
-        let ts_now = ts_offset.wrapping_add((now_ns / MS) as u32);
+        let ts_now = settings.ts_now(now_ns);
         let offer = Offer {
-            mss: MSS,
+            mss: Kernel::mss(peer),
             wscale: scaled.then_some(WSCALE),
             timestamps: options.timestamps.map(|(tsval, _)| (ts_now, tsval)),
         };
@@ -222,7 +259,7 @@ impl Kernel {
     fn send_synack(&mut self, now_ns: u64, peer: Peer) {
         let Some(half) = self.half_open.get_mut(&peer) else { return };
         if let Some((tsval, _)) = &mut half.offer.timestamps {
-            *tsval = half.settings.ts_offset.wrapping_add((now_ns / MS) as u32);
+            *tsval = half.settings.ts_now(now_ns);
         }
         let window = half.settings.rcv_buf.min(u32::from(u16::MAX)) as u16;
         let fields = (half.isn, half.client_isn.wrapping_add(1), SYN | ACK, window);
@@ -276,14 +313,16 @@ impl Kernel {
         if self.rng.ppm(self.config.adoption_loss_ppm) {
             return;
         }
-        let now_ms = (now_ns / MS) as u32;
+        let now_ms = self.ticks(now_ns);
         let settings = Settings {
-            mss: usize::from(attrs.mss.min(MSS)) - if attrs.timestamps.is_some() { 12 } else { 0 },
+            mss: usize::from(attrs.mss.min(Kernel::mss(peer)))
+                - if attrs.timestamps.is_some() { 12 } else { 0 },
             snd_wscale: attrs.snd_wscale.unwrap_or(0),
             rcv_wscale: attrs.rcv_wscale,
             timestamps: attrs.timestamps.is_some(),
             rcv_buf: self.config.rcv_buf,
             ts_offset: attrs.timestamps.map_or(0, |(_, server)| server.wrapping_sub(now_ms)),
+            ts_rate: self.config.clock.rate(),
         };
         let edge = segment.seq.wrapping_add(self.config.rcv_buf.min(u32::from(u16::MAX)));
         let ts_recent = attrs.timestamps.map_or(0, |(client, _)| client);
@@ -333,7 +372,11 @@ impl Kernel {
             if let Some(byte) = reply.last_mut().filter(|_| self.config.poisoned) {
                 *byte ^= 1;
             }
-            let at = now_ns + self.rng.below(self.config.service_ns_max);
+            let longest = match self.rng.percent(1) {
+                true => self.config.slow_service_ns_max,
+                false => self.config.service_ns_max,
+            };
+            let at = now_ns + self.rng.below(longest);
             socket.working = Some((at, reply));
         }
         if socket.tcb.at_eof() && socket.working.is_none() {
@@ -348,13 +391,13 @@ impl Kernel {
             self.sockets.remove(&peer);
         }
         for out in segments {
-            let frame = tcp_frame(((VIP, SERVICE_PORT), VMAC), (peer, [0; 6]), &out);
+            let frame = tcp_frame(((vip_for(peer.0), SERVICE_PORT), VMAC), (peer, [0; 6]), &out);
             self.transmit(now_ns, peer, frame);
         }
     }
 
     fn send_raw(&mut self, now_ns: u64, peer: Peer, fields: (u32, u32, u8, u16), options: &[u8]) {
-        let from = ((VIP, SERVICE_PORT), VMAC);
+        let from = ((vip_for(peer.0), SERVICE_PORT), VMAC);
         let frame = raw_frame(from, (peer, [0; 6]), fields, options, &[]);
         self.transmit(now_ns, peer, frame);
     }
@@ -374,12 +417,13 @@ impl Kernel {
             entry.1.push_back((peer, frame));
         }
         if !known {
-            self.push(arp_request((VIP, VMAC), peer.0));
+            self.push(neighbor_request((vip_for(peer.0), VMAC), peer.0));
         }
     }
 
     fn push(&mut self, bytes: Vec<u8>) {
-        self.out.push_back(SimFrame { bytes, cause: Some(self.fed) });
+        self.sent += 1;
+        self.out.push_back(SimFrame { bytes, cause: Some(self.fed), nth: self.sent });
     }
 
     /// Timers.
@@ -404,7 +448,7 @@ impl Kernel {
             ask.push(*ip);
         }
         for ip in ask {
-            self.push(arp_request((VIP, VMAC), ip));
+            self.push(neighbor_request((vip_for(ip), VMAC), ip));
         }
     }
 

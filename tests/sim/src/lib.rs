@@ -9,6 +9,7 @@ pub mod check;
 pub mod client;
 pub mod control;
 pub mod director;
+pub mod disk;
 pub mod frames;
 pub mod kernel;
 pub mod machine;
@@ -17,13 +18,16 @@ pub mod ports;
 pub mod rng;
 pub mod scenario;
 pub mod session;
+pub mod sweep;
 pub mod tamper;
 pub mod tcb;
+pub mod udp;
 pub mod world;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use clap::ValueEnum;
 use rng::Rng;
 use scenario::{Mutation, Profile, Scenario};
 use world::World;
@@ -51,6 +55,15 @@ pub struct Outcome {
     pub notes: BTreeMap<String, u64>,
 }
 
+/// Seeds that each run of the tests goes through, and within which planted bugs must be caught.
+pub const SEEDS_TESTED: u64 = 1000;
+
+/// The profile of a seed when they take turns.
+pub fn profile_of(seed: u64) -> Profile {
+    let all = Profile::value_variants();
+    all[(seed % all.len() as u64) as usize]
+}
+
 /// Runs a seed.
 pub fn run(seed: u64, profile: Profile, mutation: Mutation, verbose: bool) -> Outcome {
     let salt = profile as u64 + 1;
@@ -74,10 +87,7 @@ pub fn run(seed: u64, profile: Profile, mutation: Mutation, verbose: bool) -> Ou
 fn outcome(world: World) -> Outcome {
     let mut ledger = client::Ledger::default();
     for host in &world.hosts {
-        ledger.connections += host.ledger.connections;
-        ledger.replies += host.ledger.replies;
-        ledger.bytes += host.ledger.bytes;
-        ledger.stall_ns_max = ledger.stall_ns_max.max(host.ledger.stall_ns_max);
+        ledger.add(&host.ledger);
     }
     let lives = world.machines.iter().filter_map(|m| m.life.as_ref());
     Outcome {

@@ -12,7 +12,8 @@ use understudy_seal::Path;
 use understudy_wire::NodeId;
 
 use crate::control::{App, CapsuleFacts, Control, Queues};
-use crate::frames::{CLUSTER, SimFrame, VIP, VMAC, channel, replica_mac};
+use crate::disk::Disk;
+use crate::frames::{CLUSTER, SimFrame, VIP4, VIP6, VMAC, channel, replica_mac};
 use crate::kernel::{Kernel, KernelConfig};
 use crate::ports::SimPorts;
 use crate::rng::Rng;
@@ -27,29 +28,37 @@ const SNAPSHOT_INTERVAL_NS: u64 = MS;
 /// How much slower a clock runs that almost stands still.
 const SLOW: u64 = 20;
 
-/// A node's monotonic clock.
+/// A node's monotonic clock, which runs at a rate of its own.
 #[derive(Clone, Copy, Debug)]
 pub struct NodeClock {
     base: u64,
     since: u64,
+    /// What it counts in a million true nanoseconds.
+    rate: u64,
     slow: bool,
 }
 
 impl NodeClock {
-    /// A clock that shows `base` at time 0.
-    pub fn new(base: u64) -> NodeClock {
-        NodeClock { base, since: 0, slow: false }
+    /// A clock that shows `base` at time 0 and is `drift_ppm` too fast.
+    pub fn new(base: u64, drift_ppm: i64) -> NodeClock {
+        let rate = 1_000_000u64.saturating_add_signed(drift_ppm);
+        NodeClock { base, since: 0, rate, slow: false }
+    }
+
+    /// What it counts in a million true nanoseconds.
+    pub fn rate(&self) -> u64 {
+        self.rate
     }
 
     /// What it shows.
     pub fn local(&self, now_ns: u64) -> u64 {
-        let passed = now_ns.saturating_sub(self.since);
+        let passed = scaled(now_ns.saturating_sub(self.since), self.rate, 1_000_000);
         self.base + if self.slow { passed / SLOW } else { passed }
     }
 
     /// When it will show `local`, if it runs as it should.
     pub fn global(&self, local: u64, now_ns: u64) -> u64 {
-        now_ns + local.saturating_sub(self.local(now_ns))
+        now_ns + scaled(local.saturating_sub(self.local(now_ns)), 1_000_000, self.rate)
     }
 
     /// Makes it almost stand still, or run again.
@@ -58,6 +67,10 @@ impl NodeClock {
             (self.base, self.since, self.slow) = (self.local(now_ns), now_ns, slow);
         }
     }
+}
+
+fn scaled(ns: u64, by: u64, of: u64) -> u64 {
+    (u128::from(ns) * u128::from(by)).div_ceil(u128::from(of)) as u64
 }
 
 /// One life of a node's process.
@@ -80,12 +93,16 @@ pub struct Life {
     pub writes: VecDeque<(u64, Persisted)>,
     /// When the poll-mode thread runs next.
     pub poll_due: u64,
+    /// When it ran last.
+    pub polled_at: u64,
     /// When the control-plane thread runs next.
     pub wake_due: u64,
     /// When the kernel's next timer is.
     pub kernel_due: u64,
     /// When the last frame to and from the host port arrives.
     pub host_last: [u64; 2],
+    /// Rounds of the poll-mode thread since there was something to do.
+    pub idle_rounds: u32,
     published_at: u64,
 }
 
@@ -109,7 +126,7 @@ impl Life {
         scenario: &Scenario,
         id: NodeId,
         (disk, backoff_ms): (Persisted, Option<u64>),
-        local_ns: u64,
+        (clock, local_ns): (NodeClock, u64),
         mut rng: Rng,
     ) -> Life {
         let config = dataplane_config(scenario, id);
@@ -117,28 +134,36 @@ impl Life {
         let kernel = KernelConfig {
             rcv_buf: scenario.rcv_buf,
             service_ns_max: scenario.service_ns_max,
+            slow_service_ns_max: scenario.slow_service_ns_max,
             adoption_loss_ppm: scenario.adoption_loss_ppm,
+            clock,
             poisoned: scenario.mutation == Mutation::PoisonedClone && id == 2,
         };
+        let settings = proto_config(scenario, id, local_ns);
+        let mut ports = SimPorts::new(rng.fork(), scenario.trouble_ppm);
+        ports.unordered = scenario.mutation == Mutation::UnorderedRelease;
         Life {
             dp: Dataplane::new(config, log, channel(id, scenario.nodes, Path::Replica, &mut rng)),
-            ports: SimPorts::new(rng.fork(), scenario.trouble_ppm),
+            ports,
             kernel: Kernel::new(kernel, rng.fork()),
             control: Control::new(
-                proto_config(scenario, id, local_ns),
+                settings,
                 channel(id, scenario.nodes, Path::Second, &mut rng),
                 disk,
                 local_ns,
                 backoff_ms,
+                scenario.mutation,
             ),
             queues: Queues::default(),
             ready_at: None,
             exited: false,
             writes: VecDeque::new(),
             poll_due: 0,
+            polled_at: 0,
             wake_due: 0,
             kernel_due: u64::MAX,
             host_last: [0; 2],
+            idle_rounds: 0,
             published_at: 0,
         }
     }
@@ -186,6 +211,28 @@ impl Life {
     }
 }
 
+/// What is slow about a machine.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Slowness {
+    /// More time for each write; `u64::MAX`: it is never done.
+    pub disk_ns: u64,
+    /// At least so long between two rounds of the poll-mode thread.
+    pub loop_ns: u64,
+    /// More time for each frame to and from the capsule.
+    pub capsule_ns: u64,
+}
+
+/// The node that serves.
+#[derive(Clone, Copy, Debug)]
+pub struct Serving {
+    /// Which one.
+    pub id: NodeId,
+    /// In which reign.
+    pub epoch: u64,
+    /// The oldest position it holds.
+    pub log_start: u64,
+}
+
 /// A machine that may or may not run a process.
 pub struct Machine {
     /// Which node.
@@ -195,7 +242,11 @@ pub struct Machine {
     /// The same clock as the poll-mode thread reads it.
     pub data_clock: NodeClock,
     /// What survives.
-    pub disk: Persisted,
+    pub disk: Disk,
+    /// What is slow about it.
+    pub slow: Slowness,
+    /// The capsule of the life before, if a planted bug keeps it.
+    pub kept: Option<Kernel>,
     /// Counts its processes.
     pub lives: u64,
     /// The process.
@@ -221,7 +272,9 @@ impl Machine {
             id,
             clock,
             data_clock: clock,
-            disk: Persisted::default(),
+            disk: Disk::default(),
+            slow: Slowness::default(),
+            kept: None,
             lives: 0,
             life: None,
             backoff_ms: None,
@@ -233,63 +286,84 @@ impl Machine {
         }
     }
 
-    /// Starts a process.
-    pub fn boot(&mut self, scenario: &Scenario, now_ns: u64, rng: &mut Rng) {
+    /// Starts a process. False: the daemon refuses to, what it persisted is damaged.
+    pub fn boot(&mut self, scenario: &Scenario, now_ns: u64, rng: &mut Rng) -> bool {
+        let ignored = scenario.mutation == Mutation::DamageIgnored;
+        let Some(found) = self.disk.load().or(ignored.then(Persisted::default)) else {
+            return false;
+        };
         self.lives += 1;
         let mut life = Life::new(
             scenario,
             self.id,
-            (self.disk, self.backoff_ms.take()),
-            self.clock.local(now_ns),
+            (found, self.backoff_ms.take()),
+            (self.clock, self.clock.local(now_ns)),
             rng.fork(),
         );
         life.ready_at = Some(now_ns + rng.below(60 * MS));
+        if let Some(kernel) = self.kept.take() {
+            life.kernel = kernel;
+        }
         life.control.links.push_back(LocalFact::ClientLink(self.client_carrier));
         life.control.links.push_back(LocalFact::ReplicaLink(self.replica_carrier));
         self.life = Some(life);
         self.poll_stall = (0, 0);
         self.wake_stall = 0;
+        true
     }
 
-    /// The process is gone; a write under way is done or not.
+    /// The process is gone; a write under way is done, or torn, or not begun.
     pub fn crash(&mut self, scenario: &Scenario, rng: &mut Rng) {
         let Some(mut life) = self.life.take() else { return };
-        for _ in 0..life.writes.len() {
-            let Some((_, state)) = life.writes.pop_front() else { break };
-            if !rng.percent(50) {
+        while let Some((_, state)) = life.writes.pop_front() {
+            if !self.disk.interrupted(&state, rng) {
                 break;
             }
-            self.disk = state;
         }
         if scenario.mutation == Mutation::LostVote {
-            self.disk = Persisted::default();
+            self.disk.wipe();
+        }
+        if scenario.mutation == Mutation::KeptClone {
+            self.kept = Some(life.kernel);
         }
         self.ghost = Some(life.dp);
     }
 
+    /// Power is lost, and the disk had not written what it said it had.
+    pub fn tear(&mut self, scenario: &Scenario, rng: &mut Rng) {
+        let newest = self.life.as_ref().and_then(|l| l.writes.back()).map(|(_, state)| *state);
+        self.crash(scenario, rng);
+        if let Some(state) = newest.or_else(|| self.disk.load()) {
+            self.disk.lie(&state, rng);
+        }
+    }
+
     /// Whether this node leads with an open gate.
-    pub fn serves(&self, now_ns: u64) -> Option<u64> {
+    pub fn serves(&self, now_ns: u64) -> Option<Serving> {
         let life = self.life.as_ref()?;
         let s = life.dp.snapshot(self.clock.local(now_ns));
         match s.role {
-            DataRole::Lead(epoch) if s.gate_open => Some(epoch),
+            DataRole::Lead(epoch) if s.gate_open => {
+                Some(Serving { id: self.id, epoch, log_start: s.log_start })
+            }
             _ => None,
         }
     }
 
-    /// Whether this node follows `leader` in `epoch` and could take over.
-    pub fn is_whole(&self, now_ns: u64, leader: NodeId, epoch: u64) -> bool {
+    /// Whether this node follows the one that serves and could take over.
+    pub fn is_whole(&self, now_ns: u64, by: &Serving) -> bool {
         let Some(life) = &self.life else { return false };
         let local_ns = self.clock.local(now_ns);
         let view = life.control.node.view(local_ns);
         let s = life.dp.snapshot(local_ns);
         let ready = life.control.app == App::Ready && !view.recovering;
-        let placed = if self.id == leader {
-            s.role == DataRole::Lead(epoch)
+        let placed = if self.id == by.id {
+            s.role == DataRole::Lead(by.epoch)
         } else {
-            s.role == DataRole::Follow(epoch) && s.fit && s.level
+            let holds = s.log_end >= by.log_start;
+            s.role == DataRole::Follow(by.epoch) && s.fit && s.level && holds
         };
-        ready && placed && view.primary == Some(leader)
+        ready && placed && view.primary == Some(by.id)
     }
 }
 
@@ -309,6 +383,7 @@ fn proto_config(scenario: &Scenario, id: NodeId, incarnation: u64) -> Config {
 fn dataplane_config(scenario: &Scenario, id: NodeId) -> DataplaneConfig {
     let lease_ns = match scenario.mutation {
         Mutation::LongLease => scenario.suspect_ns * 20,
+        Mutation::NoLease => 1 << 60,
         _ => scenario.lease_ns,
     };
     let policy = match scenario.mutation {
@@ -321,7 +396,7 @@ fn dataplane_config(scenario: &Scenario, id: NodeId) -> DataplaneConfig {
         cluster: CLUSTER,
         peers: (1..=scenario.nodes).filter(|n| *n != id).collect(),
         vmac: VMAC,
-        vips: vec![VIP],
+        vips: vec![VIP4, VIP6],
         replica_mac: replica_mac(id),
         replica_mtu: 1500,
         sender: SenderConfig {
@@ -329,7 +404,7 @@ fn dataplane_config(scenario: &Scenario, id: NodeId) -> DataplaneConfig {
             voters: usize::from(scenario.nodes),
             min_replicas: usize::from(scenario.nodes) / 2,
             lease_ns,
-            evict_after_ns: 2_000 * MS,
+            evict_after_ns: scenario.evict_after_ns,
             heartbeat_interval_ns: scenario.heartbeat_ns,
             chunk_len: 0,
         },

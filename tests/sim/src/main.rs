@@ -1,10 +1,12 @@
 //! Runs seeds of the cluster simulation from the command line.
 
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
 use understudy_sim::scenario::{Mutation, Profile};
-use understudy_sim::{Outcome, run};
+use understudy_sim::sweep::{jobs, sweep};
+use understudy_sim::{Outcome, profile_of, run};
 
 /// Seeded simulation of whole clusters. A failure prints the seed that replays it.
 #[derive(Parser)]
@@ -21,61 +23,58 @@ struct Args {
     /// Print everything that happens.
     #[arg(long)]
     trace: bool,
-    /// Which faults; without it, every profile in turn.
-    #[arg(long, value_enum)]
-    profile: Option<Choice>,
+    /// Which faults; without it, the profiles take turns by seed.
+    #[arg(long, value_parser = profile)]
+    profile: Option<Profile>,
+    /// Plant this bug.
+    #[arg(long, value_parser = mutation)]
+    mutation: Option<Mutation>,
+    /// Threads; without it, one for each processor.
+    #[arg(long)]
+    jobs: Option<usize>,
     /// Go on after a failure.
     #[arg(long)]
     keep_going: bool,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Choice {
-    Calm,
-    Lossy,
-    Partitions,
-    Crashes,
-    All,
-    Chaos,
+fn profile(name: &str) -> Result<Profile, String> {
+    Profile::from_str(name, true)
 }
 
-fn profile(choice: Choice) -> Profile {
-    match choice {
-        Choice::Calm => Profile::Calm,
-        Choice::Lossy => Profile::Lossy,
-        Choice::Partitions => Profile::Partitions,
-        Choice::Crashes => Profile::Crashes,
-        Choice::All => Profile::All,
-        Choice::Chaos => Profile::Chaos,
-    }
+fn mutation(name: &str) -> Result<Mutation, String> {
+    Mutation::from_str(name, true)
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let profiles: Vec<Profile> = match args.profile {
-        Some(choice) => vec![profile(choice)],
-        None => Profile::NAMES.iter().map(|(_, p)| *p).collect(),
-    };
     let seeds = match args.seed {
         Some(seed) => seed..seed + 1,
         None => args.from..args.from + args.seeds,
     };
-    let mut failures = 0;
-    let mut total = Outcome::default();
-    for profile in profiles {
-        for seed in seeds.clone() {
-            let outcome = run(seed, profile, Mutation::None, args.trace);
+    let (begun, count) = (Instant::now(), seeds.end - seeds.start);
+    let jobs = if args.trace { 1 } else { args.jobs.unwrap_or_else(jobs) };
+    let of = |seed| args.profile.unwrap_or_else(|| profile_of(seed));
+    let mutation = args.mutation.unwrap_or_default();
+    let (mut failures, mut ran, mut total) = (0u64, 0u64, Outcome::default());
+    sweep(
+        seeds,
+        jobs,
+        |seed| run(seed, of(seed), mutation, args.trace),
+        |seed, outcome| {
+            ran += 1;
             add(&mut total, &outcome);
             if let Some(violation) = &outcome.violation {
                 failures += 1;
-                report(seed, profile, violation, &outcome);
-                if !args.keep_going {
-                    return ExitCode::FAILURE;
-                }
+                report(seed, of(seed), violation, &outcome);
             }
-        }
-    }
-    println!("{} seeds of each profile; failures: {failures}", seeds.end - seeds.start);
+            outcome.violation.is_none() || args.keep_going
+        },
+    );
+    let seconds = begun.elapsed().as_secs_f64();
+    println!(
+        "{ran} of {count} seeds, {failures} failures, {seconds:.1} s on {jobs} threads: {:.1} seeds/s",
+        ran as f64 / seconds
+    );
     summary(&total);
     if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -93,10 +92,7 @@ fn add(total: &mut Outcome, one: &Outcome) {
     total.simulated_ns += one.simulated_ns;
     total.released += one.released;
     total.adopted += one.adopted;
-    total.ledger.connections += one.ledger.connections;
-    total.ledger.replies += one.ledger.replies;
-    total.ledger.bytes += one.ledger.bytes;
-    total.ledger.stall_ns_max = total.ledger.stall_ns_max.max(one.ledger.stall_ns_max);
+    total.ledger.add(&one.ledger);
     for (name, count) in &one.notes {
         *total.notes.entry(name.clone()).or_default() += count;
     }

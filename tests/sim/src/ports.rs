@@ -26,6 +26,8 @@ pub struct SimPorts {
     pub dying: bool,
     /// Faults of devices and buffers, of a million.
     pub trouble_ppm: u64,
+    /// A planted bug: bursts to the clients leave in another order.
+    pub unordered: bool,
     /// Frames that found a receive queue full.
     pub rx_dropped: u64,
 }
@@ -49,6 +51,7 @@ impl SimPorts {
             prepared: Prepared::new(),
             dying: false,
             trouble_ppm,
+            unordered: false,
             rx_dropped: 0,
         }
     }
@@ -94,7 +97,12 @@ impl Ports for SimPorts {
         } else {
             len
         };
-        self.tx[index(port)].extend(frames.drain(..take));
+        let out = &mut self.tx[index(port)];
+        let before = out.len();
+        out.extend(frames.drain(..take));
+        if self.unordered && port == PortRole::Client {
+            out[before..].reverse();
+        }
     }
 
     fn clock_ns(&self) -> u64 {

@@ -1,12 +1,16 @@
 //! What a run is made of: sizes, weather and faults by profile, and the bugs that tests plant.
 
+use clap::ValueEnum;
 use understudy_fastpath::MS;
 
 use crate::net::Weather;
 use crate::rng::Rng;
 
+/// The lease is 6 tenths of the detection time: clocks may differ in rate by less than that.
+const DRIFT_PPM_MAX: u64 = 100_000;
+
 /// Which faults may happen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Profile {
     /// Nothing but planned switchovers.
     Calm,
@@ -14,8 +18,12 @@ pub enum Profile {
     Lossy,
     /// Networks cut in one or both directions, carriers lost.
     Partitions,
-    /// Nodes, threads and applications die or pause.
+    /// Nodes, threads and applications die or pause; disks tear what is being written.
     Crashes,
+    /// Disks, loops and clones that are slow, and stand still now and then.
+    Slow,
+    /// A log so small that it runs over itself, and replicas that fall behind it.
+    Wrap,
     /// Everything, one victim at a time (two of five nodes), in bad weather.
     All,
     /// Everything at once, beyond what is tolerated: only safety is judged.
@@ -23,19 +31,9 @@ pub enum Profile {
 }
 
 impl Profile {
-    /// All of them, with their names.
-    pub const NAMES: [(&'static str, Profile); 6] = [
-        ("calm", Profile::Calm),
-        ("lossy", Profile::Lossy),
-        ("partitions", Profile::Partitions),
-        ("crashes", Profile::Crashes),
-        ("all", Profile::All),
-        ("chaos", Profile::Chaos),
-    ];
-
     /// Its name.
-    pub fn name(self) -> &'static str {
-        Profile::NAMES.iter().find(|(_, p)| *p == self).map_or("", |(name, _)| name)
+    pub fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |v| v.get_name().to_string())
     }
 
     /// The faults it draws from.
@@ -55,15 +53,47 @@ impl Profile {
                 ClientMute,
                 ClientDeaf,
             ],
-            Profile::Crashes => &[Crash, Crash, PauseBoth, PauseData, PauseControl, AppExit],
-            Profile::All | Profile::Chaos => &[
+            Profile::Crashes => {
+                &[Crash, Crash, TornDisk, PauseBoth, PauseData, PauseControl, AppExit]
+            }
+            Profile::Slow => &[SlowDisk, DiskStall, SlowLoop, SlowClone, SlowClone, Crash],
+            Profile::Wrap => {
+                &[SlowLoop, SlowClone, CutReplica, PauseBoth, PauseData, Switchover, Crash]
+            }
+            Profile::Chaos => &[
                 Switchover,
                 Crash,
                 Crash,
+                Crash,
+                Crash,
+                Crash,
+                TornDisk,
                 PauseBoth,
                 PauseData,
                 PauseControl,
                 AppExit,
+                SlowDisk,
+                DiskStall,
+                Isolate,
+                Isolate,
+                CutReplica,
+                DeafReplica,
+                MuteReplica,
+                ReplicaCarrier,
+            ],
+            Profile::All => &[
+                Switchover,
+                Crash,
+                Crash,
+                TornDisk,
+                PauseBoth,
+                PauseData,
+                PauseControl,
+                AppExit,
+                SlowDisk,
+                DiskStall,
+                SlowLoop,
+                SlowClone,
                 Isolate,
                 CutReplica,
                 CutSecond,
@@ -77,10 +107,28 @@ impl Profile {
         }
     }
 
+    fn tolerates_seconds(self) -> bool {
+        matches!(self, Profile::Partitions | Profile::Crashes | Profile::Slow | Profile::All)
+    }
+
     fn is_wet(self) -> bool {
-        matches!(self, Profile::Lossy | Profile::All | Profile::Chaos)
+        matches!(self, Profile::Lossy | Profile::Wrap | Profile::All | Profile::Chaos)
     }
 }
+
+/// What may happen to a second node while the first one's failure is being dealt with, in a group
+/// that tolerates one: nothing by which a log is lost.
+pub const SECOND_FAULTS: [Fault; 9] = [
+    Fault::PauseBoth,
+    Fault::PauseData,
+    Fault::PauseControl,
+    Fault::Isolate,
+    Fault::CutReplica,
+    Fault::DeafReplica,
+    Fault::MuteReplica,
+    Fault::DiskStall,
+    Fault::SlowLoop,
+];
 
 /// Something that happens to one node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +137,16 @@ pub enum Fault {
     Switchover,
     /// Everything but what is persisted is lost.
     Crash,
+    /// The same, and the disk had not written what it said it had.
+    TornDisk,
+    /// Writes take long.
+    SlowDisk,
+    /// No write is ever done.
+    DiskStall,
+    /// The poll-mode thread gets little of the processor.
+    SlowLoop,
+    /// The capsule is slow: its frames, both ways, and what it computes.
+    SlowClone,
     /// Both threads stand still; clocks go on.
     PauseBoth,
     /// The poll-mode thread stands still.
@@ -117,28 +175,52 @@ pub enum Fault {
     ClientDeaf,
 }
 
-/// A bug planted in the glue, the networks or the configuration, to see that it is caught.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// A bug planted in the glue, the networks, the disks or the configuration, to see that it is caught.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Mutation {
     /// As shipped.
     #[default]
     None,
     /// Replicas acknowledge what they have not written.
     ForgedAcks,
+    /// Acknowledgements and data count whatever their epoch.
+    AnyEpoch,
     /// Output waits for nobody.
     NoCommit,
+    /// The primary tells its replicas that everything is committed.
+    EarlyCommit,
+    /// Output leaves in another order than the application sent it.
+    UnorderedRelease,
     /// The lease outlives the detection.
     LongLease,
+    /// There is no lease: it never ends.
+    NoLease,
     /// The poll-mode thread's clock almost stands still while the node is isolated.
     SlowClock,
     /// Nothing is persisted across a restart.
     LostVote,
+    /// A vote is cast before it is on disk.
+    UnwrittenVote,
+    /// A vote is cast without the data path's promise to the old reign's end.
+    VoteWithoutPromise,
+    /// Every vote is granted, whoever had one before.
+    EveryVoteGranted,
+    /// A candidate claims a log that it does not have.
+    StaleCandidate,
+    /// A node that lost its log votes as if it had not.
+    RecoveringVotes,
+    /// A damaged epoch file counts as none.
+    DamageIgnored,
+    /// A replica keeps what it has beyond where its log left history.
+    UncutLog,
+    /// The clone of another reign is kept when the node starts anew.
+    KeptClone,
     /// The second node's application answers wrongly.
     PoisonedClone,
+    /// What a dying application's kernel says of its connections leaves.
+    LeakedEnd,
     /// Nobody announces a takeover.
     NoAnnouncement,
-    /// The primary tells its replicas that everything is committed.
-    EarlyCommit,
 }
 
 /// A whole run, before it runs.
@@ -176,12 +258,28 @@ pub struct Scenario {
     pub trouble_ppm: u64,
     /// Adoptions lost to a full accept queue, of a million.
     pub adoption_loss_ppm: u64,
+    /// How far the rate of a node's clock may be off, in parts per million.
+    pub drift_ppm: u64,
+    /// Longest that a write takes.
+    pub disk_ns_max: u64,
+    /// Silence after which a replica leaves the commit set.
+    pub evict_after_ns: u64,
+    /// How often the primary's failure is followed by another one before the takeover is over.
+    pub second_percent: u64,
+    /// Client machines that talk IPv6: the first so many.
+    pub v6_hosts: usize,
+    /// Datagram clients on each machine.
+    pub datagrams: usize,
     /// Capture log of every node.
     pub log_len: usize,
     /// Receive buffer of the service's sockets.
     pub rcv_buf: u32,
     /// Longest that one request takes.
     pub service_ns_max: u64,
+    /// Longest that one in a hundred takes.
+    pub slow_service_ns_max: u64,
+    /// Longest rest of a poll-mode thread that has nothing to do.
+    pub rest_ns_max: u64,
 }
 
 impl Scenario {
@@ -190,7 +288,12 @@ impl Scenario {
         let wet = profile.is_wet();
         let suspect_ns = rng.pick(&[60, 100, 200]) * MS;
         let lease_ns = suspect_ns * 6 / 10;
-        let five = matches!(profile, Profile::All | Profile::Chaos) && rng.percent(15);
+        let chaos = profile == Profile::Chaos;
+        let five = rng.percent(match profile {
+            Profile::Chaos => 30,
+            Profile::All => 15,
+            _ => 0,
+        });
         let weather = |rng: &mut Rng, loss_percent_max: u64| Weather {
             loss_ppm: if wet { rng.below(loss_percent_max * 10_000) } else { 0 },
             repeat_ppm: if wet { rng.below(20_000) } else { 0 },
@@ -198,26 +301,39 @@ impl Scenario {
             late_ns_max: suspect_ns / 4,
             jitter_ns_max: rng.pick(&[5_000, 100_000, 400_000]),
         };
+        let wrap = profile == Profile::Wrap;
+        let hosts = rng.range(1, 2) as usize;
         Scenario {
             seed,
             profile,
             mutation,
             nodes: if five { 5 } else { 3 },
-            hosts: rng.range(1, 2) as usize,
+            hosts,
             connections: rng.range(1, 3) as usize,
-            episodes: if profile == Profile::Calm { 2 } else { rng.range(1, 4) },
+            episodes: match profile {
+                Profile::Calm => 2,
+                _ => rng.range(1, if chaos { 8 } else { 4 }),
+            },
             heartbeat_ns: 10 * MS,
             suspect_ns,
             lease_ns,
-            commit_all: rng.percent(20),
+            commit_all: rng.percent(if wrap { 50 } else { 20 }),
             replica: weather(rng, 5),
             second: weather(rng, 10),
             client: weather(rng, 3),
             trouble_ppm: if wet { rng.below(2_000) } else { 0 },
             adoption_loss_ppm: if rng.percent(30) { rng.below(200_000) } else { 0 },
-            log_len: 16 << 20,
+            drift_ppm: if rng.percent(25) { DRIFT_PPM_MAX } else { 200 },
+            disk_ns_max: if rng.percent(20) { 60 * MS } else { 4 * MS },
+            evict_after_ns: rng.pick(&[300, 1_000, 2_000]) * MS,
+            second_percent: if profile.tolerates_seconds() { 30 } else { 0 },
+            v6_hosts: rng.below(hosts as u64 + 1) as usize,
+            datagrams: rng.below(3) as usize,
+            log_len: if wrap { rng.pick(&[128 << 10, 256 << 10, 1 << 20]) } else { 16 << 20 },
             rcv_buf: rng.pick(&[8_000, 30_000, 65_000, 200_000]),
             service_ns_max: rng.pick(&[0, 50_000, 300_000]),
+            slow_service_ns_max: rng.pick(&[0, 20, 60]) * MS,
+            rest_ns_max: rng.pick(&[400_000, 2 * MS, 3 * MS, 3 * MS]),
         }
     }
 

@@ -32,6 +32,20 @@ pub struct Settings {
     pub rcv_buf: u32,
     /// What this end's timestamp clock shows at time 0.
     pub ts_offset: u32,
+    /// What it counts in a million milliseconds.
+    pub ts_rate: u64,
+}
+
+impl Settings {
+    /// What the timestamp clock shows.
+    pub fn ts_now(&self, now_ns: u64) -> u32 {
+        self.ts_offset.wrapping_add(ticks(now_ns, self.ts_rate))
+    }
+}
+
+/// Milliseconds that a clock of this rate has counted.
+pub fn ticks(now_ns: u64, rate: u64) -> u32 {
+    (u128::from(now_ns) * u128::from(rate) / 1_000_000 / u128::from(MS)) as u32
 }
 
 /// A segment to be sent.
@@ -145,7 +159,7 @@ impl Tcb {
     /// Takes what has arrived in order.
     pub fn read(&mut self) -> Vec<u8> {
         let shown = self.rcv_edge.wrapping_sub(self.rcv_nxt);
-        let out: Vec<u8> = self.ready.drain(..).collect();
+        let out = Vec::from(std::mem::take(&mut self.ready));
         let opened = self.settings.rcv_buf.saturating_sub(shown);
         let enough = (self.settings.rcv_buf / 2).min(2 * self.settings.mss as u32);
         self.ack_now |= !out.is_empty() && shown < enough && opened >= enough;
@@ -187,11 +201,6 @@ impl Tcb {
             self.ready.len(),
             self.rto_at
         )
-    }
-
-    /// This end's timestamp clock.
-    pub fn ts_now(&self, now_ns: u64) -> u32 {
-        self.settings.ts_offset.wrapping_add((now_ns / MS) as u32)
     }
 
     /// Takes a segment. True: the peer reset the connection.
@@ -360,6 +369,12 @@ impl Tcb {
         out
     }
 
+    /// Gives up: the RST that says so.
+    pub fn abort(&mut self, now_ns: u64) -> Out {
+        let seq = self.snd_max;
+        self.segment(now_ns, seq, RST | ACK, Vec::new())
+    }
+
     /// An ACK, asked for or not.
     pub fn bare_ack(&mut self, now_ns: u64) -> Option<Out> {
         self.ack_now = true;
@@ -425,7 +440,7 @@ impl Tcb {
 
     fn segment(&mut self, now_ns: u64, seq: u32, flags: u8, payload: Vec<u8>) -> Out {
         self.rcv_wup = self.rcv_nxt;
-        let stamps = (self.ts_now(now_ns), self.ts_recent);
+        let stamps = (self.settings.ts_now(now_ns), self.ts_recent);
         Out {
             seq,
             ack: self.rcv_nxt,

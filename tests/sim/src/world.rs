@@ -1,31 +1,28 @@
 //! The event loop: one queue, one clock, every machine and network in it.
 
+mod capsule;
+mod networks;
+mod nodes;
+mod report;
+
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
 use understudy_fastpath::MS;
-use understudy_fastpath::command::DataRole;
 use understudy_fastpath::ports::PortRole;
-use understudy_proto::TimelineKind;
 use understudy_wire::NodeId;
-use understudy_wire::frame::Ethernet;
-use understudy_wire::pdu::{PduHeader, PduKind, TARGET_ALL, in_frame};
-use understudy_wire::tcp::Segment;
 
-use crate::check::{Held, Truth};
+use crate::check::Truth;
 use crate::client::Host;
-use crate::control::{COMMANDS_MAX, Effect};
+use crate::control::COMMANDS_MAX;
 use crate::director::Director;
-use crate::frames::{CLUSTER, SimFrame, replica_mac};
-use crate::machine::{GATE_FRAMES_MAX, Machine, NodeClock, RETAINED_FRAMES_MAX, Round};
-use crate::net::{Cuts, Plug, Switch, Way, arrivals};
+use crate::frames::SimFrame;
+use crate::machine::{GATE_FRAMES_MAX, Machine, NodeClock, RETAINED_FRAMES_MAX, Serving};
+use crate::net::{Cuts, Plug, Switch, Way};
 use crate::rng::Rng;
 use crate::scenario::{Mutation, Profile, Scenario};
-use crate::tamper;
 
 const US: u64 = 1_000;
-/// How long the poll-mode thread rests when there is nothing to do.
-const REST_NS_MAX: u64 = 400 * US;
 const TRACE_MAX: usize = 60;
 /// A run that has not ended by then is stuck.
 pub const RUN_NS_MAX: u64 = 180_000 * MS;
@@ -120,11 +117,14 @@ pub struct World {
 impl World {
     /// Everything off, about to be switched on.
     pub fn new(scenario: Scenario, mut rng: Rng, verbose: bool) -> World {
-        let machines = (1..=scenario.nodes)
-            .map(|id| Machine::new(id, NodeClock::new(1_000_000 * MS + rng.below(1 << 40))))
-            .collect();
+        let clock = |rng: &mut Rng| {
+            let drift_ppm = rng.below(2 * scenario.drift_ppm) as i64 - scenario.drift_ppm as i64;
+            NodeClock::new(1_000_000 * MS + rng.below(1 << 40), drift_ppm)
+        };
+        let machines = (1..=scenario.nodes).map(|id| Machine::new(id, clock(&mut rng))).collect();
+        let load = (scenario.connections, scenario.datagrams);
         let hosts = (0..scenario.hosts)
-            .map(|i| Host::new(i, scenario.connections, rng.fork()))
+            .map(|i| Host::new(i, i < scenario.v6_hosts, load, rng.fork()))
             .collect::<Vec<_>>();
         let mut world = World {
             now_ns: 0,
@@ -223,7 +223,7 @@ impl World {
         match event {
             Event::Poll(id, life) => self.on_poll(id, life),
             Event::Wake(id, life) => self.on_wake(id, life),
-            Event::Replica(id, bytes) => self.arrive(id, PortRole::Replica, SimFrame::new(bytes)),
+            Event::Replica(id, bytes) => self.on_replica(id, bytes),
             Event::Datagram(id, bytes) => {
                 if let Some(life) = &mut self.machine(id).life {
                     life.control.datagrams.push_back(bytes);
@@ -265,487 +265,27 @@ impl World {
         }
     }
 
-    // ---- nodes --------------------------------------------------------------
-
-    fn boot(&mut self, id: NodeId) {
-        let (now_ns, mut rng) = (self.now_ns, self.rng.fork());
-        let scenario = self.scenario.clone();
-        let machine = self.machine(id);
-        if machine.life.is_some() {
-            return;
-        }
-        machine.boot(&scenario, now_ns, &mut rng);
-        let (life, disk) = (machine.lives, machine.disk);
-        if let Some(l) = &mut machine.life {
-            (l.poll_due, l.wake_due) = (now_ns, now_ns);
-        }
-        self.note(format!("node {id} starts, life {life}, persisted {disk:?}"));
-        self.push(now_ns, Event::Poll(id, life));
-        self.push(now_ns, Event::Wake(id, life));
-    }
-
-    /// A node's process is gone.
-    pub fn crash(&mut self, id: NodeId) {
-        let (scenario, mut rng) = (self.scenario.clone(), self.rng.fork());
-        self.machine(id).crash(&scenario, &mut rng);
-    }
-
-    fn arrive(&mut self, id: NodeId, port: PortRole, frame: SimFrame) {
-        let machine = self.machine(id);
-        let up = match port {
-            PortRole::Client => machine.client_carrier,
-            PortRole::Replica => machine.replica_carrier,
-            PortRole::Host => true,
-        };
-        if let Some(life) = machine.life.as_mut().filter(|_| up) {
-            life.ports.arrive(port, frame);
-            self.hurry_poll(id);
-        }
-    }
-
-    fn hurry_poll(&mut self, id: NodeId) {
-        let at = self.now_ns + 1 + self.rng.below(20 * US);
-        let machine = self.machine(id);
-        let lives = machine.lives;
-        if let Some(life) = machine.life.as_mut().filter(|l| at < l.poll_due) {
-            life.poll_due = at;
-            self.push(at, Event::Poll(id, lives));
-        }
-    }
-
-    fn hurry_wake(&mut self, id: NodeId) {
-        let at = self.now_ns + 1 + self.rng.below(60 * US);
-        let machine = self.machine(id);
-        let lives = machine.lives;
-        if let Some(life) = machine.life.as_mut().filter(|l| at < l.wake_due) {
-            life.wake_due = at;
-            self.push(at, Event::Wake(id, lives));
-        }
-    }
-
-    fn on_poll(&mut self, id: NodeId, lives: u64) {
-        let (now_ns, mutation) = (self.now_ns, self.scenario.mutation);
-        let stale = self.rng.percent(50);
-        let machine = self.machine(id);
-        let Some(life) = machine.life.as_mut().filter(|l| l.poll_due <= now_ns) else { return };
-        if machine.lives != lives {
-            return;
-        }
-        let (since, until) = machine.poll_stall;
-        if now_ns < until {
-            life.poll_due = until;
-            if until < u64::MAX {
-                self.push(until, Event::Poll(id, lives));
-            }
-            return;
-        }
-        machine.poll_stall = (0, 0);
-        // It may have stood still just after it had read the clock.
-        let read_ns = if until > 0 && stale { since } else { now_ns };
-        let (read_ns, clock_ns) =
-            (machine.data_clock.local(read_ns), machine.data_clock.local(now_ns));
-        life.poll_due = u64::MAX;
-        let round = life.poll(read_ns, clock_ns, mutation);
-        self.after_poll(id, round);
-    }
-
-    fn after_poll(&mut self, id: NodeId, round: Round) {
-        let rest = if round.busy { 1 + self.rng.below(15 * US) } else { self.rest_ns() };
-        let at = self.now_ns + rest;
-        let machine = self.machine(id);
-        let lives = machine.lives;
-        if let Some(life) = &mut machine.life {
-            life.poll_due = at;
-        }
-        self.push(at, Event::Poll(id, lives));
-        self.judge(id, &round);
-        let fed = round.snapshot.applied;
-        self.deliver_to_kernel(id, lives, round.host, fed);
-        for frame in round.replica {
-            self.send_replica(id, frame.bytes);
-        }
-        for frame in round.client.into_iter().flat_map(|(_, frames)| frames) {
-            self.send_client(Plug::Node(id), frame.bytes);
-        }
-    }
-
-    fn rest_ns(&mut self) -> u64 {
-        50 * US + self.rng.below(REST_NS_MAX)
-    }
-
-    fn judge(&mut self, id: NodeId, round: &Round) {
-        let machines = &self.machines;
-        let all: Vec<Held<'_>> = machines
-            .iter()
-            .map(|m| {
-                let now = m.life.as_ref().map(|l| l.dp.log());
-                Held { id: m.id, logs: [now, m.ghost.as_ref().map(|g| g.log())] }
-            })
-            .collect();
-        let machine = &machines[usize::from(id) - 1];
-        let Some(life) = &machine.life else { return };
-        let s = &round.snapshot;
-        let mut result = self.truth.observe(id, machine.lives, s, life.dp.log(), &all);
-        for (role, frames) in &round.client {
-            result = result.and_then(|()| self.truth.release(id, *role, frames));
-        }
-        let bounded = s.gate_waiting <= GATE_FRAMES_MAX
-            && s.retained <= RETAINED_FRAMES_MAX
-            && life.queues.commands.len() <= COMMANDS_MAX;
-        if !bounded {
-            result = Err(format!("node {id}: a bounded queue is over its bound"));
-        }
-        drop(all);
-        if let Err(text) = result {
-            self.violate(text);
-        }
-    }
-
-    /// A paused node's threads may run again.
-    pub fn resume(&mut self, id: NodeId) {
-        self.hurry_poll(id);
-        self.hurry_wake(id);
-    }
-
-    fn on_wake(&mut self, id: NodeId, lives: u64) {
-        let now_ns = self.now_ns;
-        let machine = self.machine(id);
-        let Some(life) = machine.life.as_mut().filter(|l| l.wake_due <= now_ns) else { return };
-        if machine.lives != lives {
-            return;
-        }
-        if now_ns < machine.wake_stall {
-            let at = machine.wake_stall;
-            life.wake_due = at;
-            if at < u64::MAX {
-                self.push(at, Event::Wake(id, lives));
-            }
-            return;
-        }
-        let (local_ns, facts) = (machine.clock.local(now_ns), life.facts(now_ns));
-        let effects = life.control.wake(local_ns, &mut life.queues, facts);
-        let due = machine.clock.global(life.control.due_ns(local_ns), now_ns);
-        let at = due.max(now_ns + US) + self.rng.below(50 * US);
-        if let Some(life) = &mut self.machine(id).life {
-            life.wake_due = at;
-        }
-        self.push(at, Event::Wake(id, lives));
-        for effect in effects {
-            self.carry_out(id, lives, effect);
-        }
-    }
-
-    fn carry_out(&mut self, id: NodeId, lives: u64, effect: Effect) {
-        match effect {
-            Effect::Second(target, datagram) => self.send_second(id, target, &datagram),
-            Effect::Persist(state) => {
-                let wait = self.rng.range(50 * US, 4 * MS);
-                let now_ns = self.now_ns;
-                let Some(life) = &mut self.machine(id).life else { return };
-                let at = life.writes.back().map_or(now_ns, |(at, _)| *at).max(now_ns) + wait;
-                life.writes.push_back((at, state));
-                self.push(at, Event::Durable(id, lives));
-            }
-            Effect::KillApp => self.kill_app(id),
-            Effect::Die(backoff_ms) => {
-                self.note(format!("node {id} starts anew"));
-                self.crash(id);
-                self.machine(id).backoff_ms = Some(backoff_ms);
-                let at = self.now_ns + self.rng.range(10 * MS, 200 * MS);
-                self.push(at, Event::Boot(id));
-            }
-            Effect::Note(event) => {
-                *self.notes.entry(format!("{:?}", event.kind)).or_default() += 1;
-                if event.kind == TimelineKind::AllLost {
-                    self.on_all_lost();
-                }
-                let (kind, epoch, text) = (event.kind, event.epoch, &event.text);
-                self.note(format!("node {id} epoch {epoch} {kind:?}: {text}"));
-            }
-            Effect::Switchover(result) => {
-                let name = if result.is_ok() { "SwitchedOver" } else { "SwitchoverFailed" };
-                *self.notes.entry(name.into()).or_default() += 1;
-                self.note(format!("node {id} switchover: {result:?}"));
-            }
-        }
-    }
-
-    /// A group that starts from nothing has lost what it had. That ends a run in which more was
-    /// broken than is tolerated, and breaks a promise in any other.
-    fn on_all_lost(&mut self) {
-        if self.scenario.profile == Profile::Chaos {
-            self.over = true;
-        } else {
-            self.violate("every log was lost although no more was broken than is tolerated".into());
-        }
-    }
-
-    fn on_durable(&mut self, id: NodeId, lives: u64) {
-        let machine = self.machine(id);
-        if machine.lives != lives {
-            return;
-        }
-        let Some(life) = &mut machine.life else { return };
-        if let Some((_, state)) = life.writes.pop_front() {
-            machine.disk = state;
-            life.control.persisted.push_back(state.epoch);
-        }
-    }
-
-    // ---- capsule ------------------------------------------------------------
-
-    fn kill_app(&mut self, id: NodeId) {
-        let now_ns = self.now_ns;
-        if let Some(life) = &mut self.machine(id).life {
-            life.ready_at = None;
-            life.ports.dying = true;
-            life.kernel.kill(now_ns);
-        }
-        self.after_kernel(id);
-    }
-
-    /// The application dies by itself.
-    pub fn exit_app(&mut self, id: NodeId) {
-        if let Some(life) = &mut self.machine(id).life {
-            life.exited = true;
-        }
-        self.kill_app(id);
-        self.hurry_wake(id);
-    }
-
-    fn deliver_to_kernel(&mut self, id: NodeId, lives: u64, frames: Vec<SimFrame>, fed: u64) {
-        for frame in frames {
-            let wait = 2 * US + self.rng.below(10 * US);
-            let now_ns = self.now_ns;
-            let Some(life) = &mut self.machine(id).life else { return };
-            life.host_last[0] = (now_ns + wait).max(life.host_last[0]);
-            let at = life.host_last[0];
-            self.push(at, Event::ToKernel(id, lives, frame.bytes, fed));
-        }
-    }
-
-    fn on_kernel_frame(&mut self, id: NodeId, lives: u64, bytes: &[u8], fed: u64) {
-        self.show(&format!("to kernel {id}"), bytes);
-        let now_ns = self.now_ns;
-        let machine = self.machine(id);
-        let current = machine.lives == lives;
-        let Some(life) = machine.life.as_mut().filter(|_| current) else { return };
-        if life.ready_at.is_some_and(|at| at <= now_ns) {
-            life.kernel.listen();
-        }
-        life.kernel.on_frame(now_ns, bytes, fed, &mut life.ports.prepared);
-        self.after_kernel(id);
-    }
-
-    fn on_kernel_timer(&mut self, id: NodeId, lives: u64) {
-        let now_ns = self.now_ns;
-        let machine = self.machine(id);
-        let current = machine.lives == lives;
-        let Some(life) = machine.life.as_mut().filter(|l| current && l.kernel_due <= now_ns) else {
-            return;
-        };
-        life.kernel_due = u64::MAX;
-        life.kernel.tick(now_ns);
-        self.after_kernel(id);
-    }
-
-    fn after_kernel(&mut self, id: NodeId) {
-        let now_ns = self.now_ns;
-        let mut rng = self.rng.fork();
-        let machine = self.machine(id);
-        let lives = machine.lives;
-        let Some(life) = &mut machine.life else { return };
-        let garbled = life.kernel.garbled.take();
-        let mut sent = Vec::new();
-        while let Some(frame) = life.kernel.poll_out() {
-            let wait = 2 * US + rng.below(10 * US);
-            life.host_last[1] = (now_ns + wait).max(life.host_last[1]);
-            sent.push((life.host_last[1], frame));
-        }
-        let due = life.kernel.due_ns().unwrap_or(u64::MAX).max(now_ns + US);
-        let sooner = due < life.kernel_due;
-        if sooner {
-            life.kernel_due = due;
-        }
-        if let Some(peer) = garbled {
-            self.violate(format!("node {id}: its application got bytes {peer:?} never sent so"));
-        }
-        for (at, frame) in sent {
-            self.push(at, Event::FromKernel(id, lives, frame));
-        }
-        if sooner {
-            self.push(due, Event::Kernel(id, lives));
-        }
-    }
-
-    // ---- networks -----------------------------------------------------------
-
-    fn send_replica(&mut self, from: NodeId, bytes: Vec<u8>) {
-        let Some(eth) = Ethernet::parse(&bytes) else { return };
-        if !self.machine(from).replica_carrier {
-            return;
-        }
-        let bytes = tamper::replica_frame(self, bytes);
-        let all = eth.dst[0] & 1 == 1;
-        for to in (1..=self.scenario.nodes).filter(|to| *to != from) {
-            let cut = self.cuts.is_cut(Way::Replica(from, to));
-            if cut || !(all || eth.dst == replica_mac(to)) {
-                continue;
-            }
-            for at in arrivals(&mut self.rng, &self.scenario.replica, self.now_ns) {
-                self.push(at, Event::Replica(to, bytes.clone()));
-            }
-        }
-    }
-
-    fn send_second(&mut self, from: NodeId, target: NodeId, datagram: &[u8]) {
-        for to in (1..=self.scenario.nodes).filter(|to| *to != from) {
-            let addressed = target == TARGET_ALL || target == to;
-            if !addressed || self.cuts.is_cut(Way::Second(from, to)) {
-                continue;
-            }
-            for at in arrivals(&mut self.rng, &self.scenario.second, self.now_ns) {
-                self.push(at, Event::Datagram(to, datagram.to_vec()));
-            }
-        }
-    }
-
-    fn send_client(&mut self, from: Plug, bytes: Vec<u8>) {
-        if let Plug::Node(id) = from
-            && (!self.machine(id).client_carrier || self.cuts.is_cut(Way::FromNode(id)))
-        {
-            return;
-        }
-        for at in arrivals(&mut self.rng, &self.scenario.client, self.now_ns) {
-            self.push(at, Event::AtSwitch(from, bytes.clone()));
-        }
-    }
-
-    /// Prints a segment when everything is to be printed.
-    fn show(&mut self, place: &str, bytes: &[u8]) {
-        if !self.verbose {
-            return;
-        }
-        let Some(s) = Segment::parse(bytes) else { return };
-        println!(
-            "{:>12.3} ms    {place} {}>{} flags {:02x} seq {} ack {} len {} wnd {} ts {:?}",
-            self.now_ns as f64 / 1e6,
-            s.src_port,
-            s.dst_port,
-            s.flags,
-            s.seq,
-            s.ack,
-            s.payload_len,
-            s.window,
-            s.options.timestamps
-        );
-    }
-
-    fn on_switch(&mut self, from: Plug, bytes: &[u8]) {
-        self.show(&format!("{from:?}"), bytes);
-        let nodes = (1..=self.scenario.nodes).map(Plug::Node);
-        let plugs: Vec<Plug> = nodes.chain((0..self.hosts.len()).map(Plug::Client)).collect();
-        for to in self.switch.forward(from, bytes, &plugs) {
-            if let Plug::Node(id) = to
-                && self.cuts.is_cut(Way::ToNode(id))
-            {
-                continue;
-            }
-            let at = self.now_ns + US + self.rng.below(5 * US);
-            self.push(at, Event::AtPlug(to, bytes.to_vec()));
-        }
-    }
-
-    fn after_host(&mut self, i: usize) {
-        while let Some(bytes) = self.hosts[i].poll_out() {
-            self.send_client(Plug::Client(i), bytes);
-        }
-        self.schedule_host(i);
-        if let Some(text) = self.hosts[i].violation.take() {
-            self.violate(text);
-        }
-    }
-
-    /// Looks at a client machine's timers anew.
-    pub fn schedule_host(&mut self, i: usize) {
-        let due = self.hosts[i].due_ns().unwrap_or(u64::MAX).max(self.now_ns + US);
-        if due < self.host_due[i] {
-            self.host_due[i] = due;
-            self.push(due, Event::Host(i));
-        }
-    }
-
-    // ---- the whole ----------------------------------------------------------
-
     /// The node that serves, if exactly one does.
-    pub fn server(&self) -> Option<(NodeId, u64)> {
-        let serving: Vec<(NodeId, u64)> = self
-            .machines
-            .iter()
-            .filter_map(|m| m.serves(self.now_ns).map(|epoch| (m.id, epoch)))
-            .collect();
-        (serving.len() == 1).then(|| serving[0])
+    pub fn server(&self) -> Option<Serving> {
+        let mut serving = self.machines.iter().filter_map(|m| m.serves(self.now_ns));
+        let first = serving.next();
+        first.filter(|_| serving.next().is_none())
     }
 
-    /// One node serves and all others could take over.
+    /// Who could serve, or does, if exactly one node serves.
+    pub fn whole(&self) -> usize {
+        let Some(by) = self.server() else { return 0 };
+        self.machines.iter().filter(|m| m.is_whole(self.now_ns, &by)).count()
+    }
+
+    /// One node serves and all others could take over. With a log that runs over itself, who has
+    /// lost what it held cannot come back: then a majority will do.
     pub fn is_settled(&self) -> bool {
-        let Some((leader, epoch)) = self.server() else { return false };
-        self.machines.iter().all(|m| m.is_whole(self.now_ns, leader, epoch))
-    }
-
-    /// For people: what every node is up to.
-    pub fn describe(&mut self) {
-        for i in 0..self.machines.len() {
-            let m = &self.machines[i];
-            let local_ns = m.clock.local(self.now_ns);
-            let text = match &m.life {
-                None => "down".to_string(),
-                Some(l) => {
-                    let v = l.control.node.view(local_ns);
-                    let s = l.dp.snapshot(local_ns);
-                    format!(
-                        "{:?}/{:?} epoch {} primary {:?} recovering {} app {:?} log {}..{} committed {} \
-                         applied {} fit {} gate {} lease {} flows {} sockets {} because {:?}",
-                        v.role,
-                        s.role,
-                        v.epoch,
-                        v.primary,
-                        v.recovering,
-                        l.control.app,
-                        s.log_start,
-                        s.log_end,
-                        s.committed,
-                        s.applied,
-                        s.fit,
-                        s.gate_open,
-                        s.lease_valid,
-                        s.flows,
-                        l.kernel.sockets(),
-                        v.not_ready_because
-                    )
-                }
-            };
-            let id = m.id;
-            self.note(format!("node {id}: {text}"));
-            if let Some(l) = &self.machines[i].life {
-                let c = l.dp.counters();
-                let counts: Vec<String> =
-                    c.iter().filter(|(_, n)| *n > 0).map(|(k, n)| format!("{k}={n}")).collect();
-                self.note(format!("node {id}: {}", counts.join(" ")));
-            }
-        }
-    }
-
-    /// Whether a replication PDU of this kind is in a frame; for the tampering.
-    pub fn pdu_kind(bytes: &[u8]) -> Option<PduKind> {
-        PduHeader::decode(in_frame(bytes)?, CLUSTER).ok().map(|(h, ..)| h.kind)
-    }
-
-    /// Whether a node is a primary, gate open or not.
-    pub fn leads(&self, id: NodeId) -> bool {
-        let m = &self.machines[usize::from(id) - 1];
-        let role = m.life.as_ref().map(|l| l.dp.snapshot(m.clock.local(self.now_ns)).role);
-        matches!(role, Some(DataRole::Lead(_)))
+        let wanted = match self.scenario.profile {
+            Profile::Wrap => self.scenario.majority(),
+            _ => self.machines.len(),
+        };
+        self.whole() >= wanted
     }
 
     /// Whether this bug is planted.
@@ -755,7 +295,8 @@ impl World {
 }
 
 fn hash(bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3))
+    let mix = |h: u64, word: u64| (h ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    let (words, rest) = bytes.as_chunks::<8>();
+    let h = words.iter().fold(bytes.len() as u64, |h, w| mix(h, u64::from_le_bytes(*w)));
+    rest.iter().fold(h, |h, b| mix(h, u64::from(*b)))
 }

@@ -1,48 +1,29 @@
 //! Seeds of every profile keep every promise, and a seed is one run.
 
-use understudy_sim::run;
+use clap::ValueEnum;
 use understudy_sim::scenario::{Mutation, Profile};
+use understudy_sim::sweep::{jobs, sweep};
+use understudy_sim::{Outcome, SEEDS_TESTED, profile_of, run};
 
-/// Runs seeds of a profile; a failure names the seed and says what happened last.
-fn all_hold(profile: Profile, seeds: std::ops::Range<u64>) {
-    for seed in seeds {
-        let outcome = run(seed, profile, Mutation::None, false);
-        if let Some(violation) = &outcome.violation {
-            let name = profile.name();
-            eprintln!("{}", outcome.trace.join("\n"));
-            panic!("{violation}\nreplay: sim --seed {seed} --profile {name} --trace");
-        }
+/// A failure names the seed and says what happened last.
+fn check(seed: u64, profile: Profile, outcome: &Outcome) {
+    if let Some(violation) = &outcome.violation {
+        let name = profile.name();
+        eprintln!("{}", outcome.trace.join("\n"));
+        panic!("{violation}\nreplay: sim --seed {seed} --profile {name} --trace");
     }
 }
 
 #[test]
-fn calm() {
-    all_hold(Profile::Calm, 0..12);
-}
-
-#[test]
-fn lossy() {
-    all_hold(Profile::Lossy, 0..25);
-}
-
-#[test]
-fn partitions() {
-    all_hold(Profile::Partitions, 0..25);
-}
-
-#[test]
-fn crashes() {
-    all_hold(Profile::Crashes, 0..25);
-}
-
-#[test]
-fn all() {
-    all_hold(Profile::All, 0..30);
-}
-
-#[test]
-fn chaos() {
-    all_hold(Profile::Chaos, 0..30);
+fn seeds_of_every_profile_keep_every_promise() {
+    let one = |seed| run(seed, profile_of(seed), Mutation::None, false);
+    let mut held = 0;
+    sweep(0..SEEDS_TESTED, jobs(), one, |seed, outcome| {
+        check(seed, profile_of(seed), &outcome);
+        held += 1;
+        true
+    });
+    println!("{held} seeds");
 }
 
 /// Each broke something once; the scenario may since have changed under the seed.
@@ -51,13 +32,13 @@ fn seeds_that_failed_once() {
     for (seed, profile) in
         [(257, Profile::Lossy), (27, Profile::Chaos), (148, Profile::Chaos), (156, Profile::Chaos)]
     {
-        all_hold(profile, seed..seed + 1);
+        check(seed, profile, &run(seed, profile, Mutation::None, false));
     }
 }
 
 #[test]
 fn a_seed_replays_identically() {
-    for (_, profile) in Profile::NAMES {
+    for &profile in Profile::value_variants() {
         let (a, b) = (3, 4);
         let first = run(a, profile, Mutation::None, false);
         let again = run(a, profile, Mutation::None, false);

@@ -209,5 +209,5 @@ pub const LARGE: [Scope; 6] = [
     Scope { ticks: 8, ..PAUSE },
     Scope { ticks: 9, frames: 2, ..EVICTION },
     ARBITER,
-    Scope { late: 0, ..CRASH },
+    Scope { ticks: 5, late: 0, ..CRASH },
 ];

@@ -58,8 +58,6 @@ pub struct Director {
     second_at: Option<u64>,
     /// Since when no more is broken than a group bears, and nothing has changed.
     bearable_since: u64,
-    /// A node was mute on the replica network besides another fault.
-    mute: bool,
     /// Since when a node that refuses to start has been missed while the others serve.
     missed: BTreeMap<NodeId, u64>,
 }
@@ -163,10 +161,6 @@ impl Director {
             w.note(format!("FAULT {fault:?} at node {id}"));
             *w.notes.entry(format!("{fault:?}")).or_default() += 1;
             self.victims.push(Victim { id, fault, until });
-            // A node that only the second path hears may be elected, and then waits for its lease
-            // for as long as `takeover_limit_ns`: with another primary dead, that is the outage.
-            self.mute |= self.victims.len() > 1
-                && self.victims.iter().any(|v| v.fault == Fault::MuteReplica);
             afflict(w, id, fault);
         }
     }
@@ -204,14 +198,13 @@ impl Director {
 
     fn mend(&mut self, w: &mut World) {
         let chaos = w.scenario.profile == Profile::Chaos;
-        let judged = !chaos && !self.mute && w.now_ns >= self.bearable_since + TAKEOVER_NS_MAX;
+        let judged = !chaos && w.now_ns >= self.bearable_since + TAKEOVER_NS_MAX;
         if judged && w.server().is_none() {
             w.describe();
             w.violate("liveness: a connected majority is without a primary".into());
             return;
         }
         self.relieve(w, |_| true);
-        self.mute = false;
         self.phase = Phase::Settling { since: w.now_ns };
     }
 

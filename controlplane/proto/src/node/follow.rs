@@ -149,6 +149,12 @@ impl Node {
             self.phase = Phase::Join { promised: true };
         } else if matches!(self.phase, Phase::PreVote { .. } | Phase::Elect { .. }) {
             self.campaign_lost(now_ns, "the application is gone");
+        } else if self.recovering && self.log.position == 0 && matches!(self.phase, Phase::Idle) {
+            self.restart_service(
+                now_ns,
+                false,
+                "the application is gone, and there is no log to keep",
+            );
         } else {
             self.check_hopeless(now_ns);
         }

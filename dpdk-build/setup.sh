@@ -16,6 +16,7 @@ PACKAGES=(
     libbpf-dev libelf-dev zlib1g-dev linux-libc-dev
     pkg-config build-essential
     redis-server redis-tools                     # what the demo and the lab protect
+    etcd-server etcd-client                      # the arbiter of two nodes in the tests
     iproute2 ethtool tcpdump procps util-linux   # what the lab is built with
 )
 # Of 1.x: the workspace's rust-version.
@@ -99,15 +100,16 @@ packages() {
         return
     fi
     install_packages "${wanted[@]}"
-    case " ${wanted[*]} " in *" redis-server "*) silence_redis ;; esac
+    case " ${wanted[*]} " in *" redis-server "*) silence redis-server ;; esac
+    case " ${wanted[*]} " in *" etcd-server "*) silence etcd ;; esac
 }
 
-# Only after this script installed it: a Redis that was here before is somebody's.
-silence_redis() {
+# Only after this script installed it: a service that was here before is somebody's.
+silence() {
     [ -d /run/systemd/system ] || return 0
-    as_root systemctl disable --now redis-server.service >/dev/null 2>&1 ||
-        die "cannot stop the redis-server that apt enabled: systemctl disable --now redis-server"
-    say "disabled the system's redis-server service"
+    as_root systemctl disable --now "$1.service" >/dev/null 2>&1 ||
+        die "cannot stop the $1 that apt enabled: systemctl disable --now $1"
+    say "disabled the system's $1 service"
 }
 
 rust_is_new_enough() {

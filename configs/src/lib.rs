@@ -18,9 +18,9 @@ mod validate;
 
 pub use error::ConfigError;
 pub use types::{
-    ClientPort, ClusterConfig, CommitConfig, CommitPolicy, Config, ControlConfig, DetectConfig,
-    DpdkConfig, HostPort, IdleConfig, LogConfig, NodeConfig, NodeRole, PortSpec, PortsConfig,
-    Prefix, Proto, ReplicaPort, ServiceConfig,
+    ArbiterConfig, ClientPort, ClusterConfig, CommitConfig, CommitPolicy, Config, ControlConfig,
+    DetectConfig, DpdkConfig, HostPort, IdleConfig, LogConfig, NodeConfig, NodeRole, PortSpec,
+    PortsConfig, Prefix, Proto, ReplicaPort, ServiceConfig,
 };
 
 use std::io::Read;
@@ -124,10 +124,11 @@ impl Config {
         self.nodes.len() / 2 + 1
     }
 
-    /// The fewest replicas that `commit.min` may ask for: what makes a majority with this node.
+    /// The fewest replicas that `commit.min` may ask for: what makes a majority with this node, or none where an
+    /// arbiter proves that nobody else can lead.
     #[must_use]
     pub fn commit_min_least(&self) -> usize {
-        self.nodes.len() / 2
+        if self.arbiter.is_some() { 0 } else { self.nodes.len() / 2 }
     }
 
     /// Replicas that must hold the cause of an output before it leaves, whatever was evicted:

@@ -35,8 +35,35 @@ pub struct Config {
     /// Failure detection.
     #[serde(default)]
     pub detect: DetectConfig,
+    /// What a group of two asks who may lead without the other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arbiter: Option<ArbiterConfig>,
     /// The daemon's files.
     pub control: ControlConfig,
+}
+
+/// `[arbiter]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ArbiterConfig {
+    /// Addresses of members of one etcd cluster, `http://` or `https://`.
+    pub etcd: Vec<String>,
+    /// How long one question may take, over all of them.
+    #[serde(default = "arbiter_timeout_default")]
+    pub timeout_ms: u64,
+    /// PEM: who may have signed etcd's certificate; without it, the public authorities.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// PEM: this node's certificate, where etcd asks for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cert_file: Option<PathBuf>,
+    /// PEM: the private key of `cert_file`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
+}
+
+fn arbiter_timeout_default() -> u64 {
+    1000
 }
 
 /// `[cluster]`

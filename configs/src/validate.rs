@@ -1,5 +1,7 @@
 //! The rules that types cannot hold.
 
+mod arbiter;
+
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::hash::Hash;
@@ -22,6 +24,7 @@ const PORTS_MAX: usize = 64;
 
 pub(crate) fn validate(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {
     cluster(config, source)?;
+    arbiter::arbiter(config, source)?;
     service(config, source)?;
     ports(config, source)?;
     numbers(config, source)?;
@@ -34,19 +37,20 @@ fn cluster(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {
     name(source, &["cluster", "name"], &config.cluster.name)?;
     let nodes = &config.nodes;
     match nodes.len() {
-        2 => {
+        2 if config.arbiter.is_none() => {
             return Err(source.refused(
                 &["nodes", "1"],
-                "a group of two nodes needs an arbiter, which this version does not have; 1 or \
-                 3..=16 nodes are allowed"
+                "two nodes have no majority without each other: neither could take over, or both \
+                 would; add an arbiter (section [arbiter]), a third node, or a node with role \
+                 \"witness\""
                     .into(),
             ));
         }
-        1 | 3..=NODES_MAX => {}
+        1..=NODES_MAX => {}
         n => {
             return Err(source.invalid(
                 &["nodes", &NODES_MAX.to_string()],
-                format!("the group has {n} nodes, 1 or 3..={NODES_MAX} are allowed"),
+                format!("the group has {n} nodes, 1..={NODES_MAX} are allowed"),
             ));
         }
     }

@@ -256,7 +256,8 @@ fn sizes_of_groups() {
     }
     for n in [0, 2, 17] {
         let error = group(n, "quorum").unwrap_err();
-        assert!(error.to_string().contains("3..=16"), "{error}");
+        let says = if n == 2 { "no majority" } else { "1..=16" };
+        assert!(error.to_string().contains(says), "{error}");
         assert_eq!(error.is_unsafe(), n == 2);
     }
     assert!(group(3, "any").is_ok());
@@ -292,6 +293,35 @@ fn two_nodes_name_the_second() {
     let end = A.find("[service]").unwrap();
     let text = format!("{}{}", &A[..at], &A[end..]);
     refused(&text, line_of(&text, "name = \"b\"") - 1, &["arbiter", "unsafe"]);
+}
+
+#[test]
+fn two_nodes_and_an_arbiter_are_a_group() {
+    let at = A.find("[[nodes]]\nname = \"c\"").unwrap();
+    let end = A.find("[service]").unwrap();
+    let two = format!("{}{}", &A[..at], &A[end..]);
+    let with = |arbiter: &str| Config::parse(&format!("{two}\n{arbiter}"), "a.toml");
+    let pair = with("[arbiter]\netcd = [\"http://10.77.2.9:2379\"]").unwrap();
+    assert_eq!((pair.commit_min_least(), pair.commit_min()), (0, 0));
+    assert_eq!(pair.arbiter.unwrap().timeout_ms, 1000);
+    for (arbiter, words) in [
+        ("[arbiter]\netcd = []", "1..=8"),
+        ("[arbiter]\netcd = [\"10.77.2.9:2379\"]", "http://HOST:PORT"),
+        ("[arbiter]\netcd = [\"http://\"]", "http://HOST:PORT"),
+        ("[arbiter]\netcd = [\"http://x\"]\nca_file = \"/ca\"", "https://"),
+        ("[arbiter]\netcd = [\"https://x\"]\ncert_file = \"/c\"", "together"),
+        ("[arbiter]\netcd = [\"http://x\"]\ntimeout_ms = 1", "10..=60000"),
+        ("[arbiter]\netcd = [\"http://x\"]\nlease = 1", "lease"),
+    ] {
+        let error = with(arbiter).unwrap_err().to_string();
+        assert!(error.contains(words), "{arbiter}: {error}");
+    }
+    let three = Config::parse(&format!("{A}\n[arbiter]\netcd = [\"http://x\"]"), "a.toml");
+    assert!(three.unwrap_err().to_string().contains("for two"));
+    for name in ["a", "b"] {
+        let file = format!("{}/pair/{name}.toml", env!("CARGO_MANIFEST_DIR"));
+        assert_eq!(Config::load(file).unwrap().me().name, name);
+    }
 }
 
 #[test]

@@ -192,6 +192,9 @@ pub struct Status {
     pub log: LogPositions,
     /// The output gate.
     pub gate: Gate,
+    /// The external arbiter, if the group has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arbiter: Option<Arbiter>,
     /// The other nodes.
     pub peers: Vec<Peer>,
     /// Everything else that is counted, by name.
@@ -274,6 +277,28 @@ pub struct Gate {
     pub released_zero_wait: u64,
     /// Frames that were dropped.
     pub dropped: u64,
+}
+
+/// The external arbiter of a group of two, as this node sees it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Arbiter {
+    /// Whether it answered last; `None` before its first answer.
+    pub reachable: Option<bool>,
+    /// What it was last read to hold.
+    pub register: Option<Register>,
+    /// Whether this node serves without the other one.
+    pub alone: bool,
+}
+
+/// Who may lead without the other node's consent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Register {
+    /// The epoch it was written in.
+    pub epoch: u64,
+    /// Name of the node that wrote it.
+    pub primary: String,
+    /// Names of the nodes that hold everything committed.
+    pub members: Vec<String>,
 }
 
 /// Another node, as this one sees it.

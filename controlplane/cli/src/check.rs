@@ -87,6 +87,21 @@ fn tolerance(config: &Config, losses: usize) -> String {
     format!("{voters} voters{one}, policy {policy}: survives the loss of {nodes}; {but}")
 }
 
+/// What two nodes with an arbiter do when one of the three is gone.
+fn pair_advice(min: usize) -> &'static str {
+    match min {
+        0 => {
+            "two nodes and an arbiter: a lost node is taken over, or done without, only if the arbiter answers; \
+             without the arbiter the primary goes on with its replica and nobody takes over; without arbiter and \
+             replica output stops until one is back; a primary alone is exposed (commit.min = 1 stops it instead)"
+        }
+        _ => {
+            "two nodes and an arbiter, commit.min = 1: a lost primary is taken over only if the arbiter answers, and \
+             output waits whenever one of the two nodes is gone"
+        }
+    }
+}
+
 /// What is valid but perhaps not meant.
 fn advice(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -99,7 +114,15 @@ fn advice(config: &Config) -> Vec<Finding> {
             "commit.policy \"none\": replies leave before a replica holds their cause",
         );
     }
-    if config.nodes.len() > 1 && config.nodes.len().is_multiple_of(2) {
+    if let Some(arbiter) = &config.arbiter {
+        add(Level::Info, pair_advice(config.commit_min()));
+        if arbiter.etcd.iter().any(|endpoint| endpoint.starts_with("http://")) {
+            add(
+                Level::Warn,
+                "arbiter.etcd over http://: whoever can write there decides who serves",
+            );
+        }
+    } else if config.nodes.len() > 1 && config.nodes.len().is_multiple_of(2) {
         let less = config.nodes.len() - 1;
         let message = format!(
             "an even number of nodes tolerates no more losses than one node fewer ({less})"

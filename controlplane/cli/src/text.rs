@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use understudy_api::check::CheckReport;
-use understudy_api::{Conns, Keys, Role, Status, SwitchoverDone};
+use understudy_api::{Arbiter, Conns, Keys, Role, Status, SwitchoverDone};
 
 /// Text of others, safe for a terminal.
 pub fn plain(text: &str) -> String {
@@ -169,6 +169,9 @@ pub fn status(s: &Status) -> String {
             gate.dropped,
         ),
     );
+    if let Some(arbiter) = &s.arbiter {
+        field(&mut out, "Arbiter", &arbiter_line(arbiter));
+    }
     field(
         &mut out,
         "Daemon",
@@ -188,6 +191,20 @@ pub fn status(s: &Status) -> String {
         }
     }
     out
+}
+
+fn arbiter_line(arbiter: &Arbiter) -> String {
+    let answers = match arbiter.reachable {
+        Some(true) => "answers",
+        Some(false) => "does not answer: nobody can take over without the other node",
+        None => "not asked yet",
+    };
+    let named = match &arbiter.register {
+        Some(r) => format!("names {} since epoch {}", r.members.join(" and "), r.epoch),
+        None => "names nobody yet".to_owned(),
+    };
+    let exposed = if arbiter.alone { ", serving ALONE: exposed" } else { "" };
+    format!("{answers}, {named}{exposed}")
 }
 
 fn peers(s: &Status, out: &mut String) {

@@ -120,6 +120,7 @@ fn status() -> Status {
         detail: detail.into(),
     };
     Status {
+        arbiter: None,
         cluster: "trio".into(),
         node: "b".into(),
         node_id: 2,

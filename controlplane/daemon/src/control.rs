@@ -24,6 +24,7 @@ use understudy_wire::control::Control as Message;
 use understudy_wire::pdu::TARGET_ALL;
 use understudy_wire::{Epoch, NodeId};
 
+use crate::arbiter::{self, Arbiter};
 use crate::lcore::ControlEnd;
 use crate::node_capsule::NodeCapsule;
 use crate::ports::NodeClock;
@@ -108,6 +109,7 @@ struct Control {
     capsule: Option<NodeCapsule>,
     store: StoreWriter,
     second: SecondPath,
+    arbiter: Option<Arbiter>,
     links: LinkMonitor,
     calls: Receiver<Call>,
     _server: Server,
@@ -140,6 +142,7 @@ impl Control {
         let store = store.into_writer()?;
         let node = Node::new(proto_config(&config, now_ns), persisted, now_ns, now_ns)?;
         let links = LinkMonitor::new()?;
+        let arbiter = arbiter::start(&config)?;
         let (sender, calls) = bounded(16);
         let conns = Arc::new(Mutex::new(ConnsView::default()));
         let server = Server::start(
@@ -164,6 +167,7 @@ impl Control {
             capsule,
             store,
             second,
+            arbiter,
             links,
             calls,
             _server: server,
@@ -189,6 +193,7 @@ impl Control {
             self.take_datagrams(now_ns);
             self.take_links(now_ns);
             self.take_persisted(now_ns);
+            self.take_arbiter(now_ns);
             self.watch_app(now_ns)?;
             self.take_calls(now_ns);
             if self.node.poll_timeout().is_some_and(|due| due <= now_ns) {
@@ -353,6 +358,15 @@ impl Control {
                 self.dataplane.order(Command::ClientLink { up });
             }
             self.node.handle_local(now_ns, fact);
+            self.done(now_ns);
+        }
+    }
+
+    fn take_arbiter(&mut self, now_ns: u64) {
+        while let Some((request, answer)) =
+            self.arbiter.as_ref().and_then(|arbiter| arbiter.answers.try_recv().ok())
+        {
+            self.node.handle_arbiter(now_ns, &request, answer);
             self.done(now_ns);
         }
     }
@@ -569,8 +583,10 @@ impl Control {
                         .send(Persisted { epoch, voted_for })
                         .context("the store is gone")?;
                 }
-                // The configuration knows of no arbiter.
-                Output::Arbiter(_) => self.count("arbiter_not_configured"),
+                Output::Arbiter(request) => {
+                    let arbiter = self.arbiter.as_ref().context("no arbiter is configured")?;
+                    arbiter.ask.send(request).context("the arbiter's thread is gone")?;
+                }
                 Output::Dataplane(command) => self.order(command),
                 Output::Service(ServiceCommand::Restart) => self.restart(now_ns),
                 Output::Event(event) => {
@@ -702,6 +718,8 @@ fn proto_config(config: &Config, incarnation: u64) -> ProtoConfig {
     );
     proto.priority = config.me().priority;
     proto.witness = config.is_witness();
+    proto.arbiter = config.arbiter.is_some();
+    proto.alone_allowed = proto.arbiter && config.commit_min() == 0;
     proto.incarnation = incarnation;
     proto
 }

@@ -4,6 +4,7 @@
 //! its own; disk and sockets of the CLI are on helper threads.
 #![forbid(unsafe_code)]
 
+mod arbiter;
 mod control;
 mod keys;
 mod lcore;

@@ -21,6 +21,12 @@ pub fn check(config: &Config) -> Vec<Finding> {
         check_command(&mut out, config);
     }
     check_log_memory(&mut out, config);
+    if let Some(Err(e)) = crate::arbiter::check(config) {
+        let text = format!(
+            "arbiter: {e}; as long as it does not answer, nobody takes over and nobody serves alone"
+        );
+        out.push(Finding::new(Level::Warn, text));
+    }
     if let Err(e) = crate::keys::load(config) {
         out.push(Finding::new(Level::Error, format!("cluster.key_file: {e}")));
     }

@@ -6,7 +6,7 @@ use understudy_api as api;
 use understudy_config::Config;
 use understudy_fastpath::command::{DataRole, Snapshot};
 use understudy_fastpath::sender::{EvictCause, Eviction, MemberChange};
-use understudy_proto::{PeerView, TimelineKind, View};
+use understudy_proto::{ArbiterView, PeerView, TimelineKind, View};
 use understudy_seal::ChannelView;
 use understudy_wire::NodeId;
 use understudy_wire::control::Role as WireRole;
@@ -58,6 +58,7 @@ pub fn status(view: &View, snapshot: Option<&Snapshot>, facts: Facts<'_>) -> api
         },
         log: snapshot.map(log).unwrap_or_default(),
         gate: gate(config, view, snapshot),
+        arbiter: view.arbiter.as_ref().map(|a| arbiter(config, a)),
         peers: view.peers.iter().map(|p| peer(config, view, p, snapshot)).collect(),
         counters: counters(snapshot, facts.counters),
         timeline: facts.timeline,
@@ -109,6 +110,19 @@ fn gate(config: &Config, view: &View, snapshot: Option<&Snapshot>) -> api::Gate 
         released: c.gate_released,
         released_zero_wait: c.gate_zero_wait,
         dropped: c.gate_fenced,
+    }
+}
+
+fn arbiter(config: &Config, a: &ArbiterView) -> api::Arbiter {
+    let named = |id: NodeId| name(config, id).unwrap_or_else(|| id.to_string());
+    api::Arbiter {
+        reachable: a.reachable,
+        register: a.register.as_ref().map(|r| api::Register {
+            epoch: r.epoch,
+            primary: named(r.primary),
+            members: r.members.iter().map(|&id| named(id)).collect(),
+        }),
+        alone: a.alone,
     }
 }
 

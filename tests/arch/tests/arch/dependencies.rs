@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::tree::{self, field};
 
 /// Every crate of ours with all it may depend on: as a dependency of any kind.
-const ALLOWED: [(&str, &[&str]); 18] = [
+const ALLOWED: [(&str, &[&str]); 19] = [
     ("dpdk-sys", &[]),
     ("understudy-dpdk", &["dpdk-sys"]),
     ("understudy-wire", &[]),
@@ -13,6 +13,7 @@ const ALLOWED: [(&str, &[&str]); 18] = [
     ("understudy-log", &["understudy-wire"]),
     ("understudy-fastpath", &["understudy-wire", "understudy-log", "understudy-seal"]),
     ("understudy-proto", &["understudy-wire"]),
+    ("understudy-arbiter", &["understudy-wire", "understudy-proto"]),
     ("understudy-linux", &[]),
     ("understudy-api", &[]),
     ("understudy-config", &[]),
@@ -26,6 +27,7 @@ const ALLOWED: [(&str, &[&str]); 18] = [
             "understudy-fastpath",
             "understudy-dpdk",
             "understudy-proto",
+            "understudy-arbiter",
             "understudy-linux",
             "understudy-api",
             "understudy-config",

@@ -3,11 +3,12 @@
 use crate::tree::{self, field};
 
 /// Crates whose every target forbids unsafe code.
-const FORBIDDING: [&str; 8] = [
+const FORBIDDING: [&str; 9] = [
     "understudy-wire",
     "understudy-seal",
     "understudy-fastpath",
     "understudy-proto",
+    "understudy-arbiter",
     "understudy-api",
     "understudy-config",
     "understudy-cli",

@@ -45,9 +45,34 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Which of the shipped groups.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Group {
+    /// Three nodes.
+    #[default]
+    Trio,
+    /// Nodes a and b, and an etcd.
+    Pair,
+}
+
+impl Group {
+    fn examples(self) -> &'static str {
+        ["trio", "pair"][self as usize]
+    }
+
+    fn members(self) -> &'static [Member] {
+        match self {
+            Group::Trio => &Member::ALL,
+            Group::Pair => &[Member::A, Member::B],
+        }
+    }
+}
+
 /// What a test changes in the shipped configuration.
 #[derive(Clone, Debug, Default)]
 pub struct NodeOptions {
+    /// Whose configuration.
+    pub group: Group,
     /// Another application.
     pub command: Option<Vec<String>>,
     /// Its ports, such as `tcp/7000`.
@@ -292,7 +317,8 @@ impl Node {
 
 /// The shipped file of a node with the lab's paths and the test's changes.
 fn configuration(node: &Node, work_dir: &Path, options: &NodeOptions) -> Result<toml::Table> {
-    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/trio");
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+    let shipped = shipped.join(options.group.examples());
     let file = shipped.join(format!("{}.toml", node.member));
     let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
     let mut table: toml::Table = text.parse()?;
@@ -347,20 +373,21 @@ fn set(table: &mut toml::Table, key: &str, value: toml::Value) -> Result<()> {
     set(inner, rest, value)
 }
 
-/// Three nodes.
+/// Three nodes, or two of a pair.
 pub struct Trio {
     /// In the order a, b, c.
     pub nodes: Vec<Node>,
 }
 
 impl Trio {
-    /// Writes three configurations; starts nothing.
+    /// Writes the configurations; starts nothing.
     pub fn prepare(lab: &Lab, options: &NodeOptions) -> Result<Trio> {
-        let nodes = Member::ALL.iter().map(|&member| Node::prepare(lab, member, options));
+        let members = options.group.members().iter();
+        let nodes = members.map(|&member| Node::prepare(lab, member, options));
         Ok(Trio { nodes: nodes.collect::<Result<_>>()? })
     }
 
-    /// Starts three nodes and waits until one serves and two could.
+    /// Starts the nodes and waits until one serves and the others could.
     pub fn start(lab: &Lab, options: &NodeOptions) -> Result<Trio> {
         let mut trio = Trio::prepare(lab, options)?;
         trio.nodes.iter_mut().try_for_each(Node::start)?;

@@ -6,7 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 
 use crate::capture::{Capture, HEADERS_ONLY, Reign};
-use crate::node::{NodeOptions, Trio, binary};
+use crate::etcd::Etcd;
+use crate::node::{Group, NodeOptions, Trio, binary};
 use crate::topology::{Lab, Member, Net};
 use crate::{cmd, sys};
 
@@ -53,11 +54,12 @@ pub fn huge_page_files() -> Vec<String> {
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
-/// A lab with three ready nodes and a capture.
+/// A lab with a ready group and a capture.
 pub struct Scenario {
     /// The nodes. Before the lab: they must be dropped first.
     pub trio: Trio,
     capture: Option<Capture>,
+    etcd: Option<Etcd>,
     /// The lab.
     pub lab: Lab,
 }
@@ -77,8 +79,15 @@ impl Scenario {
         prepare_machine()?;
         let lab = lab()?;
         let capture = Some(Capture::start(&lab, HEADERS_ONLY)?);
+        let pair = options.group == Group::Pair;
+        let etcd = pair.then(|| Etcd::start(&lab)).transpose()?;
         let trio = Trio::start(&lab, options)?;
-        Ok(Scenario { trio, capture, lab })
+        Ok(Scenario { trio, capture, etcd, lab })
+    }
+
+    /// A pair's arbiter.
+    pub fn etcd(&mut self) -> Result<&mut Etcd> {
+        self.etcd.as_mut().context("only a pair has an arbiter")
     }
 
     /// The primary, which there must be.

@@ -105,7 +105,8 @@ impl Net {
         ["cl", "rp", "mg"][self as usize]
     }
 
-    fn bridge(self) -> &'static str {
+    /// The switch's bridge.
+    pub fn bridge(self) -> &'static str {
         ["br-client", "br-replica", "br-mgmt"][self as usize]
     }
 

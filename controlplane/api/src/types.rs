@@ -299,6 +299,8 @@ pub struct Register {
     pub primary: String,
     /// Names of the nodes that hold everything committed.
     pub members: Vec<String>,
+    /// The epoch in which these were named.
+    pub since: u64,
 }
 
 /// Another node, as this one sees it.

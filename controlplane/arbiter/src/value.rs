@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use understudy_proto::arbiter::Register;
 use understudy_wire::NodeId;
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -13,6 +13,7 @@ struct Document {
     epoch: u64,
     primary: NodeId,
     members: Vec<NodeId>,
+    since: u64,
 }
 
 /// The value of a register.
@@ -22,6 +23,7 @@ pub fn encode(register: &Register) -> String {
         epoch: register.epoch,
         primary: register.primary,
         members: register.members.clone(),
+        since: register.since,
     };
     serde_json::to_string(&document).expect("numbers always serialise")
 }
@@ -38,8 +40,11 @@ pub fn decode(bytes: &[u8]) -> Result<Register, String> {
     if document.members.is_empty() || document.members.len() > 2 {
         return Err(format!("{} members", document.members.len()));
     }
-    let Document { epoch, primary, members, .. } = document;
-    Ok(Register { epoch, primary, members })
+    if document.since > document.epoch {
+        return Err(format!("named in epoch {}, after {}", document.since, document.epoch));
+    }
+    let Document { epoch, primary, members, since, .. } = document;
+    Ok(Register { epoch, primary, members, since })
 }
 
 #[cfg(test)]
@@ -48,17 +53,19 @@ mod tests {
 
     #[test]
     fn registers_round_trip_and_other_values_are_refused() {
-        let register = Register { epoch: 7, primary: 2, members: vec![1, 2] };
+        let register = Register { epoch: 7, primary: 2, members: vec![1, 2], since: 5 };
         assert_eq!(decode(encode(&register).as_bytes()), Ok(register));
         for bad in [
             "",
             "{}",
             "null",
-            r#"{"version":2,"epoch":1,"primary":1,"members":[1]}"#,
-            r#"{"version":1,"epoch":1,"primary":1,"members":[]}"#,
-            r#"{"version":1,"epoch":1,"primary":1,"members":[1,2,3]}"#,
-            r#"{"version":1,"epoch":-1,"primary":1,"members":[1]}"#,
-            r#"{"version":1,"epoch":1,"primary":1,"members":[1],"more":0}"#,
+            r#"{"version":1,"epoch":1,"primary":1,"members":[1]}"#,
+            r#"{"version":3,"epoch":1,"primary":1,"members":[1],"since":1}"#,
+            r#"{"version":2,"epoch":1,"primary":1,"members":[],"since":1}"#,
+            r#"{"version":2,"epoch":1,"primary":1,"members":[1,2,3],"since":1}"#,
+            r#"{"version":2,"epoch":-1,"primary":1,"members":[1],"since":1}"#,
+            r#"{"version":2,"epoch":1,"primary":1,"members":[1],"since":2}"#,
+            r#"{"version":2,"epoch":1,"primary":1,"members":[1],"since":1,"more":0}"#,
         ] {
             assert!(decode(bad.as_bytes()).is_err(), "{bad}");
         }

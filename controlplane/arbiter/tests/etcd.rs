@@ -82,8 +82,8 @@ fn ask(keeper: &mut Etcd, wish: Wish, epoch: u64) -> (ArbiterAnswer, Option<Stri
     (answer, error.map(|e| e.to_string()))
 }
 
-fn register(epoch: u64, primary: u16, members: &[u16]) -> Register {
-    Register { epoch, primary, members: members.to_vec() }
+fn register(epoch: u64, primary: u16, members: &[u16], since: u64) -> Register {
+    Register { epoch, primary, members: members.to_vec(), since }
 }
 
 #[test]
@@ -92,19 +92,23 @@ fn the_register_names_one_of_two_once() {
     server.wait();
     let (mut a, mut b) = (server.keeper(1, "g", &[]), server.keeper(2, "g", &[]));
     assert_eq!(ask(&mut a, Wish::Claim, 1).0, ArbiterAnswer::Refused(None), "nobody was named yet");
-    let both = register(1, 1, &[1, 2]);
+    let both = register(1, 1, &[1, 2], 1);
     assert_eq!(ask(&mut a, Wish::Share, 1).0, ArbiterAnswer::Granted(both.clone()));
     assert_eq!(ask(&mut b, Wish::Probe, 2).0, ArbiterAnswer::Granted(both));
-    let alone = register(2, 2, &[2]);
-    assert_eq!(ask(&mut b, Wish::Claim, 2).0, ArbiterAnswer::Granted(alone.clone()));
-    assert_eq!(ask(&mut a, Wish::Claim, 1).0, ArbiterAnswer::Refused(Some(alone.clone())));
-    assert_eq!(ask(&mut a, Wish::Share, 1).0, ArbiterAnswer::Refused(Some(alone)));
+    let claimed = register(2, 2, &[1, 2], 1);
+    assert_eq!(ask(&mut b, Wish::Claim, 2).0, ArbiterAnswer::Granted(claimed.clone()));
+    for wish in [Wish::Claim, Wish::Seclude, Wish::Share] {
+        assert_eq!(ask(&mut a, wish, 1).0, ArbiterAnswer::Refused(Some(claimed.clone())));
+    }
+    let alone = register(2, 2, &[2], 2);
+    assert_eq!(ask(&mut b, Wish::Seclude, 2).0, ArbiterAnswer::Granted(alone.clone()));
+    assert_eq!(ask(&mut a, Wish::Claim, 3).0, ArbiterAnswer::Refused(Some(alone)));
     let other = ask(&mut server.keeper(1, "another", &[]), Wish::Probe, 9);
     assert_eq!(other.0, ArbiterAnswer::Refused(None), "groups have registers of their own");
 }
 
 #[test]
-fn of_two_that_claim_at_once_one_is_named() {
+fn of_two_that_seclude_themselves_at_once_one_is_named() {
     let Some(server) = Server::start("race") else { return };
     server.wait();
     for round in 1..=20u64 {
@@ -112,7 +116,7 @@ fn of_two_that_claim_at_once_one_is_named() {
         ask(&mut server.keeper(1, &cluster, &[]), Wish::Share, 1);
         let claims = [1, 2].map(|me| {
             let mut keeper = server.keeper(me, &cluster, &[]);
-            std::thread::spawn(move || ask(&mut keeper, Wish::Claim, 1 + u64::from(me)).0)
+            std::thread::spawn(move || ask(&mut keeper, Wish::Seclude, 1 + u64::from(me)).0)
         });
         let answers = claims.map(|claim| claim.join().unwrap());
         let granted = answers.iter().filter(|a| matches!(a, ArbiterAnswer::Granted(_))).count();
@@ -133,7 +137,7 @@ fn what_is_not_a_register_is_left_alone_and_dead_endpoints_are_passed_by() {
         .output()
         .expect("etcdctl of Debian's etcd-client");
     assert!(put.status.success(), "{put:?}");
-    for wish in [Wish::Claim, Wish::Share, Wish::Probe] {
+    for wish in [Wish::Claim, Wish::Seclude, Wish::Share, Wish::Probe] {
         let (answer, error) = ask(&mut keeper, wish, 2);
         assert_eq!(answer, ArbiterAnswer::Unreachable);
         assert!(error.unwrap().contains("not overwritten"));

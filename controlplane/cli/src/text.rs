@@ -200,7 +200,7 @@ fn arbiter_line(arbiter: &Arbiter) -> String {
         None => "not asked yet",
     };
     let named = match &arbiter.register {
-        Some(r) => format!("names {} since epoch {}", r.members.join(" and "), r.epoch),
+        Some(r) => format!("names {} since epoch {}", r.members.join(" and "), r.since),
         None => "names nobody yet".to_owned(),
     };
     let exposed = if arbiter.alone { ", serving ALONE: exposed" } else { "" };

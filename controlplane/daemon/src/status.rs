@@ -121,6 +121,7 @@ fn arbiter(config: &Config, a: &ArbiterView) -> api::Arbiter {
             epoch: r.epoch,
             primary: named(r.primary),
             members: r.members.iter().map(|&id| named(id)).collect(),
+            since: r.since,
         }),
         alone: a.alone,
     }

@@ -96,6 +96,8 @@ struct Lead {
     revalidate: bool,
     /// It serves nobody: it leads until someone who can serve holds its log.
     caretaker: bool,
+    /// The arbiter's consent made it primary, not the other node's.
+    by_claim: bool,
     alone: referee::Alone,
     /// The arbiter's refusal has been told.
     refused: bool,
@@ -199,6 +201,8 @@ pub struct Node {
     caretaking: bool,
     /// This node recovers, and the arbiter's register says that nobody else holds anything either.
     start_anew: bool,
+    /// Whether the primary to join is known to live.
+    echo: follow::Echo,
     referee: referee::Referee,
     /// Until then the other node's vote is waited for, before the arbiter is asked.
     claim_at_ns: u64,
@@ -261,6 +265,7 @@ impl Node {
             booting: true,
             caretaking: false,
             start_anew: false,
+            echo: follow::Echo::default(),
             referee: referee::Referee::default(),
             claim_at_ns: 0,
             step_down: None,
@@ -472,6 +477,9 @@ impl Node {
 
     /// Takes part in an epoch, in memory at once and durably later.
     fn adopt(&mut self, epoch: Epoch, voted_for: Option<NodeId>) {
+        if voted_for.is_some_and(|candidate| candidate != self.cfg.me) {
+            self.helps_another();
+        }
         debug_assert!(epoch >= self.epoch, "epochs never fall");
         self.epoch = epoch;
         self.voted_for = voted_for;

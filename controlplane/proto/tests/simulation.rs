@@ -246,7 +246,7 @@ fn torment_pair(seed: u64, gullible: bool) -> Cluster {
 
 #[test]
 fn two_nodes_and_an_arbiter_survive_torment() {
-    for_seeds("two_nodes_and_an_arbiter_survive_torment", 300, |seed| {
+    for_seeds("two_nodes_and_an_arbiter_survive_torment", 1000, |seed| {
         torment_pair(seed, false);
     });
 }

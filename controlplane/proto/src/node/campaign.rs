@@ -300,7 +300,8 @@ impl Node {
     fn win(&mut self, now_ns: u64) {
         let epoch = self.epoch;
         let arbiter = self.arbiter_vote();
-        let named = matches!(self.phase, Phase::Elect { granted, .. } if granted.has(arbiter));
+        let by_claim = matches!(self.phase, Phase::Elect { granted, .. } if granted.has(arbiter))
+            && !self.caretaking;
         self.phase = Phase::Lead(Lead {
             since_ns: now_ns,
             leased_once: false,
@@ -310,6 +311,7 @@ impl Node {
             announced: 0,
             revalidate: false,
             caretaker: self.caretaking,
+            by_claim,
             alone: Alone::Off,
             refused: false,
         });
@@ -332,9 +334,8 @@ impl Node {
         if self.caretaking {
             let text = "this node cannot serve; it hands its log to one that can";
             self.event(now_ns, TimelineKind::Caretaker, text);
-        } else if named {
-            self.go_alone(now_ns);
         }
         self.send_heartbeat(now_ns);
+        self.advance_arbiter(now_ns);
     }
 }

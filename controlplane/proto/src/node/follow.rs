@@ -14,6 +14,18 @@ use crate::{
     peers::Peer,
 };
 
+/// Proof that the primary whose heartbeat arrived still lives: after a pause of this node it may be long dead.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) enum Echo {
+    /// Not asked for.
+    #[default]
+    None,
+    /// This node calls itself by a new life, and waits for a heartbeat that names it.
+    Awaited,
+    /// The primary lived after this node asked.
+    Heard,
+}
+
 /// Which life of which node was heard.
 fn life(heard: &Heard) -> (NodeId, u64) {
     (heard.node, heard.incarnation)
@@ -36,6 +48,9 @@ impl Node {
         }
         let (epoch, primary) = (reign.epoch, reign.primary);
         self.heard_primary(now_ns, epoch, primary);
+        if self.echo == Echo::Awaited && epoch == self.epoch && self.heard_by(m) {
+            self.echo = Echo::Heard;
+        }
         let history = reign.history.clone();
         self.reign = Some(Known { epoch, primary, history, log_start: m.log_start });
         match self.phase {
@@ -66,6 +81,8 @@ impl Node {
         self.phase = Phase::Join { promised: false };
         self.recover_at = None;
         self.start_anew = false;
+        self.echo = Echo::None;
+        self.helps_another();
         if epoch > self.epoch {
             self.adopt(epoch, None);
         }
@@ -86,15 +103,10 @@ impl Node {
         };
         let position = self.log.position;
         let cut = join::cut(&self.log.history, position, &reign.history);
-        if self.needs_restart {
-            return self.restart_service(
-                now_ns,
-                true,
-                "the clone served another reign, or is gone",
-            );
-        }
-        if cut < self.log.applied {
-            return self.restart_service(now_ns, true, "the clone consumed what is not history");
+        let gone = self.needs_restart.then_some("the clone served another reign, or is gone");
+        let consumed = (cut < self.log.applied).then_some("the clone consumed what is not history");
+        if let Some(why) = gone.or(consumed) {
+            return self.restart_for(now_ns, why);
         }
         if reign.log_start > position.min(cut) {
             return;
@@ -111,6 +123,25 @@ impl Node {
         if matches!(self.switchover, Some(Switchover::Handing)) {
             self.end_switchover(Ok(primary));
         }
+    }
+
+    /// Gives up clone and log for a primary that holds everything: not for one that may be dead.
+    fn restart_for(&mut self, now_ns: u64, why: &str) {
+        match self.echo {
+            Echo::None => {
+                self.echo = Echo::Awaited;
+                self.incarnation += 1;
+                self.send_heartbeat(now_ns);
+            }
+            Echo::Awaited => {}
+            Echo::Heard => self.restart_service(now_ns, true, why),
+        }
+    }
+
+    /// The sender of this heartbeat has heard of this node as it is now.
+    fn heard_by(&self, m: &Heartbeat) -> bool {
+        let me = (self.cfg.me, self.incarnation);
+        m.heard.iter().any(|heard| life(heard) == me)
     }
 
     /// The position that the primary's log does not reach back to.
@@ -163,9 +194,7 @@ impl Node {
     /// Whatever this node acknowledged in an earlier life was in the primary's log when the primary heard of this
     /// life, so holding that much makes it whole.
     fn note_recovery_target(&mut self, m: &Heartbeat) {
-        let me = (self.cfg.me, self.incarnation);
-        let heard = m.heard.iter().any(|heard| life(heard) == me);
-        if self.recovering && self.recover_at.is_none() && heard {
+        if self.recovering && self.recover_at.is_none() && self.heard_by(m) {
             self.recover_at = Some(m.position);
         }
     }
@@ -234,7 +263,9 @@ impl Node {
             && matches!(self.phase, Phase::Idle)
             && self.peers.iter().all(lost)
         {
-            self.restart_service(now_ns, false, "nothing is left that could take over");
+            // Behind its own fence nothing is added to the log any more: what it held is known.
+            let exact = self.led > 0;
+            self.restart_service(now_ns, exact, "nothing is left that could take over");
         }
     }
 }

@@ -31,6 +31,10 @@ pub(super) struct Referee {
     register: Option<Register>,
     /// No write of this life can still be on its way to change that.
     certain: bool,
+    /// Asked and answered since this node last helped the other one: the other one's writes cannot have changed it.
+    current: bool,
+    /// The request under way will make it so.
+    asked_since: bool,
     /// Whether the last request was answered.
     reachable: Option<bool>,
     /// When it was last answered.
@@ -47,6 +51,8 @@ impl Default for Referee {
             asked: None,
             register: None,
             certain: true,
+            current: false,
+            asked_since: false,
             reachable: None,
             answered_ns: 0,
             again_ns: 0,
@@ -128,7 +134,16 @@ impl Node {
         let wrote =
             wish != Wish::Probe && register.as_ref().is_some_and(|r| r.primary == self.cfg.me);
         referee.certain |= wrote;
+        referee.current = referee.asked_since;
         referee.register = register;
+    }
+
+    /// This node votes for the other one, or follows it: from here on the other one may be named.
+    pub(super) fn helps_another(&mut self) {
+        let referee = &mut self.referee;
+        referee.current = false;
+        referee.asked_since = false;
+        referee.served_alone = false;
     }
 
     fn on_granted(&mut self, now_ns: u64, request: &ArbiterRequest) {
@@ -145,7 +160,7 @@ impl Node {
                 granted.add(arbiter);
                 self.votes_counted(now_ns);
             }
-            (Phase::Lead(_), Wish::Claim) if epoch == self.epoch => self.go_alone(now_ns),
+            (Phase::Lead(_), Wish::Seclude) if epoch == self.epoch => self.go_alone(now_ns),
             (Phase::Lead(_), Wish::Share) if epoch == self.epoch => {
                 self.event(now_ns, TimelineKind::Shared, "the arbiter names both nodes");
             }
@@ -243,6 +258,7 @@ impl Node {
             self.referee.served_alone &= request.wish != Wish::Share;
         }
         self.referee.asked = Some(request);
+        self.referee.asked_since = true;
         self.outputs.push_back(Output::Arbiter(request));
     }
 
@@ -271,6 +287,12 @@ impl Node {
         let epoch = self.epoch;
         let reported = self.log.leading && self.log.epoch == epoch;
         let refresh = stale.then_some(ArbiterRequest { wish: Wish::Probe, epoch });
+        let seclude = ArbiterRequest { wish: Wish::Seclude, epoch };
+        let fresh = !lead.leased_once && lead.alone == Alone::Off;
+        if lead.by_claim && fresh && self.cfg.alone_allowed && !lead.refused {
+            // The other node did not vote: no reason to wait for it.
+            return Some(seclude);
+        }
         if !reported || lead.alone != Alone::Off || self.log.alone {
             return refresh;
         }
@@ -285,7 +307,7 @@ impl Node {
         let grace_ns = if lead.leased_once { 0 } else { self.cfg.suspect_after_ns };
         let unleased = lead.unleased_since_ns.is_some_and(|since_ns| now_ns >= since_ns + grace_ns);
         if unleased && self.cfg.alone_allowed && !self.log.lease_valid {
-            return Some(ArbiterRequest { wish: Wish::Claim, epoch });
+            return Some(seclude);
         }
         refresh
     }
@@ -299,13 +321,15 @@ impl Node {
         granted.count() >= self.cfg.majority()
     }
 
-    /// Whoever is named has taken part in the epoch that names it, and persisted that. If this node has not, its
-    /// state was lost, and with it what it held.
+    /// Whoever is named has taken part in the epoch that names it, and whoever claims in that epoch; both have
+    /// persisted it. If this node has not, its state was lost, and with it what it held.
     fn check_lost_state(&mut self) {
         let me = self.cfg.me;
         let Some(register) = &self.referee.register else { return };
-        if register.members.contains(&me) && register.epoch > self.epoch && !self.recovering {
-            self.lost_epoch = register.epoch;
+        let named = if register.members.contains(&me) { register.since } else { 0 };
+        let claimed = if register.primary == me { register.epoch } else { 0 };
+        if named.max(claimed) > self.epoch && !self.recovering {
+            self.lost_epoch = named.max(claimed);
             self.recovering = true;
             self.recover_at = None;
         }
@@ -330,6 +354,7 @@ impl Node {
     pub(super) fn named_alone(&self) -> bool {
         let me = self.cfg.me;
         self.referee.certain
+            && self.referee.current
             && self.referee.register.as_ref().is_some_and(|r| {
                 r.members == [me] && (self.epoch <= r.epoch || self.voted_for == Some(me))
             })

@@ -50,7 +50,6 @@ impl Arbiter {
             self.register.as_ref().is_some_and(|r| r.members.contains(&view.me))
                 && !view.recovering
                 && view.role != super::Role::Fenced
-                && !view.not_ready_because.iter().any(|why| why.contains("application"))
         };
         views.iter().any(|view| view.me != id && named(view))
     }
@@ -114,8 +113,8 @@ impl Cluster {
         if arbiter.gullible
             && let Step::Answer(ArbiterAnswer::Refused(Some(_))) = decided
         {
-            let members = vec![id];
-            decided = Step::Write(Register { epoch: ask.request.epoch, primary: id, members });
+            let (epoch, members) = (ask.request.epoch, vec![id]);
+            decided = Step::Write(Register { epoch, primary: id, members, since: epoch });
         }
         let at_ns = self.now_ns + self.arbiter_delay_ns();
         match decided {
@@ -139,8 +138,8 @@ impl Cluster {
             return self.on_arbiter_reads(id, life, ask);
         }
         arbiter.revision += 1;
-        if life != self.machines[usize::from(id) - 1].life && ask.request.wish == Wish::Claim {
-            // Whoever claims and dies may have served alone: the other one is out, whatever it holds.
+        if life != self.machines[usize::from(id) - 1].life && ask.request.wish == Wish::Seclude {
+            // Whoever is named alone and dies may have served alone: the other one is out, whatever it holds.
             self.may_lose = true;
         }
         let arbiter = self.arbiter.as_mut().expect("has one");

@@ -156,6 +156,8 @@ struct Machine {
     orders_at_ns: u64,
     reports_at_ns: u64,
     disk_at_ns: u64,
+    /// Its application ended, and its service did not begin anew since.
+    clone_gone: bool,
 }
 
 /// The whole.
@@ -166,6 +168,8 @@ pub struct Cluster {
     pub mutation: Mutation,
     /// A majority crashed: losing what was committed is allowed once.
     pub may_lose: bool,
+    /// What reigns up to this one left behind is history no more.
+    lost_through: Epoch,
     pub events: BTreeMap<TimelineKind2, u64>,
     pub committed_total: u64,
     pub switchovers: Vec<Result<NodeId, String>>,
@@ -204,6 +208,7 @@ impl Cluster {
             orders_at_ns: 0,
             reports_at_ns: 0,
             disk_at_ns: 0,
+            clone_gone: false,
         };
         let machines = (1..=size).map(|id| machine(id, &mut rng)).collect();
         let mut cluster = Self {
@@ -212,6 +217,7 @@ impl Cluster {
             trace: Vec::new(),
             mutation,
             may_lose: false,
+            lost_through: 0,
             events: BTreeMap::new(),
             committed_total: 0,
             switchovers: Vec::new(),
@@ -317,6 +323,7 @@ impl Cluster {
 
     pub fn fact(&mut self, id: NodeId, fact: LocalFact) {
         self.note(format!("fact {fact:?} at {id}"));
+        self.machine(id).clone_gone |= fact == LocalFact::AppExited;
         self.with_node(id, |node, now_ns| node.handle_local(now_ns, fact));
     }
 
@@ -359,6 +366,7 @@ impl Cluster {
         (cfg.arbiter, cfg.alone_allowed) = (pair, pair);
         machine.life += 1;
         machine.timer_ns = 0;
+        machine.clone_gone = false;
         machine.orders_at_ns = now_ns;
         machine.reports_at_ns = now_ns;
         machine.disk_at_ns = now_ns;
@@ -517,6 +525,7 @@ impl Cluster {
                 if event.kind == TimelineKind::AllLost {
                     assert!(self.may_lose, "node {id} declares that all is lost");
                     self.truth.clear();
+                    self.lost_through = event.epoch;
                     self.checked.fill(0);
                 }
                 let (kind, epoch, text) = (event.kind, event.epoch, &event.text);
@@ -621,6 +630,7 @@ impl Cluster {
         let now_ns = self.now_ns;
         let machine = self.machine(id);
         machine.dp.reset();
+        machine.clone_gone = false;
         // The reset's confirmation comes behind the reports that were under way.
         let at_ns = machine.reports_at_ns.max(machine.orders_at_ns).max(now_ns);
         machine.reports_at_ns = at_ns;
@@ -645,7 +655,8 @@ impl Cluster {
     /// Not more than a minority may be without its log at a time.
     fn may_lose_log(&self, id: NodeId) -> bool {
         if let Some(arbiter) = &self.arbiter {
-            return arbiter.other_holds_all(id, &self.views());
+            let other = &self.machines[2 - usize::from(id)];
+            return !other.clone_gone && arbiter.other_holds_all(id, &self.views());
         }
         let gone =
             |view: &View| view.not_ready_because.iter().any(|why| why.contains("application"));
@@ -711,7 +722,7 @@ impl Cluster {
     fn check_committed(&mut self, id: NodeId) {
         let index = usize::from(id) - 1;
         let dp = &self.machines[index].dp;
-        if !dp.leading {
+        if !dp.leading || dp.epoch <= self.lost_through {
             return;
         }
         for at in self.checked[index]..dp.committed {

@@ -5,9 +5,11 @@ use super::*;
 impl<P: Ports> Dataplane<P> {
     pub(super) fn poll_role(&mut self, now_ns: u64, ports: &mut P) -> bool {
         match &mut self.role {
-            Role::Claim { .. } => {
+            Role::Claim { serve, .. } => {
+                let serve = *serve;
                 self.claim(now_ns);
-                self.apply_until(now_ns, Mode::Clone, self.log.boundary(), FINISH_WAIT_NS, ports)
+                let limit = if serve { self.log.boundary() } else { self.committed };
+                self.apply_until(now_ns, Mode::Clone, limit, FINISH_WAIT_NS, ports)
             }
             Role::Follow(receiver) => {
                 self.committed = self.committed.max(receiver.committed().min(self.log.end()));
@@ -44,7 +46,9 @@ impl<P: Ports> Dataplane<P> {
         let (level, draining, opened_at) = (reign.level, reign.draining, reign.opened_at);
         let serve = reign.serve;
         if !level {
-            busy |= self.apply_until(now_ns, Mode::Clone, opened_at, FINISH_WAIT_NS, ports);
+            // A caretaker's clone stays a clone: what is not committed may turn out not to be history.
+            let limit = if serve { opened_at } else { self.committed };
+            busy |= self.apply_until(now_ns, Mode::Clone, limit, FINISH_WAIT_NS, ports);
             if serve && self.service_up && self.apply.cursor() == opened_at {
                 self.take_over(now_ns, ports);
             }

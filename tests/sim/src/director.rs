@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use understudy_fastpath::MS;
-use understudy_proto::LocalFact;
+use understudy_proto::{LocalFact, TimelineKind};
 use understudy_wire::NodeId;
 
+use crate::course::{Act, Course, Who};
 use crate::machine::Slowness;
 use crate::net::{Plug, Way};
 use crate::scenario::{Fault, Mutation, Profile, SECOND_FAULTS, Scenario};
@@ -19,6 +20,8 @@ const DRAIN_NS_MAX: u64 = 20_000 * MS;
 const MISSED_NS: u64 = 1_000 * MS;
 /// A majority that can talk has a primary within this time.
 const TAKEOVER_NS_MAX: u64 = 4_000 * MS;
+/// So long a reign is waited for that the next fault may end.
+const REIGN_NS_MAX: u64 = 1_500 * MS;
 
 #[derive(Clone, Copy, Debug, Default)]
 enum Phase {
@@ -60,6 +63,10 @@ pub struct Director {
     bearable_since: u64,
     /// Since when a node that refuses to start has been missed while the others serve.
     missed: BTreeMap<NodeId, u64>,
+    /// What is to follow on events.
+    course: Course,
+    /// What follows, and when.
+    acts: Vec<(u64, Act)>,
 }
 
 impl Director {
@@ -78,12 +85,20 @@ impl Director {
         let now = w.now_ns;
         self.repair(w);
         match self.phase {
-            Phase::Start => self.phase = Phase::Settling { since: now },
+            Phase::Start => self.begin(w),
             Phase::Settling { since } => self.settle(w, since),
             Phase::Peace { until } if now >= until => self.strike(w),
             Phase::Episode { until } => self.go_on(w, until),
             Phase::Draining { since } => self.drain(w, since),
             _ => {}
+        }
+    }
+
+    fn begin(&mut self, w: &mut World) {
+        self.phase = Phase::Settling { since: w.now_ns };
+        if w.scenario.profile == Profile::Elections && w.rng.percent(50) {
+            let course = Course::first(w);
+            self.play(w, course);
         }
     }
 
@@ -111,10 +126,22 @@ impl Director {
     }
 
     fn settle(&mut self, w: &mut World, since: u64) {
-        let chaos = w.scenario.profile == Profile::Chaos;
-        if w.is_settled() || chaos {
+        let profile = w.scenario.profile;
+        let enough = match profile {
+            Profile::Chaos => true,
+            // A reign to end, mostly.
+            Profile::Elections => {
+                w.whole() >= w.scenario.majority() || w.now_ns > since + REIGN_NS_MAX
+            }
+            _ => w.is_settled(),
+        };
+        if enough {
             w.note("settled");
-            let longest = if chaos { 200 * MS } else { 700 * MS };
+            let longest = match profile {
+                Profile::Elections => 100 * MS,
+                Profile::Chaos => 200 * MS,
+                _ => 700 * MS,
+            };
             let until = w.now_ns + w.rng.range(20 * MS, longest);
             self.phase = Phase::Peace { until };
         } else if w.now_ns > since + SETTLE_NS_MAX {
@@ -124,7 +151,7 @@ impl Director {
     }
 
     fn strike(&mut self, w: &mut World) {
-        let chaos = w.scenario.profile == Profile::Chaos;
+        let chaos = w.scenario.profile.is_beyond();
         let spare = w.whole().saturating_sub(w.scenario.majority());
         if self.left == 0 {
             return self.begin_drain(w);
@@ -137,6 +164,10 @@ impl Director {
             return self.begin_drain(w);
         }
         self.left -= 1;
+        if w.scenario.profile == Profile::Elections {
+            let course = Course::draw(w);
+            return self.play(w, course);
+        }
         let count = w.rng.range(1, if chaos { 3 } else { spare as u64 }) as usize;
         let long = w.rng.percent(30);
         let s = w.scenario.suspect_ns;
@@ -154,6 +185,57 @@ impl Director {
             until = until.max(at + 4 * s) + if long { 4 * s } else { 0 };
         }
         self.phase = Phase::Episode { until };
+    }
+
+    /// A course of events begins.
+    fn play(&mut self, w: &mut World, mut course: Course) {
+        let now = w.now_ns;
+        for (id, fault, length) in std::mem::take(&mut course.opening) {
+            self.hit(w, id, fault, now + length);
+        }
+        self.phase = Phase::Episode { until: now + course.length_ns };
+        self.course = course;
+        self.follow(w, None);
+    }
+
+    /// A node's time line goes on, which may be a cue.
+    pub fn hear(&mut self, w: &mut World, id: NodeId, kind: TimelineKind) {
+        self.follow(w, Some((id, kind)));
+    }
+
+    fn follow(&mut self, w: &mut World, heard: Option<(NodeId, TimelineKind)>) {
+        let speaker = heard.map_or(0, |(id, _)| id);
+        let mut at = w.now_ns;
+        for cue in self.course.take_due(heard.map(|(_, kind)| kind)) {
+            at += w.rng.range(cue.after_ns.0, cue.after_ns.1);
+            self.acts.push((at, cue.act.said_by(speaker)));
+            w.push(at, Event::Act);
+        }
+    }
+
+    /// Does what is due.
+    pub fn act(&mut self, w: &mut World) {
+        let (now, nodes) = (w.now_ns, w.scenario.nodes);
+        let later = |(at, _): &(u64, Act)| *at > now;
+        let (later, due): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.acts).into_iter().partition(later);
+        self.acts = later;
+        for (_, act) in due {
+            let name = |who: Who, w: &mut World| match who {
+                Who::Node(id) => id,
+                Who::Any | Who::Speaker => 1 + w.rng.below(u64::from(nodes)) as NodeId,
+            };
+            match act {
+                Act::Hit(who, fault, length) => {
+                    let id = name(who, w);
+                    self.hit(w, id, fault, now + length);
+                }
+                Act::Mend(who) => {
+                    let id = name(who, w);
+                    self.relieve(w, |v| v.id == id);
+                }
+            }
+        }
     }
 
     fn hit(&mut self, w: &mut World, id: NodeId, fault: Fault, until: u64) {
@@ -197,13 +279,15 @@ impl Director {
     }
 
     fn mend(&mut self, w: &mut World) {
-        let chaos = w.scenario.profile == Profile::Chaos;
-        let judged = !chaos && w.now_ns >= self.bearable_since + TAKEOVER_NS_MAX;
+        let judged =
+            !w.scenario.profile.is_beyond() && w.now_ns >= self.bearable_since + TAKEOVER_NS_MAX;
         if judged && w.server().is_none() {
             w.describe();
             w.violate("liveness: a connected majority is without a primary".into());
             return;
         }
+        self.course = Course::default();
+        self.acts.clear();
         self.relieve(w, |_| true);
         self.phase = Phase::Settling { since: w.now_ns };
     }
@@ -224,9 +308,9 @@ impl Director {
 
     fn begin_drain(&mut self, w: &mut World) {
         w.note("the load ends");
-        self.phase = match w.scenario.profile {
-            Profile::Chaos => Phase::Done,
-            _ => Phase::Draining { since: w.now_ns },
+        self.phase = match w.scenario.profile.is_beyond() {
+            true => Phase::Done,
+            false => Phase::Draining { since: w.now_ns },
         };
         for i in 0..w.hosts.len() {
             w.hosts[i].finish();
@@ -281,6 +365,13 @@ fn sever(w: &mut World, id: NodeId, fault: Fault) {
         Fault::Isolate => {
             both_ways(w, id, Way::Replica, (true, true));
             both_ways(w, id, Way::Second, (true, true));
+        }
+        Fault::Estrange => {
+            let other = id % w.scenario.nodes + 1;
+            for (a, b) in [(id, other), (other, id)] {
+                w.cuts.cut(Way::Replica(a, b));
+                w.cuts.cut(Way::Second(a, b));
+            }
         }
         Fault::CutReplica => both_ways(w, id, Way::Replica, (true, true)),
         Fault::CutSecond => both_ways(w, id, Way::Second, (true, true)),

@@ -126,6 +126,8 @@ impl Kernel {
                 self.sockets.remove(&peer);
                 self.send_raw(now_ns, peer, (0, 0, RST, 0), &[]);
             } else {
+                // What it was working on dies with it.
+                socket.working = None;
                 socket.tcb.close();
                 self.poll_socket(now_ns, peer);
             }

@@ -8,6 +8,7 @@
 pub mod check;
 pub mod client;
 pub mod control;
+pub mod course;
 pub mod director;
 pub mod disk;
 pub mod frames;
@@ -56,7 +57,7 @@ pub struct Outcome {
 }
 
 /// Seeds that each run of the tests goes through, and within which planted bugs must be caught.
-pub const SEEDS_TESTED: u64 = 1000;
+pub const SEEDS_TESTED: u64 = 1500;
 
 /// The profile of a seed when they take turns.
 pub fn profile_of(seed: u64) -> Profile {

@@ -28,6 +28,8 @@ pub enum Profile {
     All,
     /// Everything at once, beyond what is tolerated: only safety is judged.
     Chaos,
+    /// Short reigns, and what follows on the events of an election (see `course`): only safety is judged.
+    Elections,
 }
 
 impl Profile {
@@ -81,6 +83,28 @@ impl Profile {
                 MuteReplica,
                 ReplicaCarrier,
             ],
+            Profile::Elections => &[
+                Switchover,
+                Crash,
+                Crash,
+                TornDisk,
+                PauseBoth,
+                PauseData,
+                PauseControl,
+                AppExit,
+                SlowDisk,
+                DiskStall,
+                SlowClone,
+                Isolate,
+                Isolate,
+                Estrange,
+                Estrange,
+                CutReplica,
+                DeafReplica,
+                MuteReplica,
+                ClientCarrier,
+                ReplicaCarrier,
+            ],
             Profile::All => &[
                 Switchover,
                 Crash,
@@ -105,6 +129,11 @@ impl Profile {
                 ClientDeaf,
             ],
         }
+    }
+
+    /// More is broken than a group bears: there may be no primary, and every log may be lost.
+    pub fn is_beyond(self) -> bool {
+        matches!(self, Profile::Chaos | Profile::Elections)
     }
 
     fn tolerates_seconds(self) -> bool {
@@ -157,6 +186,8 @@ pub enum Fault {
     AppExit,
     /// Replica network and second path are cut, both ways.
     Isolate,
+    /// The node and the next one do not hear each other; everybody else hears both.
+    Estrange,
     /// The replica network is cut, both ways.
     CutReplica,
     /// The second path is cut, both ways.
@@ -288,17 +319,23 @@ impl Scenario {
         let wet = profile.is_wet();
         let suspect_ns = rng.pick(&[60, 100, 200]) * MS;
         let lease_ns = suspect_ns * 6 / 10;
-        let chaos = profile == Profile::Chaos;
+        let elections = profile == Profile::Elections;
+        // What a ballot of an earlier epoch is held back for.
+        let late = elections && rng.percent(50);
         let five = rng.percent(match profile {
-            Profile::Chaos => 30,
+            Profile::Chaos | Profile::Elections => 30,
             Profile::All => 15,
             _ => 0,
         });
         let weather = |rng: &mut Rng, loss_percent_max: u64| Weather {
             loss_ppm: if wet { rng.below(loss_percent_max * 10_000) } else { 0 },
             repeat_ppm: if wet { rng.below(20_000) } else { 0 },
-            late_ppm: if wet { rng.below(10_000) } else { 0 },
-            late_ns_max: suspect_ns / 4,
+            late_ppm: match (late, wet) {
+                (true, _) => rng.below(150_000),
+                (_, true) => rng.below(10_000),
+                _ => 0,
+            },
+            late_ns_max: if late { 6 * suspect_ns } else { suspect_ns / 4 },
             jitter_ns_max: rng.pick(&[5_000, 100_000, 400_000]),
         };
         let wrap = profile == Profile::Wrap;
@@ -312,7 +349,9 @@ impl Scenario {
             connections: rng.range(1, 3) as usize,
             episodes: match profile {
                 Profile::Calm => 2,
-                _ => rng.range(1, if chaos { 8 } else { 4 }),
+                Profile::Chaos => rng.range(1, 8),
+                Profile::Elections => rng.range(4, 8),
+                _ => rng.range(1, 4),
             },
             heartbeat_ns: 10 * MS,
             suspect_ns,
@@ -324,7 +363,11 @@ impl Scenario {
             trouble_ppm: if wet { rng.below(2_000) } else { 0 },
             adoption_loss_ppm: if rng.percent(30) { rng.below(200_000) } else { 0 },
             drift_ppm: if rng.percent(25) { DRIFT_PPM_MAX } else { 200 },
-            disk_ns_max: if rng.percent(20) { 60 * MS } else { 4 * MS },
+            disk_ns_max: if rng.percent(if elections { 40 } else { 20 }) {
+                60 * MS
+            } else {
+                4 * MS
+            },
             evict_after_ns: rng.pick(&[300, 1_000, 2_000]) * MS,
             second_percent: if profile.tolerates_seconds() { 30 } else { 0 },
             v6_hosts: rng.below(hosts as u64 + 1) as usize,

@@ -56,6 +56,8 @@ pub enum Event {
     Host(usize),
     /// The director's turn.
     Direct,
+    /// Something that the director has arranged is due.
+    Act,
 }
 
 struct Entry(u64, u64, Event);
@@ -256,13 +258,18 @@ impl World {
                 }
             }
             Event::Direct => {
-                let mut director = std::mem::take(&mut self.director);
-                director.turn(self);
-                self.director = director;
+                self.direct(Director::turn);
                 let at = self.now_ns + 10 * MS;
                 self.push(at, Event::Direct);
             }
+            Event::Act => self.direct(Director::act),
         }
+    }
+
+    fn direct(&mut self, turn: impl FnOnce(&mut Director, &mut World)) {
+        let mut director = std::mem::take(&mut self.director);
+        turn(&mut director, self);
+        self.director = director;
     }
 
     /// The node that serves, if exactly one does.

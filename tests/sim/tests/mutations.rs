@@ -29,7 +29,9 @@ const BUGS: &[(Mutation, Profile, &[&str])] = &[
     (Mutation::LostVote, Profile::Chaos, LOST_OR_TWICE),
     (Mutation::EveryVoteGranted, Profile::Chaos, LOST_OR_TWICE),
     (Mutation::RecoveringVotes, Profile::Chaos, LOST_OR_TWICE),
-    (Mutation::UncutLog, Profile::Chaos, &["not the history", "hold it"]),
+    (Mutation::StaleCandidate, Profile::Elections, LOST_OR_TWICE),
+    (Mutation::DamageIgnored, Profile::Elections, LOST_OR_TWICE),
+    (Mutation::UncutLog, Profile::All, &["not the history", "hold it"]),
     (Mutation::PoisonedClone, Profile::Crashes, &["expected", "another past"]),
     (Mutation::LeakedEnd, Profile::Crashes, &["closed the connection", "connection reset"]),
     (Mutation::NoAnnouncement, Profile::Crashes, &["liveness", "settled"]),
@@ -37,12 +39,10 @@ const BUGS: &[(Mutation, Profile, &[&str])] = &[
 
 /// Planted too, but they need a rarer course of events than the tested seeds hold: for
 /// `sim --mutation` and patience.
-const RARE: [Mutation; 6] = [
+const RARE: [Mutation; 4] = [
     Mutation::AnyEpoch,
     Mutation::UnwrittenVote,
     Mutation::VoteWithoutPromise,
-    Mutation::StaleCandidate,
-    Mutation::DamageIgnored,
     Mutation::KeptClone,
 ];
 

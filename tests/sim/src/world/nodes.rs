@@ -221,6 +221,7 @@ impl World {
                 }
                 let (kind, epoch, text) = (event.kind, event.epoch, &event.text);
                 self.note(format!("node {id} epoch {epoch} {kind:?}: {text}"));
+                self.direct(|director, world| director.hear(world, id, kind));
             }
             Effect::Switchover(result) => {
                 let name = if result.is_ok() { "SwitchedOver" } else { "SwitchoverFailed" };
@@ -233,7 +234,7 @@ impl World {
     /// A group that starts from nothing has lost what it had. That ends a run in which more was
     /// broken than is tolerated, and breaks a promise in any other.
     fn on_all_lost(&mut self) {
-        if self.scenario.profile == Profile::Chaos {
+        if self.scenario.profile.is_beyond() {
             self.over = true;
         } else {
             self.violate("every log was lost although no more was broken than is tolerated".into());

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::tree::{self, field};
 
 /// Every crate of ours with all it may depend on: as a dependency of any kind.
-const ALLOWED: [(&str, &[&str]); 19] = [
+const ALLOWED: [(&str, &[&str]); 20] = [
     ("dpdk-sys", &[]),
     ("understudy-dpdk", &["dpdk-sys"]),
     ("understudy-wire", &[]),
@@ -14,7 +14,8 @@ const ALLOWED: [(&str, &[&str]); 19] = [
     ("understudy-fastpath", &["understudy-wire", "understudy-log", "understudy-seal"]),
     ("understudy-proto", &["understudy-wire"]),
     ("understudy-arbiter", &["understudy-wire", "understudy-proto"]),
-    ("understudy-linux", &[]),
+    ("understudy-image", &[]),
+    ("understudy-linux", &["understudy-image"]),
     ("understudy-api", &[]),
     ("understudy-config", &[]),
     ("understudy-cli", &["understudy-api", "understudy-config", "understudy-seal"]),
@@ -62,6 +63,7 @@ const ALLOWED: [(&str, &[&str]); 19] = [
             "understudy-proto",
             "understudy-api",
             "understudy-config",
+            "understudy-image",
         ],
     ),
     ("understudy-arch", &[]),

@@ -3,12 +3,13 @@
 use crate::tree::{self, field};
 
 /// Crates whose every target forbids unsafe code.
-const FORBIDDING: [&str; 9] = [
+const FORBIDDING: [&str; 10] = [
     "understudy-wire",
     "understudy-seal",
     "understudy-fastpath",
     "understudy-proto",
     "understudy-arbiter",
+    "understudy-image",
     "understudy-api",
     "understudy-config",
     "understudy-cli",

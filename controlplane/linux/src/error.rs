@@ -117,6 +117,50 @@ pub enum Error {
         /// Which attribute.
         what: &'static str,
     },
+    /// No image can be made of a socket.
+    #[error(transparent)]
+    Unsavable(#[from] understudy_image::Unsavable),
+    /// An image that cannot be used.
+    #[error(transparent)]
+    Image(#[from] understudy_image::Error),
+    /// A connection changed while it was read.
+    #[error(
+        "the connection {local} to {remote} changed while it was read: stop the application and \
+         what reaches it first, or a segment with urgent data has come"
+    )]
+    Moving {
+        /// Our end.
+        local: std::net::SocketAddr,
+        /// The peer's end.
+        remote: std::net::SocketAddr,
+    },
+    /// More bytes wait in a socket than an image takes.
+    #[error("a socket holds {bytes} bytes and an image takes {bytes_max}: let the peer read them")]
+    QueueTooLong {
+        /// Bytes in its longest queue.
+        bytes: usize,
+        /// The limit.
+        bytes_max: usize,
+    },
+    /// The kernel did not come to the state of the image.
+    #[error(
+        "a connection in {wanted:?} could not be restored: the kernel has it in state \
+         {kernel_state}; check that lo is up and not filtered"
+    )]
+    NotRestored {
+        /// The image's state.
+        wanted: understudy_image::State,
+        /// The kernel's number of the state reached.
+        kernel_state: u8,
+    },
+    /// The application did not take a connection.
+    #[error("the application did not take the connection of {remote}: {reason}; see its log")]
+    HandoverRefused {
+        /// The client.
+        remote: std::net::SocketAddr,
+        /// Its reason.
+        reason: String,
+    },
     /// The process lacks capabilities.
     #[error(
         "understudyd lacks {missing}: run it as root, or grant the capability with systemd's \

@@ -1,13 +1,15 @@
 //! What Understudy asks of the Linux kernel: network namespaces, synchronous rtnetlink, the
-//! capsule in which the application runs, adoption of connections by BPF, and socket inspection.
+//! capsule in which the application runs, adoption of connections by BPF, socket inspection, and
+//! socket images.
 //!
-//! The crate knows nothing of DPDK or of the other crates. Every call here is synchronous and
-//! bounded; none belongs on a poll-mode core except [`adopt::Adopter::prepare`], which is one
-//! system call.
+//! The crate knows nothing of DPDK, and of the other crates only what a socket image is. Every call
+//! here is synchronous and bounded; none belongs on a poll-mode core except
+//! [`adopt::Adopter::prepare`], which is one system call.
 
 pub mod adopt;
 pub mod capsule;
 mod error;
+pub mod image;
 pub mod netns;
 mod nl;
 pub mod poll;

@@ -1,0 +1,16 @@
+//! Socket images: reading the state of live TCP connections and putting it into new sockets, by
+//! `TCP_REPAIR` (Linux 4.8 and later; CAP_NET_ADMIN in the socket's network namespace).
+//!
+//! [`socket_of`] takes a socket out of a running process, [`hold`] reads it, [`restore`] makes it
+//! anew, and [`handover`] gives it to an application that takes connections so.
+
+pub mod handover;
+mod hold;
+mod inject;
+mod process;
+mod restore;
+mod sock;
+
+pub use hold::{Held, hold, savable};
+pub use process::{ProcessSocket, pidfd_open, socket_of, sockets_of};
+pub use restore::restore;

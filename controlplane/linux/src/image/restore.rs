@@ -194,7 +194,7 @@ fn fits_initial_window(sock: &Sock, image: &SocketImage) -> Result<bool> {
 /// What the initial window did not let out was sent before the image was taken: the kernel takes
 /// it as sent, and sends it again if the peer turns out not to have it. Answers to the initial
 /// window that came before that would acknowledge more than was sent, be ignored, and make the
-/// peer stingy with further ones: the socket is deaf until now, and asks anew (in ESTABLISHED;
+/// peer stingy with further ones: the socket is deaf to them until now, and asks anew (in ESTABLISHED;
 /// in the other states the kernel has no question, and its first timer of 1 s is it).
 fn count_as_sent(sock: &Sock, hears: bool) -> Result<()> {
     sock.enter_repair()?;

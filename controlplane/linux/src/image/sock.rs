@@ -155,16 +155,31 @@ impl Sock {
         self.set("TCP_REPAIR", TCP, REPAIR, 0)
     }
 
-    /// From here on every segment from the peer is dropped, as if lost.
+    /// From here on the peer's bare acknowledgements are dropped, as if lost: segments with data, a
+    /// FIN or a RST pass.
     pub(super) fn deafen(&self) -> Result<()> {
-        // One instruction of classic BPF: take 0 bytes.
-        let mut drop_all =
-            libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 };
-        let program = libc::sock_fprog { len: 1, filter: &raw mut drop_all };
+        const FLAGS_AT: u32 = 13;
+        const HEADER_LEN_AT: u32 = 12;
+        let op =
+            |code: u32, k: u32, jt: u8, jf: u8| libc::sock_filter { code: code as u16, jt, jf, k };
+        // Classic BPF (Documentation/networking/filter.rst); a packet begins at its TCP header.
+        let mut program = [
+            op(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, FLAGS_AT, 0, 0),
+            op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, super::inject::ACK.into(), 0, 6),
+            op(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, HEADER_LEN_AT, 0, 0),
+            op(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0xf0, 0, 0),
+            op(libc::BPF_ALU | libc::BPF_RSH | libc::BPF_K, 2, 0, 0),
+            op(libc::BPF_MISC | libc::BPF_TAX, 0, 0, 0),
+            op(libc::BPF_LD | libc::BPF_W | libc::BPF_LEN, 0, 0, 0),
+            op(libc::BPF_JMP | libc::BPF_JGT | libc::BPF_X, 0, 0, 1),
+            op(libc::BPF_RET | libc::BPF_K, u32::MAX, 0, 0),
+            op(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+        ];
+        let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
         let at = (&raw const program).cast::<c_void>();
         let len = size_of_val(&program) as libc::socklen_t;
         let fd = self.0.as_raw_fd();
-        // SAFETY: the program and its one instruction are live; the kernel copies them.
+        // SAFETY: the program and its instructions are live; the kernel copies them.
         let done = unsafe { libc::setsockopt(fd, SOCK, libc::SO_ATTACH_FILTER, at, len) };
         if done == 0 {
             return Ok(());

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets a machine up to build, test and run Understudy: Debian packages, Rust, huge pages.
+# Sets a machine up to build, test and run Understudy: Debian packages, Rust, CRIU, huge pages.
 #
 #   dpdk-build/setup.sh          install and reserve what is missing (as root, or with sudo)
 #   dpdk-build/setup.sh --check  say what is missing, change nothing, exit 1 if anything is
@@ -140,6 +140,17 @@ rust() {
     say "installed $(rustc --version)"
 }
 
+# Its own script says how.
+checkpoints() {
+    local script
+    script="$(dirname "${BASH_SOURCE[0]}")/criu.sh"
+    if [ "$check_only" -eq 1 ]; then
+        "$script" --check || missing=1
+    else
+        "$script"
+    fi
+}
+
 pages_now() { cat /proc/sys/vm/nr_hugepages; }
 
 reserve_pages() {
@@ -200,6 +211,7 @@ main() {
     trap clean_up EXIT
     packages
     rust
+    checkpoints
     huge_pages
     kernel
     if [ "$missing" -eq 0 ]; then

@@ -35,6 +35,9 @@ pub struct Config {
     /// Failure detection.
     #[serde(default)]
     pub detect: DetectConfig,
+    /// Checkpoints of the application.
+    #[serde(default)]
+    pub checkpoint: CheckpointConfig,
     /// What a group of two asks who may lead without the other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arbiter: Option<ArbiterConfig>,
@@ -147,6 +150,9 @@ pub struct ServiceConfig {
     /// How long the application may take until all `ports` are bound.
     #[serde(default = "ready_timeout_ms_default")]
     pub ready_timeout_ms: u64,
+    /// Directories whose contents are part of the application's state, in every checkpoint.
+    #[serde(default)]
+    pub state_dirs: Vec<PathBuf>,
 }
 
 fn ready_timeout_ms_default() -> u64 {
@@ -475,6 +481,22 @@ pub struct DetectConfig {
 impl Default for DetectConfig {
     fn default() -> Self {
         Self { heartbeat_interval_ms: 10, suspect_after_ms: 200, lease_ms: 120 }
+    }
+}
+
+/// `[checkpoint]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CheckpointConfig {
+    /// Generations that a node keeps.
+    pub keep: usize,
+    /// Time between two checkpoints; 0: only when asked for.
+    pub interval_s: u64,
+}
+
+impl Default for CheckpointConfig {
+    fn default() -> Self {
+        Self { keep: 3, interval_s: 0 }
     }
 }
 

@@ -7,13 +7,15 @@ use std::fmt::Display;
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::locate::Source;
 use crate::types::{CommitPolicy, Config, NodeRole, Prefix, decimal};
 use crate::{ConfigError, NAME_CHARS_MAX, NODES_MAX, SOCKET_PATH_BYTES_MAX, interface};
 
 const HOUR_MS: u64 = 3_600_000;
+const DAY_S: u64 = 86_400;
+const STATE_DIRS_MAX: usize = 16;
 const MINUTE_MS: u64 = 60_000;
 const SECOND_US: u64 = 1_000_000;
 const MTU: RangeInclusive<u64> = 1280..=1500;
@@ -30,6 +32,7 @@ pub(crate) fn validate(config: &Config, source: &Source<'_>) -> Result<(), Confi
     numbers(config, source)?;
     commit(config, source)?;
     detect(config, source)?;
+    checkpoint(config, source)?;
     control(config, source)
 }
 
@@ -197,6 +200,7 @@ fn service(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {
         no_nul(source, &["service", "command", &i.to_string()], argument)?;
     }
     absolute(source, &["service", "work_dir"], &service.work_dir)?;
+    state_dirs(source, &service.state_dirs)?;
     for (key, value) in &service.env {
         let at = &["service", "env", key];
         if key.is_empty() || key.contains(['=', '\0']) {
@@ -288,6 +292,28 @@ fn commit(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {
     }
     commit_min(config, source)?;
     range(source, &["commit", "evict_after_ms"], config.commit.evict_after_ms, 1..=HOUR_MS)
+}
+
+fn state_dirs(source: &Source<'_>, dirs: &[PathBuf]) -> Result<(), ConfigError> {
+    let at = &["service", "state_dirs"];
+    if dirs.len() > STATE_DIRS_MAX {
+        return Err(source
+            .invalid(at, format!("{} directories, 0..={STATE_DIRS_MAX} are allowed", dirs.len())));
+    }
+    for (i, dir) in dirs.iter().enumerate() {
+        absolute(source, at, dir)?;
+        let nested = |other: &PathBuf| dir.starts_with(other) || other.starts_with(dir);
+        if let Some(other) = dirs[..i].iter().find(|other| nested(other)) {
+            let text = format!("{} and {} hold each other", other.display(), dir.display());
+            return Err(source.invalid(at, text));
+        }
+    }
+    Ok(())
+}
+
+fn checkpoint(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {
+    range(source, &["checkpoint", "keep"], config.checkpoint.keep as u64, 1..=100)?;
+    range(source, &["checkpoint", "interval_s"], config.checkpoint.interval_s, 0..=DAY_S)
 }
 
 fn commit_min(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
-    ApiError, Conns, ErrorCode, Keys, REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX, Request, Response,
-    Status, SwitchoverDone, VERSION,
+    ApiError, Checkpoint, Conns, ErrorCode, Keys, REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX, Request,
+    Response, Status, SwitchoverDone, VERSION,
 };
 
 /// Why a response line was not understood.
@@ -116,7 +116,7 @@ fn line(value: &impl Serialize) -> Vec<u8> {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Document<S, C, D, K, E> {
+struct Document<S, C, D, K, P, E> {
     ok: bool,
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     status: Option<S>,
@@ -127,12 +127,22 @@ struct Document<S, C, D, K, E> {
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     keys: Option<K>,
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    checkpoint: Option<P>,
+    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     error: Option<E>,
 }
 
-impl<S, C, D, K, E> Document<S, C, D, K, E> {
+impl<S, C, D, K, P, E> Document<S, C, D, K, P, E> {
     fn new(ok: bool) -> Self {
-        Document { ok, status: None, conns: None, switchover: None, keys: None, error: None }
+        Document {
+            ok,
+            status: None,
+            conns: None,
+            switchover: None,
+            keys: None,
+            checkpoint: None,
+            error: None,
+        }
     }
 }
 
@@ -143,13 +153,20 @@ fn none<T>() -> Option<T> {
 impl Serialize for Response {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let ok = !matches!(self, Self::Error(_));
-        let mut document: Document<&Status, &Conns, &SwitchoverDone, &Keys, &ApiError> =
-            Document::new(ok);
+        let mut document: Document<
+            &Status,
+            &Conns,
+            &SwitchoverDone,
+            &Keys,
+            &Checkpoint,
+            &ApiError,
+        > = Document::new(ok);
         match self {
             Self::Status(status) => document.status = Some(status),
             Self::Conns(conns) => document.conns = Some(conns),
             Self::Switchover(done) => document.switchover = Some(done),
             Self::Keys(keys) => document.keys = Some(keys),
+            Self::Checkpoint(checkpoint) => document.checkpoint = Some(checkpoint),
             Self::Error(error) => document.error = Some(error),
         }
         document.serialize(serializer)
@@ -158,7 +175,7 @@ impl Serialize for Response {
 
 impl<'de> Deserialize<'de> for Response {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let d: Document<Box<Status>, Conns, SwitchoverDone, Keys, ApiError> =
+        let d: Document<Box<Status>, Conns, SwitchoverDone, Keys, Checkpoint, ApiError> =
             Document::deserialize(deserializer)?;
         let ok = d.ok;
         let mut said = [
@@ -166,6 +183,7 @@ impl<'de> Deserialize<'de> for Response {
             d.conns.map(Self::Conns),
             d.switchover.map(Self::Switchover),
             d.keys.map(Self::Keys),
+            d.checkpoint.map(Self::Checkpoint),
             d.error.map(Self::Error),
         ]
         .into_iter()
@@ -173,7 +191,7 @@ impl<'de> Deserialize<'de> for Response {
         match (said.next(), said.next()) {
             (Some(response), None) if ok != matches!(response, Self::Error(_)) => Ok(response),
             _ => Err(D::Error::custom(
-                "neither ok with status, conns, switchover or keys, nor not ok with error",
+                "neither ok with status, conns, switchover, keys or checkpoint, nor not ok with error",
             )),
         }
     }

@@ -26,8 +26,8 @@ pub use client::ClientError;
 pub use codec::{DecodeError, decode_request, decode_response, encode_request, encode_response};
 pub use error::{ApiError, ErrorCode};
 pub use types::{
-    Arbiter, Conn, Conns, Gate, KeyPath, KeyPeer, Keys, LogPositions, Peer, Register, Request,
-    Response, Role, Service, Status, SwitchoverDone, TimelineEvent,
+    Arbiter, Checkpoint, Checkpoints, Conn, Conns, Gate, KeyPath, KeyPeer, Keys, LogPositions,
+    Peer, Register, Request, Response, Role, Service, Status, SwitchoverDone, TimelineEvent,
 };
 
 /// Version of the requests.

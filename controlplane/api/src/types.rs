@@ -25,6 +25,8 @@ pub enum Request {
     KeyStatus,
     /// Read the key file again.
     KeyReload,
+    /// Take a checkpoint of the application on this node.
+    Checkpoint,
 }
 
 /// serde lets a unit variant have any fields, an empty one none.
@@ -39,6 +41,7 @@ enum StrictRequest {
     },
     KeyStatus {},
     KeyReload {},
+    Checkpoint {},
 }
 
 impl From<StrictRequest> for Request {
@@ -49,6 +52,7 @@ impl From<StrictRequest> for Request {
             StrictRequest::Switchover { to } => Self::Switchover { to },
             StrictRequest::KeyStatus {} => Self::KeyStatus,
             StrictRequest::KeyReload {} => Self::KeyReload,
+            StrictRequest::Checkpoint {} => Self::Checkpoint,
         }
     }
 }
@@ -63,6 +67,7 @@ impl Request {
             Self::Switchover { .. } => "switchover",
             Self::KeyStatus => "key_status",
             Self::KeyReload => "key_reload",
+            Self::Checkpoint => "checkpoint",
         }
     }
 }
@@ -78,6 +83,8 @@ pub enum Response {
     Switchover(SwitchoverDone),
     /// To [`Request::KeyStatus`], and to [`Request::KeyReload`] with the keys that count from now on.
     Keys(Keys),
+    /// To [`Request::Checkpoint`].
+    Checkpoint(Checkpoint),
     /// To any request.
     Error(ApiError),
 }
@@ -91,6 +98,7 @@ impl Response {
             Self::Conns(_) => matches!(request, Request::Conns),
             Self::Switchover(_) => matches!(request, Request::Switchover { .. }),
             Self::Keys(_) => matches!(request, Request::KeyStatus | Request::KeyReload),
+            Self::Checkpoint(_) => matches!(request, Request::Checkpoint),
             Self::Error(_) => true,
         }
     }
@@ -117,6 +125,12 @@ impl From<SwitchoverDone> for Response {
 impl From<Keys> for Response {
     fn from(keys: Keys) -> Self {
         Self::Keys(keys)
+    }
+}
+
+impl From<Checkpoint> for Response {
+    fn from(checkpoint: Checkpoint) -> Self {
+        Self::Checkpoint(checkpoint)
     }
 }
 
@@ -195,6 +209,9 @@ pub struct Status {
     /// The external arbiter, if the group has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arbiter: Option<Arbiter>,
+    /// Checkpoints of the application; `None` on a witness.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoints: Option<Checkpoints>,
     /// The other nodes.
     pub peers: Vec<Peer>,
     /// Everything else that is counted, by name.
@@ -301,6 +318,44 @@ pub struct Register {
     pub members: Vec<String>,
     /// The epoch in which these were named.
     pub since: u64,
+}
+
+/// Checkpoints that this node has taken of its application.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoints {
+    /// How many since the daemon started.
+    pub taken: u64,
+    /// Whether one is being taken.
+    pub under_way: bool,
+    /// The newest of them.
+    pub newest: Option<Checkpoint>,
+    /// Time since it was taken.
+    pub age_ms: Option<u64>,
+    /// Why the last attempt failed; `None` if it did not.
+    pub failed_because: Option<String>,
+}
+
+/// A checkpoint of the application.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// Its number on this node.
+    pub generation: u64,
+    /// When, since 1970.
+    pub unix_ns: u64,
+    /// The application has in it everything before this position of the log.
+    pub position: u64,
+    /// Who restores it needs the log from here on.
+    pub floor: u64,
+    /// Bytes of all its files.
+    pub bytes: u64,
+    /// How long the application stood still.
+    pub frozen_us: u64,
+    /// How long the application was given nothing.
+    pub held_us: u64,
+    /// From the order to a checkpoint that is on disk.
+    pub took_ms: u64,
+    /// Connections that the application had not accepted; the log brings them again.
+    pub pending: u64,
 }
 
 /// Another node, as this one sees it.

@@ -29,6 +29,7 @@ fn requests_are_as_documented() {
         (switchover(Some("b")), r#"{"version":1,"request":"switchover","to":"b"}"#),
         (Request::KeyStatus, r#"{"version":1,"request":"key_status"}"#),
         (Request::KeyReload, r#"{"version":1,"request":"key_reload"}"#),
+        (Request::Checkpoint, r#"{"version":1,"request":"checkpoint"}"#),
     ] {
         assert_eq!(encode_request(&request), format!("{line}\n").as_bytes());
         assert_eq!(decode_request(line.as_bytes()), Ok(request.clone()));

@@ -21,6 +21,7 @@ use understudy_config::{Config, ConfigError};
 const SOCKET_VARIABLE: &str = "UNDERSTUDY_SOCKET";
 const ASK_TIMEOUT_MS: u64 = 5_000;
 const SWITCHOVER_TIMEOUT_MS: u64 = 30_000;
+const CHECKPOINT_TIMEOUT_MS: u64 = 180_000;
 
 /// Looks at and directs an Understudy node.
 #[derive(Debug, Parser)]
@@ -44,7 +45,7 @@ struct Arguments {
     /// The node's configuration file, which names the socket
     #[arg(short, long, global = true, value_name = "CONFIG")]
     config: Option<PathBuf>,
-    /// How long to wait for the daemon [default: 5000, switchover: 30000]
+    /// How long to wait for the daemon [default: 5000, switchover: 30000, checkpoint: 180000]
     #[arg(short, long, global = true, value_name = "MS",
           value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     timeout_ms: Option<u64>,
@@ -64,6 +65,8 @@ enum Command {
         #[arg(long, value_name = "NODE")]
         to: Option<String>,
     },
+    /// Take a checkpoint of the application on this node; it stands still for a moment
+    Checkpoint,
     /// The keys that seal what nodes say to each other
     #[command(subcommand)]
     Key(KeyCommand),
@@ -135,6 +138,7 @@ fn run(arguments: &Arguments) -> Outcome {
         Command::Switchover { to } => {
             (Request::Switchover { to: to.clone() }, SWITCHOVER_TIMEOUT_MS)
         }
+        Command::Checkpoint => (Request::Checkpoint, CHECKPOINT_TIMEOUT_MS),
         Command::Key(KeyCommand::Status) => (Request::KeyStatus, ASK_TIMEOUT_MS),
         Command::Key(KeyCommand::Reload) => (Request::KeyReload, ASK_TIMEOUT_MS),
         Command::Key(KeyCommand::Generate { add, file }) => {
@@ -205,6 +209,7 @@ fn render(json: bool, outcome: &Outcome) -> anyhow::Result<ExitCode> {
         (false, Outcome::Answer(Response::Conns(conns))) => text::conns(conns),
         (false, Outcome::Answer(Response::Switchover(done))) => text::switchover(done),
         (false, Outcome::Answer(Response::Keys(keys))) => text::keys(keys),
+        (false, Outcome::Answer(Response::Checkpoint(taken))) => text::checkpoint(taken),
         (false, Outcome::Generated(generated)) => key::text(generated),
         (false, Outcome::Check { report, .. }) => text::check(report),
     };
@@ -245,7 +250,8 @@ fn usage_error(error: &clap::Error) -> ApiError {
         Kind::DisplayHelpOnMissingArgumentOrSubcommand | Kind::MissingSubcommand
     );
     let message = if missing {
-        "a command is missing, allowed: status, conns, switchover, key, check".to_owned()
+        "a command is missing, allowed: status, conns, switchover, checkpoint, key, check"
+            .to_owned()
     } else {
         // The first paragraph; usage and tips follow.
         let text = error.to_string();

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use understudy_api::check::CheckReport;
-use understudy_api::{Arbiter, Conns, Keys, Role, Status, SwitchoverDone};
+use understudy_api::{Arbiter, Checkpoint, Checkpoints, Conns, Keys, Role, Status, SwitchoverDone};
 
 /// Text of others, safe for a terminal.
 pub fn plain(text: &str) -> String {
@@ -172,6 +172,9 @@ pub fn status(s: &Status) -> String {
     if let Some(arbiter) = &s.arbiter {
         field(&mut out, "Arbiter", &arbiter_line(arbiter));
     }
+    if let Some(c) = &s.checkpoints {
+        checkpoints(c, &mut out);
+    }
     field(
         &mut out,
         "Daemon",
@@ -338,6 +341,40 @@ pub fn switchover(done: &SwitchoverDone) -> String {
         done.took_ms,
         done.epoch
     )
+}
+
+pub fn checkpoint(c: &Checkpoint) -> String {
+    format!("checkpoint {}: {}\n", c.generation, checkpoint_line(c))
+}
+
+fn checkpoint_line(c: &Checkpoint) -> String {
+    let ms = |us: u64| format!("{}.{} ms", us / 1000, us % 1000 / 100);
+    let pending = match c.pending {
+        0 => String::new(),
+        n => format!(", {n} connections not accepted"),
+    };
+    format!(
+        "position {}, {}, frozen {}, held {}, took {}{pending}",
+        c.position,
+        bytes(c.bytes),
+        ms(c.frozen_us),
+        ms(c.held_us),
+        duration(c.took_ms)
+    )
+}
+
+fn checkpoints(c: &Checkpoints, out: &mut String) {
+    if let Some(newest) = &c.newest {
+        let age = c.age_ms.map_or_else(String::new, |ms| format!(", {} ago", duration(ms)));
+        let line = format!("{}: {}{age}", newest.generation, checkpoint_line(newest));
+        field(out, "Image", &line);
+    }
+    if c.under_way {
+        field(out, "Image", "under way");
+    }
+    if let Some(why) = &c.failed_because {
+        field(out, "Image", &format!("failed: {why}"));
+    }
 }
 
 pub fn keys(k: &Keys) -> String {

@@ -121,6 +121,7 @@ fn status() -> Status {
     };
     Status {
         arbiter: None,
+        checkpoints: None,
         cluster: "trio".into(),
         node: "b".into(),
         node_id: 2,

@@ -1,5 +1,7 @@
 //! The control-plane thread: feeds the sans-IO node with time, messages and facts, does what it says.
 
+mod checkpoint;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,6 +34,7 @@ use crate::second_path::{Received, SecondPath};
 use crate::server::{Call, ConnsView, Server};
 use crate::status;
 use crate::store::{Store, StoreWriter};
+use checkpoint::Taking;
 
 /// Longest sleep of the loop: the poll-mode thread does not wake it.
 const TICK: Duration = Duration::from_millis(2);
@@ -114,6 +117,8 @@ struct Control {
     calls: Receiver<Call>,
     _server: Server,
     conns: Arc<Mutex<ConnsView>>,
+    /// A witness takes no checkpoints.
+    taking: Option<Taking>,
     stop: Arc<AtomicBool>,
     started_ns: u64,
     snapshot: Option<Snapshot>,
@@ -152,6 +157,7 @@ impl Control {
             Arc::clone(&conns),
             Arc::clone(&config),
         )?;
+        let taking = capsule.is_some().then(|| Taking::start(&config, now_ns)).transpose()?;
         let app = match &mut capsule {
             Some(capsule) => start_app(capsule, &dataplane, now_ns)?,
             None => App::Gone,
@@ -172,6 +178,7 @@ impl Control {
             calls,
             _server: server,
             conns,
+            taking,
             stop,
             snapshot: None,
             stuck_told: false,
@@ -195,6 +202,7 @@ impl Control {
             self.take_persisted(now_ns);
             self.take_arbiter(now_ns);
             self.watch_app(now_ns)?;
+            self.advance_checkpoint(now_ns);
             self.take_calls(now_ns);
             if self.node.poll_timeout().is_some_and(|due| due <= now_ns) {
                 self.node.handle_timeout(now_ns);
@@ -283,6 +291,9 @@ impl Control {
                     let (event, detail) = status::member_change(&name, &change);
                     self.note(now_ns, epoch, event, detail);
                 }
+                Event::Held(barrier) => self.checkpoint_held(now_ns, barrier),
+                // Nothing is restored here yet.
+                Event::Resumed(_) => {}
                 Event::Promised { epoch, snapshot } => {
                     let state = log_state(&snapshot);
                     self.snapshot = Some(snapshot);
@@ -443,6 +454,7 @@ impl Control {
                     let _ = call.answer.send(self.status(now_ns).into());
                 }
                 Request::Switchover { to } => self.start_switchover(now_ns, to, call.answer),
+                Request::Checkpoint => self.ask_checkpoint(now_ns, call.answer),
                 Request::KeyStatus => {
                     let _ = call.answer.send(self.keys().into());
                 }
@@ -552,6 +564,7 @@ impl Control {
                 .and_then(NodeCapsule::app_pid)
                 .filter(|_| self.app != App::Gone),
             timeline: self.timeline.iter().cloned().collect(),
+            checkpoints: self.taking.as_ref().map(|taking| taking.view(now_ns)),
             counters,
             not_ready: match (self.restart_at_ns, &self.capsule) {
                 (None, _) => Vec::new(),

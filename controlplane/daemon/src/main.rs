@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod arbiter;
+mod checkpointer;
 mod control;
 mod keys;
 mod lcore;

@@ -24,8 +24,9 @@ use crate::keys;
 
 const CLIENTS_MAX: usize = 16;
 const IO_TIMEOUT: Duration = Duration::from_secs(5);
-/// A switchover takes longest.
+/// A switchover takes longest, but for a checkpoint.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(25);
+const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(170);
 const CONNS_MAX: usize = 100_000;
 
 /// A request for the control plane and where its answer goes.
@@ -139,11 +140,15 @@ fn answer(
         },
         _ => None,
     };
+    let timeout = match request {
+        Request::Checkpoint => CHECKPOINT_TIMEOUT,
+        _ => ANSWER_TIMEOUT,
+    };
     let (answer, answered) = bounded(1);
     if calls.send_timeout(Call { request, keys, answer }, IO_TIMEOUT).is_err() {
         return ApiError::new(ErrorCode::Runtime, "the control plane does not answer").into();
     }
-    answered.recv_timeout(ANSWER_TIMEOUT).unwrap_or_else(|_| {
+    answered.recv_timeout(timeout).unwrap_or_else(|_| {
         ApiError::new(ErrorCode::Runtime, "the control plane gave no answer in time").into()
     })
 }

@@ -17,6 +17,7 @@ pub struct Facts<'a> {
     pub uptime_ms: u64,
     pub app_pid: Option<i32>,
     pub timeline: Vec<api::TimelineEvent>,
+    pub checkpoints: Option<api::Checkpoints>,
     /// Counters of the control plane's own.
     pub counters: BTreeMap<String, u64>,
     /// Reasons the views do not know.
@@ -59,6 +60,7 @@ pub fn status(view: &View, snapshot: Option<&Snapshot>, facts: Facts<'_>) -> api
         log: snapshot.map(log).unwrap_or_default(),
         gate: gate(config, view, snapshot),
         arbiter: view.arbiter.as_ref().map(|a| arbiter(config, a)),
+        checkpoints: facts.checkpoints,
         peers: view.peers.iter().map(|p| peer(config, view, p, snapshot)).collect(),
         counters: counters(snapshot, facts.counters),
         timeline: facts.timeline,

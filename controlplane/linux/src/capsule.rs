@@ -5,7 +5,7 @@
 //! the daemon's private memory copy-on-write under running poll-mode cores, and private huge
 //! pages that a device writes to must not move.
 
-use crate::{Error, Result, netns::NetNs, poll::poll_fds};
+use crate::{Error, Result, image::pidfd_open, netns::NetNs, poll::poll_fds};
 use std::{
     collections::BTreeMap,
     env,
@@ -85,13 +85,32 @@ impl App {
     /// why it could not be.
     pub fn spawn(ns: &NetNs, spec: &AppSpec) -> Result<App> {
         let launch = Launch::prepare(spec)?;
+        App::born(ns, move || launch.start())
+    }
+
+    /// An application that `restore` brings to life as a child of the thread on which it is called,
+    /// in the capsule's network namespace; it returns the process id.
+    pub fn restored<E: From<Error> + Send + 'static>(
+        ns: &NetNs,
+        restore: impl FnOnce() -> std::result::Result<i32, E> + Send + 'static,
+    ) -> std::result::Result<App, E> {
+        App::born(ns, move || {
+            let pid = restore()?;
+            Ok((pid, pidfd_open(pid)?))
+        })
+    }
+
+    fn born<E: From<Error> + Send + 'static>(
+        ns: &NetNs,
+        bear: impl FnOnce() -> std::result::Result<(i32, OwnedFd), E> + Send + 'static,
+    ) -> std::result::Result<App, E> {
         let ns = NetNs::duplicate(ns)?;
         let (answer, started) = mpsc::channel();
         let (stop, stopped) = mpsc::channel::<()>();
         let keeper = thread::Builder::new()
             .name("app-parent".into())
             .spawn(move || {
-                let app = ns.enter().and_then(|()| launch.start());
+                let app = ns.enter().map_err(E::from).and_then(|()| bear());
                 let running = app.is_ok();
                 if answer.send(app).is_ok() && running {
                     let _ = stopped.recv();
@@ -124,6 +143,24 @@ impl App {
         let file =
             File::open(&path).map_err(|e| Error::os(format!("open {path}"), "mount /proc", e))?;
         Ok(DeathProbe(file))
+    }
+
+    /// Lets a restored application run that was left stopped, with all its processes.
+    pub fn go_on(&self) -> Result<()> {
+        for pid in tree(self.pid) {
+            // SAFETY: takes plain numbers. The processes are stopped: none of them ends meanwhile,
+            // so none of the numbers is given to another one.
+            if unsafe { libc::kill(pid, libc::SIGCONT) } != 0 {
+                let error = io::Error::last_os_error();
+                return Err(Error::os(format!("let process {pid} go on"), "see dmesg", error));
+            }
+        }
+        Ok(())
+    }
+
+    /// The application's processes, the first one first.
+    pub fn processes(&self) -> Vec<i32> {
+        tree(self.pid)
     }
 
     /// How the application ended, or `None` while it runs.
@@ -178,6 +215,24 @@ impl Drop for App {
             let _ = keeper.join();
         }
     }
+}
+
+/// Processes in one application at most; more are not followed.
+const PROCESSES_MAX: usize = 65_536;
+
+/// A process and all that descend from it, as /proc shows them.
+fn tree(root: i32) -> Vec<i32> {
+    let mut all = vec![root];
+    let mut at = 0;
+    while at < all.len() && all.len() < PROCESSES_MAX {
+        let tasks = fs::read_dir(format!("/proc/{}/task", all[at])).into_iter().flatten().flatten();
+        for task in tasks {
+            let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            all.extend(children.split_ascii_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
+        }
+        at += 1;
+    }
+    all
 }
 
 /// Everything the child needs, allocated beforehand: between clone and exec it must not allocate.

@@ -15,11 +15,12 @@ use understudy_log::{CaptureLog, Record};
 use understudy_wire::Position;
 use understudy_wire::record::RecordKind;
 use understudy_wire::tcp::{
-    ACK, BareAck, RST, SYN, Segment, before, build_bare_ack, later, set_tsval,
+    ACK, BareAck, FlowKey, RST, SYN, Segment, before, build_bare_ack, later, set_tsval,
 };
 
 use crate::MS;
 use crate::adoption::{SynAckInfo, SynInfo, attributes};
+use crate::command::Resume;
 use crate::counters::Counters;
 use crate::flows::{FlowRef, FlowState, FlowTable, SynTable};
 use crate::ports::{Frame, Outbox, Ports};
@@ -152,6 +153,17 @@ pub struct Apply {
     output_seen: bool,
     fit: bool,
     unanswered: ArrayVec<Position, SYNACKS_DUE_MAX>,
+    /// What a restored clone has seen of the log already.
+    seen: Seen,
+}
+
+/// Before its barrier, a restored clone lacks only what its kernel had not finished with: frames of
+/// the connections it came with, which TCP sorts out, and handshakes it had not accepted. All else
+/// is part of its state.
+#[derive(Default)]
+struct Seen {
+    until: Position,
+    pending: Vec<FlowKey>,
 }
 
 impl Apply {
@@ -168,6 +180,7 @@ impl Apply {
             output_seen: false,
             fit: true,
             unanswered: ArrayVec::new(),
+            seen: Seen::default(),
         }
     }
 
@@ -179,6 +192,28 @@ impl Apply {
         self.pending.clear();
         self.waiting_since_ns = None;
         self.fit = true;
+        self.seen = Seen::default();
+    }
+
+    /// Begins again where a restored clone stood.
+    pub fn resume(&mut self, resume: &Resume) {
+        self.reset();
+        self.cursor = resume.barrier.floor;
+        self.seen = Seen { until: resume.barrier.position, pending: resume.pending.clone() };
+        for seed in &resume.flows {
+            self.fit &= self.flows.restore(seed);
+        }
+    }
+
+    /// Whether the clone has this segment's effect in it.
+    fn has_seen(&self, segment: Option<&Segment>) -> bool {
+        if self.cursor >= self.seen.until {
+            return false;
+        }
+        let Some(segment) = segment else { return true };
+        let key = segment.key_from_client();
+        let carried = self.flows.find(&key).is_some() && !segment.has(SYN);
+        !carried && !self.seen.pending.contains(&key)
     }
 
     /// The next record to apply.
@@ -306,9 +341,12 @@ impl Apply {
     fn apply_frame<P: Ports>(&mut self, cx: &mut Context<'_, P>, mode: Mode, frame: &[u8]) -> bool {
         // What is not an intact segment is the kernel's to judge. Nobody sends it to a clone again:
         // what the device does not take now, it takes later.
-        let Some(segment) = Segment::parse(frame).filter(|s| s.checksum_ok(frame)) else {
-            return cx.deliver(frame);
-        };
+        let intact = Segment::parse(frame).filter(|s| s.checksum_ok(frame));
+        if self.has_seen(intact.as_ref()) {
+            cx.counters.seen_before += 1;
+            return true;
+        }
+        let Some(segment) = intact else { return cx.deliver(frame) };
         let key = segment.key_from_client();
         let found = self.flows.find(&key);
         if segment.has(SYN) && !segment.has(ACK) {

@@ -3,9 +3,11 @@
 use arrayvec::ArrayVec;
 use understudy_seal::{ChannelView, Keyring};
 use understudy_wire::control::{CONTROL_LEN_MAX, History};
+use understudy_wire::tcp::FlowKey;
 use understudy_wire::{Epoch, NodeId, Position};
 
 use crate::counters::Counters;
+use crate::flows::FlowSeed;
 use crate::sender::{MemberChange, PEERS_MAX, Peer};
 
 /// A control message's bytes.
@@ -55,6 +57,14 @@ pub enum Command {
     },
     /// Send gratuitous ARP and unsolicited NA once.
     Announce,
+    /// For a checkpoint: deliver nothing to the application until released; answered by
+    /// [`Event::Held`]. Frames are captured, replicated and committed meanwhile, output leaves.
+    Hold,
+    /// Deliver again, from where it was held.
+    Release,
+    /// The capsule holds an application restored from a checkpoint: feed it from the barrier on.
+    /// Answered by [`Event::Resumed`].
+    Resume(Box<Resume>),
     /// The application in the capsule is ready to be fed, or is gone.
     Service {
         /// Ready.
@@ -100,6 +110,12 @@ pub enum Event {
         /// The exact state at this moment.
         snapshot: Snapshot,
     },
+    /// Everything before the barrier has been given to the capsule, and nothing else will be until
+    /// [`Command::Release`].
+    Held(Barrier),
+    /// Whether a restored application is fed from its barrier on; false: the log here has left that
+    /// behind, or this node is no replica now.
+    Resumed(bool),
     /// A replica left the commit set, entered it, or can no longer be served from the log.
     Member {
         /// The reign.
@@ -109,6 +125,32 @@ pub enum Event {
         /// What happened.
         change: MemberChange,
     },
+}
+
+/// Where an application stands still for a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Barrier {
+    /// The application has been given everything before it and nothing after it.
+    pub position: Position,
+    /// Frames from here on may not have reached the application's kernel in full: the log that a
+    /// restored clone needs begins here. Not after `position`.
+    pub floor: Position,
+    /// The log's clock at the barrier.
+    pub at_ns: u64,
+    /// Reigns of the log before `position`, newest last.
+    pub history: History,
+}
+
+/// An application that was restored from a checkpoint.
+#[derive(Clone, Debug)]
+pub struct Resume {
+    /// Where it was taken.
+    pub barrier: Barrier,
+    /// Its connections.
+    pub flows: Vec<FlowSeed>,
+    /// Connections whose handshake the log holds, from the floor on, but the application had not
+    /// accepted: they are adopted.
+    pub pending: Vec<FlowKey>,
 }
 
 /// The data path's role.

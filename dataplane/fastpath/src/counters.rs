@@ -136,6 +136,8 @@ counters! {
     redelivered,
     /// Such frames given up.
     redelivery_given_up,
+    /// Frames of the log that a restored clone has in its state already.
+    seen_before,
     /// Connections reset by the clone's own kernel.
     clone_resets,
     /// SYNs forgotten because too many were unanswered.

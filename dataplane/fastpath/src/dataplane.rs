@@ -1,6 +1,7 @@
 //! One poll-mode thread's data path: the three ports, the log, and the role it plays.
 
 mod client_port;
+mod hold;
 mod host_port;
 mod orders;
 mod release;
@@ -27,7 +28,7 @@ use understudy_wire::{Epoch, NodeId, Position};
 
 use crate::MS;
 use crate::apply::{Apply, Context, Mode, OutputFate};
-use crate::command::{Command, ControlBody, DataRole, Event, Snapshot};
+use crate::command::{Barrier, Command, ControlBody, DataRole, Event, Resume, Snapshot};
 use crate::counters::Counters;
 use crate::flows::FlowState;
 use crate::gate::Gate;
@@ -146,6 +147,7 @@ pub struct Dataplane<P: Ports> {
     events: VecDeque<Event>,
     service_up: bool,
     service_dying: bool,
+    hold: hold::Hold,
     /// The application was seen alive since this burst was received.
     seen_alive: bool,
     client_link_up: bool,
@@ -173,6 +175,7 @@ impl<P: Ports> Dataplane<P> {
             events: VecDeque::with_capacity(EVENTS_MAX),
             service_up: false,
             service_dying: false,
+            hold: hold::Hold::Off,
             seen_alive: false,
             client_link_up: true,
             counters: Counters::default(),
@@ -215,6 +218,7 @@ impl<P: Ports> Dataplane<P> {
         busy |= self.poll_host_port(now_ns, ports);
         busy |= self.release(now_ns, ports);
         self.host_out.flush(ports);
+        self.report_hold(now_ns);
         self.replica_out.flush(ports);
         busy
     }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use understudy_wire::Position;
-use understudy_wire::tcp::{FIN, FlowKey, Segment, before, later};
+use understudy_wire::tcp::{FIN, FlowKey, Segment, TcpOptions, before, later};
 
 use crate::MS;
 use crate::adoption::{SynAckInfo, SynInfo};
@@ -75,7 +75,51 @@ pub struct Flow {
     generation: u32,
 }
 
+/// A connection of a restored application, as its kernel has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowSeed {
+    /// Both ends.
+    pub key: FlowKey,
+    /// What the service's kernel expects next.
+    pub rcv_nxt: u32,
+    /// End of the window it offered.
+    pub rcv_edge: u32,
+    /// What it sends next.
+    pub snd_nxt: u32,
+    /// What the client has acknowledged.
+    pub client_acked: u32,
+    /// End of the client's window.
+    pub client_edge: u32,
+    /// Window scales, the client's and the service's, if both offered one.
+    pub scales: Option<(u8, u8)>,
+    /// The client has closed its direction.
+    pub client_closed: bool,
+    /// The service has closed its own.
+    pub server_closed: bool,
+}
+
 impl Flow {
+    fn restored(seed: &FlowSeed) -> Flow {
+        let options = |wscale| TcpOptions { wscale, ..TcpOptions::default() };
+        // Begun before all that it has seen, or it would seem untouched.
+        let isn = seed.rcv_nxt.wrapping_sub(2);
+        let syn = SynInfo { isn, options: options(seed.scales.map(|s| s.0)) };
+        let (isn, window) = (seed.client_acked.wrapping_sub(2), 0);
+        let options = options(seed.scales.map(|s| s.1));
+        let synack = SynAckInfo { isn, options, window, ecn: false, at_ns: 0 };
+        let mut flow = Flow::new(seed.key, syn, synack, 0);
+        flow.state = FlowState::Adopted;
+        flow.rcv_nxt = seed.rcv_nxt;
+        flow.rcv_edge = seed.rcv_edge;
+        flow.snd_nxt = seed.snd_nxt;
+        flow.client_acked = seed.client_acked;
+        flow.client_edge = seed.client_edge;
+        flow.partial_acked = seed.client_acked;
+        flow.client_fin = seed.client_closed.then_some(seed.rcv_nxt);
+        flow.server_fin = seed.server_closed.then_some(seed.snd_nxt);
+        flow
+    }
+
     fn new(key: FlowKey, syn: SynInfo, synack: SynAckInfo, synack_at: Position) -> Flow {
         let (rcv, snd) = (syn.isn.wrapping_add(1), synack.isn.wrapping_add(1));
         Flow {
@@ -233,12 +277,23 @@ impl FlowTable {
             }
             self.remove(old);
         }
+        self.insert(Flow::new(key, syn, synack, at))
+    }
+
+    /// A connection of a restored application. False: no room.
+    pub fn restore(&mut self, seed: &FlowSeed) -> bool {
+        if let Some(old) = self.find(&seed.key) {
+            self.remove(old);
+        }
+        self.insert(Flow::restored(seed))
+    }
+
+    fn insert(&mut self, mut flow: Flow) -> bool {
         let Some(slot) = self.free.pop() else { return false };
         self.generation = self.generation.wrapping_add(1);
-        let mut flow = Flow::new(key, syn, synack, at);
         flow.generation = self.generation;
+        self.index.insert(flow.key, slot);
         self.slots[slot as usize] = Some(flow);
-        self.index.insert(key, slot);
         true
     }
 

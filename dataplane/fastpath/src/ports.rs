@@ -60,6 +60,11 @@ impl<F> Outbox<F> {
         Outbox { port, frames: Burst::new() }
     }
 
+    /// Nothing waits for the device.
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
     /// Room left before frames would be dropped.
     pub fn room(&self) -> usize {
         BURST - self.frames.len()

@@ -6,6 +6,9 @@ mod sealing;
 #[path = "dataplane/delivery.rs"]
 mod delivery;
 
+#[path = "dataplane/checkpoint.rs"]
+mod checkpoint;
+
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::net::IpAddr;

@@ -227,6 +227,14 @@ impl CaptureLog {
         self.history.clear();
     }
 
+    /// Forgets everything and begins at a position: what came before is covered by a checkpoint.
+    /// `history`: the reigns that began before it.
+    pub fn begin_at(&mut self, at: Position, history: &History) {
+        (self.start, self.end, self.boundary) = (at, at, at);
+        self.corrupt = false;
+        self.history = history.iter().copied().filter(|e| e.start < at).collect();
+    }
+
     fn remember(&mut self, start: EpochStart) {
         if self.history.is_full() {
             self.history.remove(0);

@@ -191,6 +191,8 @@ impl Control {
                 }
                 Event::ServiceDying => self.application_gone(now_ns, q),
                 Event::Member { .. } => {}
+                // No node of the simulation takes checkpoints.
+                Event::Held(_) | Event::Resumed(_) => {}
                 Event::Promised { epoch, snapshot } => {
                     let state = log_state(&snapshot);
                     self.last = Some(snapshot);

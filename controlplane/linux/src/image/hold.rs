@@ -32,6 +32,11 @@ impl Held {
         self.repair.sock.abandon()?;
         Ok(self.image)
     }
+
+    /// Sets the clock of the timestamp option (`TCP_TIMESTAMP`).
+    pub(super) fn set_timestamp(&self, value: u32) -> Result<()> {
+        self.repair.sock.set("TCP_TIMESTAMP", TCP, TIMESTAMP, value as i32)
+    }
 }
 
 /// Repair mode until dropped.

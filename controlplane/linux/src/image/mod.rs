@@ -8,9 +8,11 @@ pub mod handover;
 mod hold;
 mod inject;
 mod process;
+mod renew;
 mod restore;
 mod sock;
 
 pub use hold::{Held, hold, savable};
 pub use process::{ProcessSocket, pidfd_open, socket_of, sockets_of};
+pub use renew::renew;
 pub use restore::restore;

@@ -101,7 +101,7 @@ impl<P: Ports> Dataplane<P> {
         self.counters.captured_bytes += frame.bytes().len() as u64;
         self.neighbors.observe(frame.bytes());
         let direct = match &self.role {
-            Role::Lead(r) => r.level && !r.draining && self.apply.cursor() == at,
+            Role::Lead(r) => r.level && !r.draining && !self.is_held() && self.apply.cursor() == at,
             _ => false,
         };
         // Otherwise the applier reaches it in its order.

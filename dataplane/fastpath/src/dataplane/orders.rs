@@ -17,6 +17,12 @@ impl<P: Ports> Dataplane<P> {
                 self.role = Role::Claim { epoch, serve, alone: false };
                 self.claim(now_ns);
             }
+            Command::Hold => self.hold(),
+            Command::Release => self.hold = hold::Hold::Off,
+            Command::Resume(resume) => {
+                let resumed = self.resume(&resume);
+                self.push_event(Event::Resumed(resumed));
+            }
             Command::Drain => self.set_draining(true),
             Command::Undrain => self.set_draining(false),
             Command::Fence { epoch } => {

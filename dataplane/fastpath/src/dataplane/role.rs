@@ -49,10 +49,10 @@ impl<P: Ports> Dataplane<P> {
             // A caretaker's clone stays a clone: what is not committed may turn out not to be history.
             let limit = if serve { opened_at } else { self.committed };
             busy |= self.apply_until(now_ns, Mode::Clone, limit, FINISH_WAIT_NS, ports);
-            if serve && self.service_up && self.apply.cursor() == opened_at {
+            if serve && self.service_up && !self.is_held() && self.apply.cursor() == opened_at {
                 self.take_over(now_ns, ports);
             }
-        } else if draining {
+        } else if draining && !self.is_held() {
             self.with_apply(now_ns, 0, ports, |a, cx| a.scan_pending(cx));
         } else {
             let end = self.log.end();
@@ -138,7 +138,7 @@ impl<P: Ports> Dataplane<P> {
         wait_ns_max: u64,
         ports: &mut P,
     ) -> bool {
-        if !self.service_up {
+        if !self.service_up || self.is_held() {
             return false;
         }
         let from = self.apply.cursor();

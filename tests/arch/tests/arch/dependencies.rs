@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::tree::{self, field};
 
 /// Every crate of ours with all it may depend on: as a dependency of any kind.
-const ALLOWED: [(&str, &[&str]); 20] = [
+const ALLOWED: [(&str, &[&str]); 21] = [
     ("dpdk-sys", &[]),
     ("understudy-dpdk", &["dpdk-sys"]),
     ("understudy-wire", &[]),
@@ -16,6 +16,7 @@ const ALLOWED: [(&str, &[&str]); 20] = [
     ("understudy-arbiter", &["understudy-wire", "understudy-proto"]),
     ("understudy-image", &[]),
     ("understudy-linux", &["understudy-image"]),
+    ("understudy-checkpoint", &["understudy-linux", "understudy-image"]),
     ("understudy-api", &[]),
     ("understudy-config", &[]),
     ("understudy-cli", &["understudy-api", "understudy-config", "understudy-seal"]),
@@ -30,6 +31,8 @@ const ALLOWED: [(&str, &[&str]); 20] = [
             "understudy-proto",
             "understudy-arbiter",
             "understudy-linux",
+            "understudy-image",
+            "understudy-checkpoint",
             "understudy-api",
             "understudy-config",
         ],

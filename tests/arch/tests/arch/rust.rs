@@ -3,13 +3,14 @@
 use crate::tree::{self, field};
 
 /// Crates whose every target forbids unsafe code.
-const FORBIDDING: [&str; 10] = [
+const FORBIDDING: [&str; 11] = [
     "understudy-wire",
     "understudy-seal",
     "understudy-fastpath",
     "understudy-proto",
     "understudy-arbiter",
     "understudy-image",
+    "understudy-checkpoint",
     "understudy-api",
     "understudy-config",
     "understudy-cli",

@@ -1,0 +1,21 @@
+//! Checkpoints of the application: taking them from the running process, keeping the last
+//! generations of them, and restoring one.
+//!
+//! A checkpoint is what the application's processes were at a barrier of the capture log, with
+//! their connections, and the contents of the service's state directories. What was on its way
+//! between kernel and application (handshakes not accepted) is named, so that the log can bring it
+//! again. Nothing here knows of clusters or of the data path: it is told where the barrier is.
+//! Every call is synchronous and takes milliseconds to seconds: for a helper thread.
+#![forbid(unsafe_code)]
+
+mod criu;
+mod error;
+mod manifest;
+mod pending;
+mod state;
+mod store;
+
+pub use criu::{Criu, Dumped};
+pub use error::{Error, Result};
+pub use manifest::{FileEntry, Manifest, Reign};
+pub use store::{Draft, Generation, Store};

@@ -1,0 +1,72 @@
+//! What is written beside a checkpoint's files: where in the log it was taken, and the files.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// The manifest's version; another one is refused.
+pub const VERSION: u32 = 1;
+
+/// A reign of the log before the barrier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reign {
+    /// Its epoch.
+    pub epoch: u64,
+    /// Where its record is.
+    pub start: u64,
+}
+
+/// A file of the checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileEntry {
+    /// Relative to the checkpoint's directory.
+    pub path: String,
+    /// Bytes.
+    pub len: u64,
+    /// CRC-32 (IEEE 802.3).
+    pub crc32: u32,
+}
+
+/// A checkpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Of this format.
+    pub version: u32,
+    /// The cluster's name.
+    pub cluster: String,
+    /// The node that took it.
+    pub node: String,
+    /// Wall clock, nanoseconds since 1970: for people.
+    pub taken_unix_ns: u64,
+    /// The barrier: the application has been given everything before this position of the log.
+    pub position: u64,
+    /// The log that a restored application needs begins here.
+    pub floor: u64,
+    /// The log's clock at the barrier, nanoseconds.
+    pub at_ns: u64,
+    /// The log's newest reigns before the barrier, oldest first.
+    pub reigns: Vec<Reign>,
+    /// Connections that the application had not accepted: (client, service).
+    pub pending: Vec<(SocketAddr, SocketAddr)>,
+    /// Where the application's output went, on the node that took it.
+    pub output_file: String,
+    /// How long the application stood still, microseconds.
+    pub frozen_us: u64,
+    /// How long it was given nothing, microseconds.
+    pub held_us: u64,
+    /// Pages of its memory, 4 KiB each.
+    pub pages: u64,
+    /// All files but this one.
+    pub files: Vec<FileEntry>,
+}
+
+impl Manifest {
+    /// Bytes of all files.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|f| f.len).sum()
+    }
+}

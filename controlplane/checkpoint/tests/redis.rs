@@ -1,0 +1,175 @@
+//! A real redis with a live connection: dumped while it runs, killed, and restored on another node.
+//! Needs root, CRIU, redis-server and ip.
+#![forbid(unsafe_code)]
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use understudy_checkpoint::{Criu, Manifest, Store};
+use understudy_linux::capsule::{App, AppSpec};
+use understudy_linux::image::renew;
+use understudy_linux::netns::NetNs;
+use understudy_linux::rtnl::{self, VethSpec};
+
+const SERVER: &str = "10.88.0.1:7001";
+const VMAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x51];
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Root, or the reason not to run.
+fn root() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let is_root = status.lines().any(|l| l.starts_with("Uid:\t0\t"));
+    if !is_root {
+        assert_ne!(std::env::var("UNDERSTUDY_REQUIRE_ROOT").as_deref(), Ok("1"), "must be root");
+        println!("skipped: needs root");
+    }
+    is_root
+}
+
+/// A node's capsule with the service's address, joined to the client's namespace.
+fn node(client: &NetNs) -> NetNs {
+    let node = NetNs::create().unwrap();
+    let spec = VethSpec { outer: "us-host", inner: "eth0", inner_mac: VMAC, mtu: 1500 };
+    client.run(|| rtnl::create_veth(&node, &spec)).unwrap().unwrap();
+    rtnl::configure_capsule(&node, "eth0", &[("10.88.0.1".parse().unwrap(), 24)], &[]).unwrap();
+    let ip = |args: &[&str]| assert!(Command::new("ip").args(args).status().unwrap().success());
+    client
+        .run(|| {
+            ip(&["addr", "replace", "10.88.0.2/24", "dev", "us-host"]);
+            ip(&["link", "set", "us-host", "up"]);
+        })
+        .unwrap();
+    node
+}
+
+fn start(ns: &NetNs, dir: &Path, data: &Path) -> App {
+    let (ip, port) = SERVER.split_once(':').unwrap();
+    let args = ["redis-server", "--bind", ip, "--port", port, "--save", "", "--appendonly", "yes"];
+    let mut command: Vec<String> = args.map(String::from).into();
+    command.extend(["--protected-mode".into(), "no".into()]);
+    command.extend(["--dir".into(), data.to_str().unwrap().into()]);
+    fs::create_dir_all(data).unwrap();
+    let spec =
+        AppSpec { command, work_dir: dir.into(), env: vec![], stdout_log: dir.join("output") };
+    App::spawn(ns, &spec).unwrap()
+}
+
+struct Client(BufReader<TcpStream>);
+
+impl Client {
+    fn connect(ns: &NetNs) -> Client {
+        let to: SocketAddr = SERVER.parse().unwrap();
+        let end = Instant::now() + LIMIT;
+        let stream = loop {
+            match ns.run(|| TcpStream::connect_timeout(&to, LIMIT)).unwrap() {
+                Ok(stream) => break stream,
+                Err(e) => assert!(Instant::now() < end, "{e}"),
+            }
+            sleep(Duration::from_millis(10));
+        };
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        Client(BufReader::new(stream))
+    }
+
+    fn ask(&mut self, request: &str) -> String {
+        self.0.get_mut().write_all(format!("{request}\r\n").as_bytes()).unwrap();
+        let mut line = String::new();
+        self.0.read_line(&mut line).unwrap();
+        line.trim_end().to_string()
+    }
+}
+
+#[test]
+fn a_redis_goes_on_elsewhere_with_its_connections_and_files() {
+    if !root() {
+        return;
+    }
+    let criu = Criu::find().unwrap();
+    let temp = tempfile::tempdir().unwrap();
+    let (dir, data) = (temp.path().to_path_buf(), temp.path().join("it's data"));
+    let state_dirs: Vec<PathBuf> = vec![data.clone()];
+    let client_ns = NetNs::create().unwrap();
+    let first = node(&client_ns);
+    let app = start(&first, &dir, &data);
+    let mut client = Client::connect(&client_ns);
+    assert_eq!(client.ask("incr counter"), ":1");
+    for n in 0..2000 {
+        assert_eq!(client.ask(&format!("set key:{n} {n}")), "+OK");
+    }
+
+    let store = Store::open(&dir.join("checkpoints"), 2).unwrap();
+    let (draft, work) = (store.begin().unwrap(), dir.join("criu"));
+    let begun = Instant::now();
+    let dumped = criu.dump(&first, app.pid(), &state_dirs, draft.dir(), &work).unwrap();
+    let taken = Instant::now();
+    println!("criu {}: dump {:?}, {dumped:?}", criu.version(), begun.elapsed());
+    assert!(dumped.frozen_us > 0 && dumped.pages > 100, "{dumped:?}");
+    assert!(dumped.pending.is_empty());
+    let output_file = dir.join("output").to_str().unwrap().to_string();
+    let manifest = Manifest { output_file, ..Manifest::default() };
+    store.commit(draft, manifest).unwrap();
+
+    // It went on, and what it does now is lost with its machine.
+    assert_eq!(client.ask("incr counter"), ":2");
+    client_ns.run(|| rtnl::delete_link("us-host")).unwrap().unwrap();
+    drop(app);
+    fs::write(data.join("rubbish"), b"x").unwrap();
+
+    let generation = store.newest().unwrap();
+    let second = node(&client_ns);
+    let output = File::options().append(true).create(true).open(dir.join("output-2")).unwrap();
+    let begun = Instant::now();
+    let output = (generation.manifest.output_file.as_str(), output);
+    let app = criu.restore(&second, &state_dirs, &generation.dir, &work, output).unwrap();
+    let images = renew(&app.processes(), taken.elapsed()).unwrap();
+    println!("restore {:?}, {} connections", begun.elapsed(), images.len());
+    assert_eq!(images.len(), 1);
+    assert_eq!(images[0].remote, client.0.get_ref().local_addr().unwrap());
+    assert!(!data.join("rubbish").exists() && data.join("appendonlydir").is_dir());
+    app.go_on().unwrap();
+
+    // The image is older than the last reply: the connection's numbers say so, and nothing else is
+    // to be expected of it without the log. Others find everything.
+    let mut other = Client::connect(&client_ns);
+    assert_eq!(other.ask("dbsize"), ":2001");
+    assert_eq!(other.ask("incr counter"), ":2");
+    assert_eq!(other.ask("bgsave"), "+Background saving started");
+    let logged = fs::read_to_string(dir.join("output-2")).unwrap();
+    assert!(logged.contains("Background saving started"), "{logged:?}");
+}
+
+#[test]
+fn what_cannot_be_dumped_goes_on_and_says_why() {
+    if !root() {
+        return;
+    }
+    let criu = Criu::find().unwrap();
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    let ns = NetNs::create().unwrap();
+    let spec = AppSpec {
+        command: vec!["sleep".into(), "60".into()],
+        work_dir: dir.into(),
+        env: vec![],
+        stdout_log: dir.join("output"),
+    };
+    let mut app = App::spawn(&ns, &spec).unwrap();
+    let missing = vec![dir.join("missing")];
+    let error = criu.dump(&ns, app.pid(), &missing, &dir.join("a"), &dir.join("w")).unwrap_err();
+    assert!(error.to_string().contains("criu cannot dump"), "{error}");
+    assert!(app.try_wait().is_none(), "it goes on");
+    // And can be dumped once nothing is in the way.
+    criu.dump(&ns, app.pid(), &[], &dir.join("b"), &dir.join("w")).unwrap();
+    assert!(app.try_wait().is_none());
+    let output = File::create(dir.join("output-2")).unwrap();
+    fs::remove_file(dir.join("b/image/inventory.img")).unwrap();
+    let name = dir.join("output").to_str().unwrap().to_string();
+    let output = (name.as_str(), output);
+    let error = criu.restore(&ns, &[], &dir.join("b"), &dir.join("w"), output).unwrap_err();
+    assert!(error.to_string().contains("criu cannot restore"), "{error}");
+}

@@ -1,0 +1,288 @@
+//! Taking a checkpoint, step by step: get ready, hold, dump, release, wait until the log up to the
+//! barrier is committed, keep. A step that fails or takes too long ends it; the application goes
+//! on whatever happens.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use understudy_api::{Checkpoint, Checkpoints};
+use understudy_checkpoint::{Dumped, Generation, Manifest, Reign};
+use understudy_fastpath::command::Barrier;
+
+use super::*;
+use crate::checkpointer::{Checkpointer, Done, Job};
+
+/// How long the data path may take to hold.
+const HOLD_LIMIT_NS: u64 = 1_000 * MS;
+/// How long what the application has been given may take to be committed.
+const COMMIT_LIMIT_NS: u64 = 10_000 * MS;
+
+/// How far a checkpoint has come.
+enum Stage {
+    Prepare,
+    Hold { since_ns: u64 },
+    Dump { barrier: Box<Barrier>, held_ns: u64 },
+    Commit { manifest: Box<Manifest>, since_ns: u64 },
+    Keep,
+}
+
+struct UnderWay {
+    stage: Stage,
+    begun_ns: u64,
+    /// Who asked for it, if anybody did.
+    answer: Option<Sender<Response>>,
+}
+
+/// The control thread's view of checkpoints.
+pub(super) struct Taking {
+    worker: Checkpointer,
+    under_way: Option<UnderWay>,
+    taken: u64,
+    newest: Option<(Checkpoint, u64)>,
+    failed: Option<String>,
+    /// When the last one began.
+    last_ns: u64,
+}
+
+impl Taking {
+    pub(super) fn start(config: &Arc<Config>, now_ns: u64) -> anyhow::Result<Taking> {
+        let worker = Checkpointer::start(config)?;
+        let (under_way, newest, failed) = (None, None, None);
+        Ok(Taking { worker, under_way, taken: 0, newest, failed, last_ns: now_ns })
+    }
+
+    pub(super) fn view(&self, now_ns: u64) -> Checkpoints {
+        Checkpoints {
+            taken: self.taken,
+            under_way: self.under_way.is_some(),
+            newest: self.newest.as_ref().map(|(checkpoint, _)| checkpoint.clone()),
+            age_ms: self.newest.as_ref().map(|(_, at_ns)| now_ns.saturating_sub(*at_ns) / MS),
+            failed_because: self.failed.clone(),
+        }
+    }
+
+    fn submit(&self, job: Job) -> Result<(), String> {
+        let failed = |_| "the thread that takes checkpoints is gone".to_string();
+        self.worker.submit.try_send(job).map_err(failed)
+    }
+}
+
+impl Control {
+    /// Somebody asks for a checkpoint.
+    pub(super) fn ask_checkpoint(&mut self, now_ns: u64, answer: Sender<Response>) {
+        if let Err(text) = self.begin_checkpoint(now_ns, Some(answer.clone())) {
+            let _ = answer.send(ApiError::new(ErrorCode::RefusedUnsafe, text).into());
+        }
+    }
+
+    /// One is due, or the one under way has taken its next step.
+    pub(super) fn advance_checkpoint(&mut self, now_ns: u64) {
+        let interval_ns = self.config.checkpoint.interval_s * 1_000 * MS;
+        let Some(taking) = &self.taking else { return };
+        let due = interval_ns > 0 && now_ns >= taking.last_ns + interval_ns;
+        if due && taking.under_way.is_none() && self.begin_checkpoint(now_ns, None).is_err() {
+            // Not now; a moment later, perhaps.
+            if let Some(taking) = &mut self.taking {
+                taking.last_ns = now_ns - interval_ns + (1_000 * MS).min(interval_ns);
+            }
+        }
+        while let Some(done) = self.taking.as_ref().and_then(|t| t.worker.done.try_recv().ok()) {
+            self.checkpoint_step(now_ns, done);
+        }
+        self.wait_for_commit(now_ns);
+    }
+
+    fn begin_checkpoint(
+        &mut self,
+        now_ns: u64,
+        answer: Option<Sender<Response>>,
+    ) -> Result<(), String> {
+        let why_not = self.no_checkpoint_because();
+        let Some(taking) = &mut self.taking else {
+            return Err("a witness has no application".into());
+        };
+        if taking.under_way.is_some() {
+            return Err("a checkpoint is under way".into());
+        }
+        if let Some(text) = why_not {
+            return Err(text.into());
+        }
+        taking.submit(Job::Prepare)?;
+        taking.last_ns = now_ns;
+        taking.under_way = Some(UnderWay { stage: Stage::Prepare, begun_ns: now_ns, answer });
+        Ok(())
+    }
+
+    /// What would be saved must be worth it.
+    fn no_checkpoint_because(&self) -> Option<&'static str> {
+        let Some(s) = self.snapshot.as_ref().filter(|_| self.app == App::Ready) else {
+            return Some("the application is not ready");
+        };
+        match s.role {
+            DataRole::Lead(_) if s.drained => Some("a switchover is under way"),
+            DataRole::Lead(_) if !s.level => Some("a takeover is under way"),
+            DataRole::Follow(_) if !s.fit => Some("the clone has left the primary's way"),
+            DataRole::Lead(_) | DataRole::Follow(_) => None,
+            DataRole::Idle | DataRole::Fenced => Some("this node is in no reign"),
+        }
+    }
+
+    /// The data path gives the application nothing any more.
+    pub(super) fn checkpoint_held(&mut self, now_ns: u64, barrier: Barrier) {
+        let process = self.capsule.as_ref().and_then(|c| Some((c.app_pid()?, Arc::clone(&c.ns))));
+        let Some(taking) = &mut self.taking else { return };
+        let Some(under_way) = &mut taking.under_way else { return self.release() };
+        if !matches!(under_way.stage, Stage::Hold { .. }) {
+            return;
+        }
+        under_way.stage = Stage::Dump { barrier: Box::new(barrier), held_ns: now_ns };
+        let submitted = match process {
+            Some((pid, ns)) => taking.submit(Job::Dump { pid, ns }),
+            None => Err("the application is gone".into()),
+        };
+        if let Err(text) = submitted {
+            self.release();
+            self.end_checkpoint(now_ns, Err(text));
+        }
+    }
+
+    fn release(&mut self) {
+        if !self.dataplane.order(Command::Release) {
+            error!("the poll-mode thread takes no orders");
+            self.count("dataplane_orders_dropped");
+        }
+    }
+
+    fn checkpoint_step(&mut self, now_ns: u64, done: Done) {
+        let under_way = self.taking.as_mut().and_then(|t| t.under_way.as_mut());
+        let Some(under_way) = under_way else { return };
+        match (done, &mut under_way.stage) {
+            (Done::Prepared(Ok(())), Stage::Prepare) => {
+                under_way.stage = Stage::Hold { since_ns: now_ns };
+                if !self.dataplane.order(Command::Hold) {
+                    self.end_checkpoint(now_ns, Err("the poll-mode thread takes no orders".into()));
+                }
+            }
+            (Done::Dumped(result), Stage::Dump { barrier, held_ns }) => {
+                let (barrier, held_us) = (barrier.clone(), (now_ns - *held_ns) / 1000);
+                self.release();
+                match result {
+                    Ok(dumped) => self.dumped(now_ns, &barrier, held_us, dumped),
+                    Err(text) => self.end_checkpoint(now_ns, Err(text)),
+                }
+            }
+            (Done::Kept(result), Stage::Keep) => self.end_checkpoint(now_ns, result),
+            (Done::Prepared(Err(text)) | Done::Dumped(Err(text)), _) => {
+                self.end_checkpoint(now_ns, Err(text));
+            }
+            // Of one that was given up meanwhile.
+            _ => {}
+        }
+    }
+
+    fn dumped(&mut self, now_ns: u64, barrier: &Barrier, held_us: u64, dumped: Dumped) {
+        let unix_ns = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let manifest = Manifest {
+            cluster: self.config.cluster.name.clone(),
+            node: self.config.me().name.clone(),
+            taken_unix_ns: u64::try_from(unix_ns).unwrap_or(u64::MAX),
+            position: barrier.position,
+            floor: barrier.floor,
+            at_ns: barrier.at_ns,
+            reigns: barrier
+                .history
+                .iter()
+                .map(|e| Reign { epoch: e.epoch, start: e.start })
+                .collect(),
+            pending: dumped.pending,
+            output_file: self.app_log(),
+            frozen_us: dumped.frozen_us,
+            held_us,
+            pages: dumped.pages,
+            ..Manifest::default()
+        };
+        if let Some(under_way) = self.taking.as_mut().and_then(|t| t.under_way.as_mut()) {
+            let manifest = Box::new(manifest);
+            under_way.stage = Stage::Commit { manifest, since_ns: now_ns };
+        }
+        self.wait_for_commit(now_ns);
+    }
+
+    /// What a primary's application was given may turn out not to be history.
+    fn wait_for_commit(&mut self, now_ns: u64) {
+        let (committed, in_reign) = self.snapshot.as_ref().map_or((0, false), |s| {
+            (s.committed, matches!(s.role, DataRole::Lead(_) | DataRole::Follow(_)))
+        });
+        let over = self.restart_at_ns.is_some() || !in_reign || self.app != App::Ready;
+        let Some(taking) = &mut self.taking else { return };
+        let Some(under_way) = &mut taking.under_way else { return };
+        let failed = match &mut under_way.stage {
+            Stage::Hold { since_ns } if now_ns > *since_ns + HOLD_LIMIT_NS => {
+                self.release();
+                "the data path did not come to a barrier"
+            }
+            Stage::Commit { .. } if over => "the reign ended before the barrier was committed",
+            Stage::Commit { manifest, .. } if manifest.position <= committed => {
+                let manifest = std::mem::take(manifest);
+                under_way.stage = Stage::Keep;
+                match taking.submit(Job::Keep(manifest)) {
+                    Ok(()) => return,
+                    Err(text) => return self.end_checkpoint(now_ns, Err(text)),
+                }
+            }
+            Stage::Commit { since_ns, .. } if now_ns > *since_ns + COMMIT_LIMIT_NS => {
+                "what the application was given is not committed by the other nodes"
+            }
+            _ => return,
+        };
+        self.end_checkpoint(now_ns, Err(failed.into()));
+    }
+
+    fn end_checkpoint(&mut self, now_ns: u64, result: Result<Generation, String>) {
+        let Some(taking) = &mut self.taking else { return };
+        let Some(under_way) = taking.under_way.take() else { return };
+        let epoch = self.node.view(now_ns).epoch;
+        let response: Response = match result {
+            Ok(generation) => {
+                let took_ms = (now_ns - under_way.begun_ns) / MS;
+                let checkpoint = describe(&generation, took_ms);
+                let text = format!(
+                    "generation {} at {}: {} bytes, frozen {} us, held {} us, {took_ms} ms",
+                    checkpoint.generation,
+                    checkpoint.position,
+                    checkpoint.bytes,
+                    checkpoint.frozen_us,
+                    checkpoint.held_us,
+                );
+                taking.taken += 1;
+                taking.failed = None;
+                taking.newest = Some((checkpoint.clone(), now_ns));
+                self.note(now_ns, epoch, "checkpoint", text);
+                checkpoint.into()
+            }
+            Err(text) => {
+                let _ = taking.submit(Job::Discard);
+                taking.failed = Some(text.clone());
+                self.note(now_ns, epoch, "checkpoint_failed", text.clone());
+                ApiError::new(ErrorCode::Runtime, text).into()
+            }
+        };
+        if let Some(answer) = under_way.answer {
+            let _ = answer.send(response);
+        }
+    }
+}
+
+fn describe(generation: &Generation, took_ms: u64) -> Checkpoint {
+    let m = &generation.manifest;
+    Checkpoint {
+        generation: generation.number,
+        unix_ns: m.taken_unix_ns,
+        position: m.position,
+        floor: m.floor,
+        bytes: m.bytes(),
+        frozen_us: m.frozen_us,
+        held_us: m.held_us,
+        took_ms,
+        pending: m.pending.len() as u64,
+    }
+}

@@ -1,0 +1,60 @@
+//! Checkpoints: standing still for one, and feeding an application that was restored from one.
+
+use super::*;
+
+/// Whether the application is given anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hold {
+    /// It is.
+    Off,
+    /// It is not, but frames given before may still wait for the device.
+    Asked,
+    /// It is not, and all that was given before has left for the capsule.
+    On,
+}
+
+impl<P: Ports> Dataplane<P> {
+    pub(super) fn hold(&mut self) {
+        self.hold = Hold::Asked;
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        self.hold != Hold::Off
+    }
+
+    pub(super) fn report_hold(&mut self, now_ns: u64) {
+        if self.hold != Hold::Asked || !self.host_out.is_empty() {
+            return;
+        }
+        self.hold = Hold::On;
+        let position = self.apply.cursor();
+        let mut history = self.log.history().clone();
+        history.retain(|e| e.start < position);
+        let barrier = Barrier {
+            position,
+            floor: self.apply.floor(),
+            at_ns: self.log_clock_ns(now_ns),
+            history,
+        };
+        self.push_event(Event::Held(barrier));
+    }
+
+    /// The clone is another one from now on. What the log holds of the reign stays; if that ends
+    /// before the floor, the checkpoint stands for all that is missing.
+    pub(super) fn resume(&mut self, resume: &Resume) -> bool {
+        let floor = resume.barrier.floor;
+        if floor < self.log.start() || !matches!(self.role, Role::Idle | Role::Follow(_)) {
+            return false;
+        }
+        if floor > self.log.end() {
+            self.log.begin_at(floor, &resume.barrier.history);
+            self.committed = floor;
+            if let Role::Follow(r) = &mut self.role {
+                **r = Receiver::new(r.epoch, r.primary, floor);
+            }
+        }
+        self.retained.clear();
+        self.apply.resume(resume);
+        true
+    }
+}

@@ -1,0 +1,163 @@
+//! An application held at a barrier, and one restored from there on a node that joins late.
+
+use super::*;
+use understudy_fastpath::command::{Barrier, Resume};
+use understudy_fastpath::flows::FlowSeed;
+
+impl Rig {
+    /// Holds the application, and says where.
+    fn held(&mut self) -> Barrier {
+        self.order(Command::Hold);
+        self.poll();
+        let events: Vec<Event> = std::iter::from_fn(|| self.dp.poll_event()).collect();
+        let held = events.into_iter().find_map(|e| match e {
+            Event::Held(barrier) => Some(barrier),
+            _ => None,
+        });
+        held.expect("an application that is held")
+    }
+
+    fn resumed(&mut self, resume: Resume) -> bool {
+        self.order(Command::Resume(Box::new(resume)));
+        let events: Vec<Event> = std::iter::from_fn(|| self.dp.poll_event()).collect();
+        let resumed = events.into_iter().find_map(|e| match e {
+            Event::Resumed(resumed) => Some(resumed),
+            _ => None,
+        });
+        resumed.expect("an answer")
+    }
+}
+
+fn key() -> FlowKey {
+    Segment::parse(&from_client(0, 0, ACK, b"")).unwrap().key_from_client()
+}
+
+/// The connection after a request of 7 bytes and a reply of 5, which the client has not acknowledged.
+fn seed() -> FlowSeed {
+    FlowSeed {
+        key: key(),
+        rcv_nxt: cli(7),
+        rcv_edge: cli(7).wrapping_add(60_000),
+        snd_nxt: srv(5),
+        client_acked: srv(0),
+        client_edge: srv(0).wrapping_add(64_000),
+        scales: Some((7, 7)),
+        client_closed: false,
+        server_closed: false,
+    }
+}
+
+/// A primary with one request served, and a node that knows it and follows, but holds nothing.
+fn joiner() -> (Rig, Rig, Rig) {
+    let (mut a, mut b) = trio_pair(CommitPolicy::Quorum);
+    handshake(&mut a, &mut b);
+    request(&mut a, &mut b, b"request");
+    a.give(PortRole::Host, from_server(srv(0), cli(7), ACK, 500, b"reply"));
+    exchange(&mut a, &mut b, 10);
+    a.sent(PortRole::Host);
+    a.sent(PortRole::Client);
+    let mut c = Rig::new(3, CommitPolicy::Quorum);
+    c.now_ns = a.now_ns;
+    acquaint(&mut a, &mut c);
+    (a, b, c)
+}
+
+fn follow(c: &mut Rig) {
+    c.order(Command::Follow { epoch: 1, primary: 1, cut: u64::MAX });
+}
+
+fn payloads(frames: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let segments = segments(frames);
+    let payload = |(f, s): (&Vec<u8>, &Segment)| f[f.len() - s.payload_len as usize..].to_vec();
+    frames.iter().zip(&segments).map(payload).filter(|p| !p.is_empty()).collect()
+}
+
+#[test]
+fn a_held_application_is_given_nothing_and_then_everything() {
+    let (mut a, mut b, _) = joiner();
+    for primary in [true, false] {
+        b.sent(PortRole::Host);
+        let at = if primary { a.held() } else { b.held() };
+        assert_eq!(at.position, a.dp.log().end());
+        assert_eq!((at.floor <= at.position, at.history.len()), (true, 1));
+        let (seq, ack) = if primary { (7, 5) } else { (13, 5) };
+        a.give(PortRole::Client, from_client(cli(seq), srv(ack), ACK, b"second"));
+        exchange(&mut a, &mut b, 20);
+        let held = if primary { &mut a } else { &mut b };
+        assert!(payloads(&held.sent(PortRole::Host)).is_empty());
+        assert!(a.dp.log().end() > at.position && a.dp.log().end() == b.dp.log().end());
+        // The clone has to answer before it is given more.
+        b.give(PortRole::Host, from_server(srv(0), cli(seq), ACK, 500, b"reply"));
+        let held = if primary { &mut a } else { &mut b };
+        held.order(Command::Release);
+        exchange(&mut a, &mut b, 20);
+        let held = if primary { &mut a } else { &mut b };
+        assert_eq!(payloads(&held.sent(PortRole::Host)), [b"second"]);
+    }
+}
+
+#[test]
+fn a_restored_clone_goes_on_at_its_barrier() {
+    let (mut a, mut b, mut c) = joiner();
+    let barrier = a.held();
+    a.order(Command::Release);
+    follow(&mut c);
+    let (floor, flows) = (barrier.floor, vec![seed()]);
+    assert!(c.resumed(Resume { barrier, flows, pending: vec![] }));
+    a.give(PortRole::Client, from_client(cli(7), srv(5), ACK, b"second"));
+    exchange(&mut a, &mut c, 40);
+    assert_eq!(c.dp.log().start(), floor);
+    assert_eq!(c.dp.log().end(), a.dp.log().end());
+    assert_eq!(payloads(&c.sent(PortRole::Host)), [b"second"]);
+    // It takes over, and the connection is its own.
+    exchange(&mut b, &mut c, 2);
+    c.give(PortRole::Host, from_server(srv(5), cli(13), ACK, 500, b"more"));
+    c.poll();
+    acquaint(&mut b, &mut c);
+    c.order(Command::Lead { epoch: 2, serve: true });
+    b.order(Command::Follow { epoch: 2, primary: 3, cut: c.dp.log().end() });
+    exchange(&mut b, &mut c, 40);
+    assert_eq!(payloads(&c.sent(PortRole::Client)), [b"more"], "retained, and sent at takeover");
+}
+
+/// Between floor and barrier lies what the kernel had not finished with.
+#[test]
+fn a_handshake_that_was_not_accepted_is_adopted_and_all_else_is_not_repeated() {
+    for pending in [vec![key()], vec![]] {
+        let (mut a, mut b) = trio_pair(CommitPolicy::Quorum);
+        let early = a.held();
+        a.order(Command::Release);
+        handshake(&mut a, &mut b);
+        request(&mut a, &mut b, b"unread");
+        let mut barrier = a.held();
+        a.order(Command::Release);
+        barrier.floor = early.floor;
+        let mut c = Rig::new(3, CommitPolicy::Quorum);
+        c.now_ns = a.now_ns;
+        acquaint(&mut a, &mut c);
+        follow(&mut c);
+        let wanted = pending.len();
+        assert!(c.resumed(Resume { barrier, flows: vec![], pending }));
+        exchange(&mut a, &mut c, 300);
+        assert_eq!(c.dp.log().end(), a.dp.log().end());
+        assert_eq!(c.q.borrow().adopted.len(), wanted);
+        assert_eq!(payloads(&c.sent(PortRole::Host)).len(), wanted);
+        assert_eq!(c.counter("seen_before") > 0, wanted == 0);
+    }
+}
+
+#[test]
+fn a_checkpoint_that_does_not_fit_is_refused() {
+    let (mut a, mut b, _) = joiner();
+    let barrier = a.held();
+    a.order(Command::Release);
+    let resume = |barrier| Resume { barrier, flows: vec![], pending: vec![] };
+    assert!(!a.resumed(resume(barrier.clone())), "a primary is no clone");
+    let end = b.dp.log().end();
+    assert!(b.resumed(resume(barrier.clone())), "what the log holds stays");
+    assert_eq!((b.dp.log().start(), b.dp.log().end()), (0, end));
+    let mut c = Rig::new(3, CommitPolicy::Quorum);
+    let older = Barrier { floor: barrier.floor - 8, ..barrier.clone() };
+    assert!(c.resumed(resume(barrier)));
+    assert!(!c.resumed(resume(older)), "the log here begins later");
+}

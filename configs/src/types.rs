@@ -492,11 +492,15 @@ pub struct CheckpointConfig {
     pub keep: usize,
     /// Time between two checkpoints; 0: only when asked for.
     pub interval_s: u64,
+    /// A checkpoint is taken when so much of the log was written since the last; 0: never for that.
+    pub log_fill_percent: u64,
+    /// What other nodes are sent at most, in MiB a second; 0: no limit.
+    pub transfer_mb_s: u64,
 }
 
 impl Default for CheckpointConfig {
     fn default() -> Self {
-        Self { keep: 3, interval_s: 0 }
+        Self { keep: 3, interval_s: 0, log_fill_percent: 0, transfer_mb_s: 100 }
     }
 }
 

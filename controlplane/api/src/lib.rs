@@ -27,7 +27,8 @@ pub use codec::{DecodeError, decode_request, decode_response, encode_request, en
 pub use error::{ApiError, ErrorCode};
 pub use types::{
     Arbiter, Checkpoint, Checkpoints, Conn, Conns, Gate, KeyPath, KeyPeer, Keys, LogPositions,
-    Peer, Register, Request, Response, Role, Service, Status, SwitchoverDone, TimelineEvent,
+    Peer, Register, Request, Response, Restoring, Role, Service, Status, SwitchoverDone,
+    TimelineEvent,
 };
 
 /// Version of the requests.

@@ -333,6 +333,28 @@ pub struct Checkpoints {
     pub age_ms: Option<u64>,
     /// Why the last attempt failed; `None` if it did not.
     pub failed_because: Option<String>,
+    /// How often the application was brought back from one since the daemon started.
+    pub restored: u64,
+    /// The restoration that is under way or is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restoring: Option<Restoring>,
+}
+
+/// A node that needs a checkpoint to be whole again, on its way.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restoring {
+    /// What it does.
+    pub stage: String,
+    /// Since it found that it needs one.
+    pub since_ms: u64,
+    /// Bytes of the checkpoint that are here.
+    pub bytes_done: u64,
+    /// Bytes of the checkpoint; 0 until known.
+    pub bytes_total: u64,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// Why the last attempt failed.
+    pub failed_because: Option<String>,
 }
 
 /// A checkpoint of the application.

@@ -11,14 +11,17 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use understudy_linux::capsule::App;
+use understudy_image::{SocketImage, Timestamps};
+use understudy_linux::capsule::{self, App};
+use understudy_linux::image::{self, TsClock};
 use understudy_linux::netns::NetNs;
 
 use crate::error::{Error, Result, file};
+use crate::manifest::{Clock, Manifest};
 use crate::pending::pending;
-use crate::state::replace;
+use crate::state;
 
 /// Older ones fail on kernels that can adopt connections.
 const VERSION_MIN: &str = "4.0";
@@ -49,8 +52,12 @@ pub struct Criu {
 }
 
 /// What a dump did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dumped {
+    /// For which moment `clocks` is told.
+    pub taken: SystemTime,
+    /// The clocks of its connections.
+    pub clocks: Vec<Clock>,
     /// How long the application stood still, microseconds.
     pub frozen_us: u64,
     /// Pages written, 4 KiB each.
@@ -108,6 +115,16 @@ impl Criu {
             fs::create_dir_all(made).map_err(file("make", made))?;
         }
         let script = write_script(work, state_dirs, state)?;
+        let (taken, clocks) = image::clocks(&capsule::tree(pid))?;
+        let clocks = clocks
+            .into_iter()
+            .map(|TsClock { local, remote, at: Timestamps { value, micros } }| Clock {
+                local,
+                remote,
+                value,
+                micros,
+            })
+            .collect();
         let mut command = self.command("dump", images, work);
         command.args(["--tree", &pid.to_string(), "--leave-running", "--skip-in-flight"]);
         command.args(["--ghost-limit", GHOST_BYTES_MAX, "--link-remap"]);
@@ -119,7 +136,7 @@ impl Criu {
         let stats = work.join("stats-dump");
         let (frozen_us, pages) =
             stats_of(&fs::read(&stats).map_err(file("read", &stats))?).unwrap_or_default();
-        Ok(Dumped { frozen_us, pages, pending: pending(&text) })
+        Ok(Dumped { taken, clocks, frozen_us, pages, pending: pending(&text) })
     }
 
     /// Brings what [`Criu::dump`] saved in `dir` to life again, stopped until [`App::go_on`]. What
@@ -137,10 +154,7 @@ impl Criu {
     ) -> Result<App> {
         fs::create_dir_all(work).map_err(file("make", work))?;
         for (at, state_dir) in state_dirs.iter().enumerate() {
-            let left_out = replace(&dir.join(STATE).join(at.to_string()), state_dir)?;
-            if left_out > 0 {
-                tracing::warn!("{}: {left_out} special files left out", state_dir.display());
-            }
+            state::replace(&dir.join(STATE).join(packed(at)), state_dir)?;
         }
         let pid_file = work.join("pid");
         let _ = fs::remove_file(&pid_file);
@@ -163,6 +177,21 @@ impl Criu {
                 log: work.join("restore.log"),
             })
         })
+    }
+
+    /// Reads the connections of a restored application, which still stands still, and sets their
+    /// clocks; `age`: since the checkpoint was taken.
+    ///
+    /// # Errors
+    /// A connection that cannot be read.
+    pub fn renew(app: &App, manifest: &Manifest, age: Duration) -> Result<Vec<SocketImage>> {
+        let clock = |c: &Clock| TsClock {
+            local: c.local,
+            remote: c.remote,
+            at: Timestamps { value: c.value, micros: c.micros },
+        };
+        let clocks: Vec<TsClock> = manifest.clocks.iter().map(clock).collect();
+        Ok(image::renew(&app.processes(), age, &clocks)?)
     }
 
     fn command(&self, what: &'static str, images: &Path, work: &Path) -> Command {
@@ -213,7 +242,7 @@ fn errors_in(log: &Path) -> Option<String> {
     (!errors.is_empty()).then(|| errors.join("; "))
 }
 
-fn write_script(work: &Path, state_dirs: &[PathBuf], state: &Path) -> Result<PathBuf> {
+fn write_script(work: &Path, state_dirs: &[PathBuf], packed_dir: &Path) -> Result<PathBuf> {
     let path = work.join("action.sh");
     let _ = fs::remove_file(&path);
     let mut script = OpenOptions::new()
@@ -224,11 +253,15 @@ fn write_script(work: &Path, state_dirs: &[PathBuf], state: &Path) -> Result<Pat
         .map_err(file("make", &path))?;
     let mut text = SCRIPT.to_string();
     for (at, dir) in state_dirs.iter().enumerate() {
-        let (from, to) = (quoted(dir)?, quoted(&state.join(at.to_string()))?);
-        text += &format!("cp -a --reflink=auto -T -- {from} {to}\n");
+        text += &state::packing(&quoted(dir)?, &quoted(&packed_dir.join(packed(at)))?);
     }
     script.write_all(text.as_bytes()).map_err(file("write", &path))?;
     Ok(path)
+}
+
+/// File name of the state directory of this number.
+fn packed(at: usize) -> String {
+    format!("{at}.tar")
 }
 
 /// As one word of a shell's.

@@ -58,6 +58,20 @@ pub enum Error {
     /// Nothing that could be used.
     #[error("no sound checkpoint in {}", .0.display())]
     None(PathBuf),
+    /// Another node's, or the connection to it.
+    #[error("no checkpoint from another node: {0}")]
+    Transfer(String),
+    /// The address where others ask.
+    #[error(
+        "cannot listen on {address} for nodes that need a checkpoint: {source}; give this machine \
+         that address or correct nodes.address"
+    )]
+    Listen {
+        /// TCP, the same as the second path's.
+        address: std::net::SocketAddr,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// The kernel.
     #[error(transparent)]
     Linux(#[from] understudy_linux::Error),

@@ -1,5 +1,5 @@
 //! Checkpoints of the application: taking them from the running process, keeping the last
-//! generations of them, and restoring one.
+//! generations of them, giving them to other nodes, and restoring one.
 //!
 //! A checkpoint is what the application's processes were at a barrier of the capture log, with
 //! their connections, and the contents of the service's state directories. What was on its way
@@ -14,8 +14,9 @@ mod manifest;
 mod pending;
 mod state;
 mod store;
+pub mod transfer;
 
 pub use criu::{Criu, Dumped};
 pub use error::{Error, Result};
-pub use manifest::{FileEntry, Manifest, Reign};
+pub use manifest::{Clock, FileEntry, Manifest, Reign};
 pub use store::{Draft, Generation, Store};

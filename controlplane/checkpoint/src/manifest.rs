@@ -29,6 +29,20 @@ pub struct FileEntry {
     pub crc32: u32,
 }
 
+/// What the clock of a connection's timestamp option showed when the checkpoint was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Clock {
+    /// The service's end.
+    pub local: SocketAddr,
+    /// The client's.
+    pub remote: SocketAddr,
+    /// As `TCP_TIMESTAMP` tells it.
+    pub value: u32,
+    /// Whether it counts microseconds, not milliseconds.
+    pub micros: bool,
+}
+
 /// A checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -39,7 +53,7 @@ pub struct Manifest {
     pub cluster: String,
     /// The node that took it.
     pub node: String,
-    /// Wall clock, nanoseconds since 1970: for people.
+    /// Wall clock of the node that holds this, nanoseconds since 1970.
     pub taken_unix_ns: u64,
     /// The barrier: the application has been given everything before this position of the log.
     pub position: u64,
@@ -51,6 +65,8 @@ pub struct Manifest {
     pub reigns: Vec<Reign>,
     /// Connections that the application had not accepted: (client, service).
     pub pending: Vec<(SocketAddr, SocketAddr)>,
+    /// The clocks of its connections.
+    pub clocks: Vec<Clock>,
     /// Where the application's output went, on the node that took it.
     pub output_file: String,
     /// How long the application stood still, microseconds.

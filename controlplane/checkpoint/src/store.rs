@@ -1,8 +1,10 @@
 //! The generations that a node keeps: one directory each, complete or not there.
 //!
 //! A draft is written under a name of its own, synced, given its manifest, and renamed; whatever a
-//! crash leaves of it is removed at the next start. A generation is believed only after every file
-//! has the length and the checksum that the manifest names.
+//! crash leaves of it is removed at the next start. A generation that comes from another node is
+//! written under a name that tells which, and stays when it is interrupted, to be continued. A
+//! generation is believed only after every file has the length and the checksum that the manifest
+//! names. One that did not restore is put aside.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -11,14 +13,19 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result, file};
 use crate::manifest::{FileEntry, Manifest, VERSION};
 
-const MANIFEST: &str = "manifest.toml";
+pub(crate) const MANIFEST: &str = "manifest.toml";
 const DRAFT: &str = "draft";
+const INCOMING: &str = "incoming";
+/// The last one that did not restore, for whoever wants to know why.
+const REJECTED: &str = "rejected";
+/// Names the generation that is being restored: if that ends the daemon, it is not tried again.
+const TRYING: &str = "trying";
 /// Longer manifests are damage.
-const MANIFEST_BYTES_MAX: u64 = 16 << 20;
+pub(crate) const MANIFEST_BYTES_MAX: u64 = 16 << 20;
 const READ_BYTES: usize = 1 << 18;
 
 /// A node's checkpoints.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Store {
     dir: PathBuf,
     keep: usize,
@@ -35,12 +42,12 @@ pub struct Generation {
     pub manifest: Manifest,
 }
 
-/// A generation in the making; dropped, it is gone.
+/// A generation in the making; dropped, it is gone, unless it comes from another node.
 #[derive(Debug)]
 pub struct Draft {
     number: u64,
     dir: PathBuf,
-    done: bool,
+    stays: bool,
 }
 
 impl Store {
@@ -57,7 +64,35 @@ impl Store {
                 remove(&entry.path());
             }
         }
+        store.reject_tried();
         Ok(store)
+    }
+
+    /// An earlier life began to restore it and was not seen to succeed.
+    fn reject_tried(&self) {
+        let tried = fs::read_to_string(self.dir.join(TRYING)).ok().and_then(|n| n.parse().ok());
+        if let Some(number) = tried {
+            tracing::warn!("checkpoint {number} was being restored when the daemon ended");
+            if let Err(e) = self.reject(number) {
+                tracing::warn!("{e}");
+            }
+            self.set_trying(None);
+        }
+    }
+
+    /// Which generation is being restored; `None`: none any more.
+    pub fn set_trying(&self, number: Option<u64>) {
+        let path = self.dir.join(TRYING);
+        let done = match number {
+            Some(number) => fs::write(&path, number.to_string()),
+            None => fs::remove_file(&path).or_else(|e| match e.kind() {
+                std::io::ErrorKind::NotFound => Ok(()),
+                _ => Err(e),
+            }),
+        };
+        if let Err(e) = done {
+            tracing::warn!("cannot write {}: {e}", path.display());
+        }
     }
 
     /// Numbers of the generations, newest first.
@@ -77,20 +112,64 @@ impl Store {
     /// # Errors
     /// If its directory cannot be made.
     pub fn begin(&self) -> Result<Draft> {
-        let number = self.numbers()?.first().map_or(1, |n| n + 1);
+        let number = self.next_number()?;
         let dir = self.dir.join(format!("{DRAFT}-{number}"));
         remove(&dir);
         fs::create_dir_all(&dir).map_err(file("make", &dir))?;
-        Ok(Draft { number, dir, done: false })
+        Ok(Draft { number, dir, stays: false })
+    }
+
+    /// Begins or continues a generation that comes from elsewhere and is known as `name` there.
+    /// Only one does at a time: others that were begun are removed.
+    ///
+    /// # Errors
+    /// If its directory cannot be made.
+    pub fn begin_incoming(&self, name: &str) -> Result<Draft> {
+        let number = self.next_number()?;
+        let dir = self.dir.join(format!("{INCOMING}-{name}"));
+        for entry in fs::read_dir(&self.dir).map_err(file("read", &self.dir))?.flatten() {
+            let other = entry.file_name().to_string_lossy().starts_with(INCOMING);
+            if other && entry.path() != dir {
+                remove(&entry.path());
+            }
+        }
+        fs::create_dir_all(&dir).map_err(file("make", &dir))?;
+        Ok(Draft { number, dir, stays: true })
+    }
+
+    fn next_number(&self) -> Result<u64> {
+        Ok(self.numbers()?.first().map_or(1, |n| n + 1))
     }
 
     /// Makes the draft a generation, durably, and removes those beyond the number that is kept.
     ///
     /// # Errors
     /// If it cannot be written; nothing of it stays then.
-    pub fn commit(&self, mut draft: Draft, mut manifest: Manifest) -> Result<Generation> {
+    pub fn commit(&self, draft: Draft, mut manifest: Manifest) -> Result<Generation> {
         manifest.version = VERSION;
         manifest.files = sync_all(&draft.dir)?;
+        self.finish(draft, manifest)
+    }
+
+    /// As [`Store::commit`], of one that came from elsewhere, whose files are known.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if what arrived is not what the manifest names.
+    pub fn commit_incoming(&self, mut draft: Draft, manifest: Manifest) -> Result<Generation> {
+        let damaged = |what: String| Error::Damaged { generation: draft.number, what };
+        let checked = match sync_all(&draft.dir) {
+            Ok(files) if files == manifest.files => Ok(()),
+            Ok(files) => Err(damaged(differs(&files, &manifest.files))),
+            Err(e) => Err(damaged(e.to_string())),
+        };
+        if let Err(e) = checked {
+            draft.stays = false;
+            return Err(e);
+        }
+        self.finish(draft, manifest)
+    }
+
+    fn finish(&self, mut draft: Draft, manifest: Manifest) -> Result<Generation> {
         let text = toml::to_string(&manifest).expect("a manifest is plain data");
         let path = draft.dir.join(MANIFEST);
         fs::write(&path, text).map_err(file("write", &path))?;
@@ -98,7 +177,7 @@ impl Store {
         sync(&draft.dir)?;
         let dir = self.dir.join(draft.number.to_string());
         fs::rename(&draft.dir, &dir).map_err(file("rename", &draft.dir))?;
-        draft.done = true;
+        draft.stays = true;
         sync(&self.dir)?;
         for old in self.numbers()?.into_iter().skip(self.keep) {
             remove(&self.dir.join(old.to_string()));
@@ -115,12 +194,6 @@ impl Store {
         let damaged = |what: String| Error::Damaged { generation: number, what };
         let manifest = read_manifest(&dir).map_err(|what| damaged(what.to_string()))?;
         for entry in &manifest.files {
-            let inside = Path::new(&entry.path)
-                .components()
-                .all(|c| matches!(c, std::path::Component::Normal(_)));
-            if !inside {
-                return Err(damaged(format!("it names {}", entry.path)));
-            }
             match checksum(&dir.join(&entry.path)) {
                 Ok((len, crc32)) if (len, crc32) == (entry.len, entry.crc32) => {}
                 Ok(_) => return Err(damaged(format!("{} is not what was written", entry.path))),
@@ -135,7 +208,20 @@ impl Store {
     /// # Errors
     /// [`Error::None`] if there is none.
     pub fn newest(&self) -> Result<Generation> {
+        self.newest_that(|_| true)
+    }
+
+    /// The newest generation that is sound and fits.
+    ///
+    /// # Errors
+    /// [`Error::None`] if there is none.
+    pub fn newest_that(&self, fits: impl Fn(&Manifest) -> bool) -> Result<Generation> {
         for number in self.numbers()? {
+            // One that cannot be read is named below.
+            let manifest = read_manifest(&self.dir.join(number.to_string()));
+            if manifest.is_ok_and(|m| !fits(&m)) {
+                continue;
+            }
             match self.load(number) {
                 Ok(generation) => return Ok(generation),
                 Err(e) => tracing::warn!("{e}; the generation before it is used"),
@@ -143,9 +229,24 @@ impl Store {
         }
         Err(Error::None(self.dir.clone()))
     }
+
+    /// Puts a generation aside that did not restore; the one put aside before it is removed.
+    ///
+    /// # Errors
+    /// If it cannot be renamed.
+    pub fn reject(&self, number: u64) -> Result<()> {
+        let (dir, aside) = (self.dir.join(number.to_string()), self.dir.join(REJECTED));
+        remove(&aside);
+        fs::rename(&dir, &aside).map_err(file("put aside", &dir))
+    }
 }
 
 impl Draft {
+    /// Whoever interrupts it may not continue it later.
+    pub fn discard(mut self) {
+        self.stays = false;
+    }
+
     /// Where its files belong.
     #[must_use]
     pub fn dir(&self) -> &Path {
@@ -161,7 +262,7 @@ impl Draft {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        if !self.done {
+        if !self.stays {
             remove(&self.dir);
         }
     }
@@ -181,20 +282,40 @@ fn sync(path: &Path) -> Result<()> {
     opened.sync_all().map_err(file("write", path))
 }
 
+/// In which file two lists differ first.
+fn differs(found: &[FileEntry], named: &[FileEntry]) -> String {
+    let missing = named.iter().find(|entry| !found.contains(entry));
+    let entry = missing.or_else(|| found.iter().find(|entry| !named.contains(entry)));
+    entry.map_or_else(String::new, |entry| format!("{} is not what was written", entry.path))
+}
+
 fn read_manifest(dir: &Path) -> Result<Manifest> {
     let path = dir.join(MANIFEST);
     let opened = File::open(&path).map_err(file("open", &path))?;
     let mut text = String::new();
     opened.take(MANIFEST_BYTES_MAX).read_to_string(&mut text).map_err(file("read", &path))?;
-    let invalid = |what: String| file("understand", &path)(std::io::Error::other(what));
-    let manifest: Manifest = toml::from_str(&text).map_err(|e| invalid(e.to_string()))?;
+    parse_manifest(&text, &path)
+}
+
+pub(crate) fn parse_manifest(text: &str, path: &Path) -> Result<Manifest> {
+    let invalid = |what: String| file("understand", path)(std::io::Error::other(what));
+    let manifest: Manifest = toml::from_str(text).map_err(|e| invalid(e.to_string()))?;
     if manifest.version != VERSION {
         return Err(invalid(format!("version {}, not {VERSION}", manifest.version)));
     }
     if manifest.floor > manifest.position {
         return Err(invalid("the floor is after the barrier".into()));
     }
+    if let Some(entry) = manifest.files.iter().find(|entry| !is_inside(&entry.path)) {
+        return Err(invalid(format!("it names {}", entry.path)));
+    }
     Ok(manifest)
+}
+
+/// A path that stays below the checkpoint's directory.
+fn is_inside(path: &str) -> bool {
+    let normal = |c| matches!(c, std::path::Component::Normal(_));
+    !path.is_empty() && Path::new(path).components().all(normal)
 }
 
 /// Every file below `dir`, durable from now on.
@@ -223,7 +344,7 @@ fn sync_all(dir: &Path) -> Result<Vec<FileEntry>> {
     Ok(files)
 }
 
-fn checksum(path: &Path) -> Result<(u64, u32)> {
+pub(crate) fn checksum(path: &Path) -> Result<(u64, u32)> {
     let mut from = File::open(path).map_err(file("open", path))?;
     let (mut hasher, mut len) = (crc32fast::Hasher::new(), 0);
     let mut buffer = vec![0; READ_BYTES];
@@ -278,6 +399,27 @@ mod tests {
         let error = store.load(1).unwrap_err().to_string();
         assert!(error.contains("it names ../x"), "{error}");
         assert!(matches!(store.newest(), Err(Error::None(_))));
+    }
+
+    #[test]
+    fn what_did_not_restore_is_put_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), 9).unwrap();
+        for n in 0..4 {
+            add(&store, &[n; 10]);
+        }
+        store.reject(4).unwrap();
+        assert_eq!(store.newest().unwrap().number, 3);
+        store.set_trying(Some(3));
+        store.set_trying(None);
+        assert_eq!(Store::open(dir.path(), 9).unwrap().newest().unwrap().number, 3);
+        store.set_trying(Some(3));
+        let store = Store::open(dir.path(), 9).unwrap();
+        assert_eq!(store.newest().unwrap().number, 2);
+        assert_eq!(Store::open(dir.path(), 9).unwrap().newest().unwrap().number, 2);
+        let of_one = |m: &Manifest| m.position == 80;
+        assert_eq!(store.newest_that(of_one).unwrap().number, 2);
+        assert!(matches!(store.newest_that(|m| m.position > 80), Err(Error::None(_))));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use understudy_checkpoint::{Criu, Manifest, Store};
 use understudy_linux::capsule::{App, AppSpec};
-use understudy_linux::image::renew;
+use understudy_linux::image;
 use understudy_linux::netns::NetNs;
 use understudy_linux::rtnl::{self, VethSpec};
 
@@ -106,12 +106,12 @@ fn a_redis_goes_on_elsewhere_with_its_connections_and_files() {
     let (draft, work) = (store.begin().unwrap(), dir.join("criu"));
     let begun = Instant::now();
     let dumped = criu.dump(&first, app.pid(), &state_dirs, draft.dir(), &work).unwrap();
-    let taken = Instant::now();
     println!("criu {}: dump {:?}, {dumped:?}", criu.version(), begun.elapsed());
     assert!(dumped.frozen_us > 0 && dumped.pages > 100, "{dumped:?}");
     assert!(dumped.pending.is_empty());
     let output_file = dir.join("output").to_str().unwrap().to_string();
-    let manifest = Manifest { output_file, ..Manifest::default() };
+    let manifest = Manifest { output_file, clocks: dumped.clocks, ..Manifest::default() };
+    assert_eq!(manifest.clocks.len(), 1);
     store.commit(draft, manifest).unwrap();
 
     // It went on, and what it does now is lost with its machine.
@@ -126,7 +126,14 @@ fn a_redis_goes_on_elsewhere_with_its_connections_and_files() {
     let begun = Instant::now();
     let output = (generation.manifest.output_file.as_str(), output);
     let app = criu.restore(&second, &state_dirs, &generation.dir, &work, output).unwrap();
-    let images = renew(&app.processes(), taken.elapsed()).unwrap();
+    let age = dumped.taken.elapsed().unwrap();
+    let images = Criu::renew(&app, &generation.manifest, age).unwrap();
+    // What the clock shows goes on where it was: the kernel's tick is a millisecond.
+    let (_, clocks) = image::clocks(&app.processes()).unwrap();
+    let before = generation.manifest.clocks[0].value;
+    let shown = clocks[0].at.value.wrapping_sub(before);
+    let passed = dumped.taken.elapsed().unwrap().as_millis() as u32;
+    assert!(shown.abs_diff(passed) <= 4, "{shown} ticks in {passed} ms");
     println!("restore {:?}, {} connections", begun.elapsed(), images.len());
     assert_eq!(images.len(), 1);
     assert_eq!(images[0].remote, client.0.get_ref().local_addr().unwrap());

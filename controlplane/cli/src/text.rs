@@ -375,6 +375,17 @@ fn checkpoints(c: &Checkpoints, out: &mut String) {
     if let Some(why) = &c.failed_because {
         field(out, "Image", &format!("failed: {why}"));
     }
+    if let Some(r) = &c.restoring {
+        let so_far = match r.bytes_total {
+            0 => String::new(),
+            total => format!(", {} of {}", bytes(r.bytes_done), bytes(total)),
+        };
+        let line = format!("{} since {}{so_far}", r.stage, duration(r.since_ms));
+        field(out, "Restore", &line);
+        if let Some(why) = &r.failed_because {
+            field(out, "Restore", &format!("attempt {}: {why}", r.attempts));
+        }
+    }
 }
 
 pub fn keys(k: &Keys) -> String {

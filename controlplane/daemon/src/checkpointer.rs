@@ -1,13 +1,24 @@
-//! The helper thread that takes checkpoints: CRIU and disks take their time.
+//! The helper thread for checkpoints: CRIU, disks and other nodes take their time. It takes them,
+//! gets them from elsewhere, and restores them.
 
+use std::fs::OpenOptions;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use crossbeam::channel::{Receiver, Sender, bounded};
+use tracing::{info, warn};
+use understudy_checkpoint::transfer::{Fetched, Progress, Wanted, fetch};
 use understudy_checkpoint::{Criu, Draft, Dumped, Generation, Manifest, Store};
 use understudy_config::Config;
+use understudy_image::SocketImage;
+use understudy_linux::capsule::App;
 use understudy_linux::netns::NetNs;
+use understudy_linux::socks;
+
+use crate::keys::Keys;
 
 /// One checkpoint is under way at a time, and one order of it.
 const QUEUE_MAX: usize = 4;
@@ -22,6 +33,29 @@ pub enum Job {
     Keep(Box<Manifest>),
     /// It may not.
     Discard,
+    /// Find one that fits, here or elsewhere.
+    Obtain(Box<Search>),
+    /// Bring the application back as it was; what was there of it is gone.
+    Restore { generation: Box<Generation>, ns: Arc<NetNs>, output: PathBuf },
+    /// The application that was restored goes on well.
+    Settled,
+    /// This one did not come back to life.
+    Reject(u64),
+}
+
+/// Which checkpoint, and where to look for it.
+pub struct Search {
+    pub wanted: Wanted,
+    /// One of this node's own would do.
+    pub own: bool,
+    /// Who may have one, the one to ask first at the front.
+    pub sources: Vec<(String, SocketAddr)>,
+}
+
+/// An application as it was, standing still.
+pub struct Restored {
+    pub app: App,
+    pub connections: Vec<SocketImage>,
 }
 
 /// What it has done.
@@ -29,45 +63,49 @@ pub enum Done {
     Prepared(Result<(), String>),
     Dumped(Result<Dumped, String>),
     Kept(Result<Generation, String>),
+    /// And where it came from.
+    Obtained(Result<(Box<Generation>, String), String>),
+    Restored(Result<Box<Restored>, String>),
 }
 
 /// The control thread's end.
 pub struct Checkpointer {
     pub submit: Sender<Job>,
     pub done: Receiver<Done>,
+    /// Of what is being fetched.
+    pub progress: Arc<Progress>,
 }
 
 struct Worker {
     config: Arc<Config>,
+    keys: Keys,
     store: Store,
     draft: Option<(Criu, Draft)>,
+    progress: Arc<Progress>,
 }
 
 impl Checkpointer {
     /// Starts the thread.
-    pub fn start(config: &Arc<Config>) -> anyhow::Result<Checkpointer> {
-        let dir = config.control.state_dir.join("checkpoints");
-        let store = Store::open(&dir, config.checkpoint.keep)?;
+    pub fn start(config: &Arc<Config>, store: Store, keys: Keys) -> anyhow::Result<Checkpointer> {
         let (submit, jobs) = bounded::<Job>(QUEUE_MAX);
         let (report, done) = bounded(QUEUE_MAX);
-        let mut worker = Worker { config: Arc::clone(config), store, draft: None };
+        let progress = Arc::new(Progress::default());
+        let mut worker = Worker {
+            config: Arc::clone(config),
+            keys,
+            store,
+            draft: None,
+            progress: Arc::clone(&progress),
+        };
         std::thread::Builder::new().name("checkpointer".into()).spawn(move || {
             for job in jobs {
-                let done = match job {
-                    Job::Prepare => Some(Done::Prepared(said(worker.prepare()))),
-                    Job::Dump { pid, ns } => Some(Done::Dumped(said(worker.dump(pid, &ns)))),
-                    Job::Keep(manifest) => Some(Done::Kept(said(worker.keep(*manifest)))),
-                    Job::Discard => {
-                        worker.draft = None;
-                        None
-                    }
-                };
+                let done = worker.carry_out(job);
                 if done.is_some_and(|done| report.send(done).is_err()) {
                     break;
                 }
             }
         })?;
-        Ok(Checkpointer { submit, done })
+        Ok(Checkpointer { submit, done, progress })
     }
 }
 
@@ -76,6 +114,28 @@ fn said<T>(result: anyhow::Result<T>) -> Result<T, String> {
 }
 
 impl Worker {
+    fn carry_out(&mut self, job: Job) -> Option<Done> {
+        match job {
+            Job::Prepare => return Some(Done::Prepared(said(self.prepare()))),
+            Job::Dump { pid, ns } => return Some(Done::Dumped(said(self.dump(pid, &ns)))),
+            Job::Keep(manifest) => return Some(Done::Kept(said(self.keep(*manifest)))),
+            Job::Obtain(search) => return Some(Done::Obtained(said(self.obtain(&search)))),
+            Job::Restore { generation, ns, output } => {
+                let restored = self.restore(&generation, &ns, output);
+                return Some(Done::Restored(said(restored.map(Box::new))));
+            }
+            Job::Discard => self.draft = None,
+            Job::Settled => self.store.set_trying(None),
+            Job::Reject(number) => {
+                self.store.set_trying(None);
+                if let Err(e) = self.store.reject(number) {
+                    warn!("{e}");
+                }
+            }
+        }
+        None
+    }
+
     fn work_dir(&self) -> PathBuf {
         self.config.control.state_dir.join("criu")
     }
@@ -99,5 +159,53 @@ impl Worker {
     fn keep(&mut self, manifest: Manifest) -> anyhow::Result<Generation> {
         let (_, draft) = self.draft.take().context("nothing was dumped")?;
         Ok(self.store.commit(draft, manifest)?)
+    }
+
+    fn obtain(&mut self, search: &Search) -> anyhow::Result<(Box<Generation>, String)> {
+        Criu::find()?;
+        let wanted = &search.wanted;
+        if search.own
+            && let Ok(generation) = self.store.newest_that(|m| wanted.fits(m))
+        {
+            return Ok((Box::new(generation), "this node's own".into()));
+        }
+        let mut errors = Vec::new();
+        for (name, address) in &search.sources {
+            let identity = self.keys.identity();
+            match fetch(*address, &identity, wanted, &self.store, &self.progress) {
+                Ok(Fetched { generation, bytes, took }) => {
+                    let text = format!("from {name}: {bytes} bytes in {} ms", took.as_millis());
+                    return Ok((Box::new(generation), text));
+                }
+                Err(e) => errors.push(format!("{name}: {e}")),
+            }
+        }
+        if errors.is_empty() {
+            bail!("no node that could have one is there");
+        }
+        bail!(errors.join("; "))
+    }
+
+    fn restore(
+        &mut self,
+        generation: &Generation,
+        ns: &NetNs,
+        output: PathBuf,
+    ) -> anyhow::Result<Restored> {
+        let ended = socks::destroy_connections(ns)?;
+        if ended > 0 {
+            info!("{ended} connections of the application that was here are ended");
+        }
+        let manifest = &generation.manifest;
+        self.store.set_trying(Some(generation.number));
+        let file = OpenOptions::new().append(true).create(true).open(&output)?;
+        let state_dirs = &self.config.service.state_dirs;
+        let output = (manifest.output_file.as_str(), file);
+        let criu = Criu::find()?;
+        let app = criu.restore(ns, state_dirs, &generation.dir, &self.work_dir(), output)?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let age = now.saturating_sub(Duration::from_nanos(manifest.taken_unix_ns));
+        let connections = Criu::renew(&app, manifest, age)?;
+        Ok(Restored { app, connections })
     }
 }

@@ -1,6 +1,7 @@
 //! The control-plane thread: feeds the sans-IO node with time, messages and facts, does what it says.
 
 mod checkpoint;
+mod restore;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::BorrowedFd;
@@ -27,6 +28,7 @@ use understudy_wire::pdu::TARGET_ALL;
 use understudy_wire::{Epoch, NodeId};
 
 use crate::arbiter::{self, Arbiter};
+use crate::keys::Keys;
 use crate::lcore::ControlEnd;
 use crate::node_capsule::NodeCapsule;
 use crate::ports::NodeClock;
@@ -35,6 +37,8 @@ use crate::server::{Call, ConnsView, Server};
 use crate::status;
 use crate::store::{Store, StoreWriter};
 use checkpoint::Taking;
+pub use checkpoint::UNDER_WAY;
+use restore::Restoration;
 
 /// Longest sleep of the loop: the poll-mode thread does not wake it.
 const TICK: Duration = Duration::from_millis(2);
@@ -79,13 +83,14 @@ pub fn spawn(
     capsule: Option<NodeCapsule>,
     dataplane: ControlEnd,
     second: SecondPath,
+    keys: Keys,
     stop: Arc<AtomicBool>,
 ) -> anyhow::Result<Handle> {
     let (start, started) = bounded::<NodeClock>(1);
     let thread = std::thread::Builder::new().name("control".into()).spawn(move || {
         // The data path did not come up: its own error says why.
         let Ok(clock) = started.recv() else { return Ok(Ending::Stop) };
-        let result = Control::new(config, store, capsule, dataplane, second, stop, clock)
+        let result = Control::new(config, store, capsule, dataplane, second, keys, stop, clock)
             .and_then(|mut control| control.run());
         if let Err(e) = &result {
             error!("control plane: {e:#}");
@@ -119,6 +124,8 @@ struct Control {
     conns: Arc<Mutex<ConnsView>>,
     /// A witness takes no checkpoints.
     taking: Option<Taking>,
+    restoration: Restoration,
+    keys: Keys,
     stop: Arc<AtomicBool>,
     started_ns: u64,
     snapshot: Option<Snapshot>,
@@ -133,12 +140,14 @@ struct Control {
 }
 
 impl Control {
+    #[expect(clippy::too_many_arguments, reason = "all that main has set up, once")]
     fn new(
         config: Arc<Config>,
         store: Store,
         mut capsule: Option<NodeCapsule>,
         dataplane: ControlEnd,
         second: SecondPath,
+        keys: Keys,
         stop: Arc<AtomicBool>,
         clock: NodeClock,
     ) -> anyhow::Result<Control> {
@@ -152,12 +161,13 @@ impl Control {
         let conns = Arc::new(Mutex::new(ConnsView::default()));
         let server = Server::start(
             &config.control.socket,
-            sender,
+            sender.clone(),
             capsule.as_ref().map(|c| Arc::clone(&c.ns)),
             Arc::clone(&conns),
             Arc::clone(&config),
         )?;
-        let taking = capsule.is_some().then(|| Taking::start(&config, now_ns)).transpose()?;
+        let take = || Taking::start(&config, sender, &keys, now_ns);
+        let taking = capsule.is_some().then(take).transpose()?;
         let app = match &mut capsule {
             Some(capsule) => start_app(capsule, &dataplane, now_ns)?,
             None => App::Gone,
@@ -179,6 +189,8 @@ impl Control {
             _server: server,
             conns,
             taking,
+            restoration: Restoration::new(),
+            keys,
             stop,
             snapshot: None,
             stuck_told: false,
@@ -203,6 +215,7 @@ impl Control {
             self.take_arbiter(now_ns);
             self.watch_app(now_ns)?;
             self.advance_checkpoint(now_ns);
+            self.advance_restoration(now_ns);
             self.take_calls(now_ns);
             if self.node.poll_timeout().is_some_and(|due| due <= now_ns) {
                 self.node.handle_timeout(now_ns);
@@ -234,7 +247,9 @@ impl Control {
         if self.dataplane.is_finished() {
             return Ok(Some(Ending::Stop));
         }
-        if self.restart_at_ns.is_some_and(|at| now_ns >= at) {
+        // What CRIU has begun it would finish after us, and leave behind.
+        let restoring = self.restoration.is_in_criu();
+        if self.restart_at_ns.is_some_and(|at| now_ns >= at) && !restoring {
             let stop = self.stopping_since_ns.is_some();
             return Ok(Some(if stop {
                 Ending::Stop
@@ -292,8 +307,7 @@ impl Control {
                     self.note(now_ns, epoch, event, detail);
                 }
                 Event::Held(barrier) => self.checkpoint_held(now_ns, barrier),
-                // Nothing is restored here yet.
-                Event::Resumed(_) => {}
+                Event::Resumed(resumed) => self.resumed(now_ns, resumed),
                 Event::Promised { epoch, snapshot } => {
                     let state = log_state(&snapshot);
                     self.snapshot = Some(snapshot);
@@ -456,7 +470,7 @@ impl Control {
                 Request::Switchover { to } => self.start_switchover(now_ns, to, call.answer),
                 Request::Checkpoint => self.ask_checkpoint(now_ns, call.answer),
                 Request::KeyStatus => {
-                    let _ = call.answer.send(self.keys().into());
+                    let _ = call.answer.send(self.key_view().into());
                 }
                 Request::KeyReload => {
                     let _ = call.answer.send(self.take_keys(call.keys));
@@ -477,12 +491,13 @@ impl Control {
             return ApiError::new(ErrorCode::Runtime, text).into();
         }
         self.second.set_keys(&keyring);
-        let keys = self.keys();
+        self.keys.set(keyring);
+        let keys = self.key_view();
         info!(seals = keys.seals, opens = ?keys.opens, "the key file was read again");
         keys.into()
     }
 
-    fn keys(&self) -> understudy_api::Keys {
+    fn key_view(&self) -> understudy_api::Keys {
         let replica = self.snapshot.as_ref().map(|s| &s.channel);
         status::keys(&self.config, replica, &self.second.view())
     }
@@ -555,6 +570,8 @@ impl Control {
         ] {
             counters.insert(name.into(), value);
         }
+        let transfers = self.taking.as_ref().map(Taking::counters).into_iter().flatten();
+        counters.extend(transfers.map(|(name, value)| (name.to_string(), value)));
         let facts = status::Facts {
             config: &self.config,
             uptime_ms: (now_ns - self.started_ns) / MS,
@@ -564,7 +581,7 @@ impl Control {
                 .and_then(NodeCapsule::app_pid)
                 .filter(|_| self.app != App::Gone),
             timeline: self.timeline.iter().cloned().collect(),
-            checkpoints: self.taking.as_ref().map(|taking| taking.view(now_ns)),
+            checkpoints: self.checkpoints(now_ns),
             counters,
             not_ready: match (self.restart_at_ns, &self.capsule) {
                 (None, _) => Vec::new(),

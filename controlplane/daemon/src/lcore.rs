@@ -1,7 +1,8 @@
 //! The poll-mode thread: EAL, the ports, the loop, and its queues to the control plane.
 
+use std::cell::RefCell;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -25,6 +26,8 @@ use crate::ports::{CapsuleLink, DpdkPorts, NodeClock};
 /// Orders the poll-mode thread may be behind.
 const COMMANDS_MAX: usize = 1024;
 const EVENTS_MAX: usize = 256;
+/// Applications that were started since the poll-mode thread last asked; only the newest counts.
+const PROBES_MAX: usize = 4;
 const ADOPTED_MAX: usize = FLOWS_MAX as usize;
 const SNAPSHOT_INTERVAL_NS: u64 = MS;
 const GATE_FRAMES_MAX: usize = 8192;
@@ -36,7 +39,7 @@ struct Queues {
     events: ArrayQueue<Event>,
     snapshot: ArrayQueue<Snapshot>,
     adopted: Arc<ArrayQueue<FlowKey>>,
-    probe: Arc<OnceLock<DeathProbe>>,
+    probes: Arc<ArrayQueue<DeathProbe>>,
     quit: AtomicBool,
     finished: AtomicBool,
 }
@@ -54,7 +57,7 @@ pub fn link() -> (DataplaneEnd, ControlEnd) {
         events: ArrayQueue::new(EVENTS_MAX),
         snapshot: ArrayQueue::new(1),
         adopted: Arc::new(ArrayQueue::new(ADOPTED_MAX)),
-        probe: Arc::new(OnceLock::new()),
+        probes: Arc::new(ArrayQueue::new(PROBES_MAX)),
         quit: AtomicBool::new(false),
         finished: AtomicBool::new(false),
     });
@@ -82,9 +85,9 @@ impl ControlEnd {
         self.0.adopted.pop()
     }
 
-    /// The application runs: how to see its death. Once a life.
+    /// An application runs, instead of the one before: how to see its death.
     pub fn watch_application(&self, probe: DeathProbe) {
-        let _ = self.0.probe.set(probe);
+        let _ = self.0.probes.force_push(probe);
     }
 
     /// Makes the poll-mode thread return.
@@ -127,7 +130,8 @@ pub fn run(
     let capsule = adopter.map(|adopter| CapsuleLink {
         adopter,
         adopted: Arc::clone(&end.0.adopted),
-        probe: Arc::clone(&end.0.probe),
+        probes: Arc::clone(&end.0.probes),
+        probe: RefCell::new(None),
     });
     let mut ports = DpdkPorts::open(config, clock.clone(), capsule)?;
     let mut dataplane = Dataplane::new(dataplane_config(config, ports.replica_mac()), log, channel);

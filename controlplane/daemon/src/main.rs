@@ -10,6 +10,7 @@ mod control;
 mod keys;
 mod lcore;
 mod node_capsule;
+mod offers;
 mod ports;
 mod preflight;
 mod second_path;
@@ -120,13 +121,14 @@ fn serve(config: Config) -> anyhow::Result<control::Ending> {
         true => None,
         false => Some(node_capsule::NodeCapsule::create(&config)?),
     };
-    let (replica, second) = keys::channels(&config)?;
+    let keys = keys::Keys::open(&config)?;
+    let (replica, second) = keys.channels(&config)?;
     let second = second_path::SecondPath::open(&config, second)?;
     let (dp_end, ctl_end) = lcore::link();
     let adopter = capsule.as_ref().map(node_capsule::NodeCapsule::adopter);
     // Spawned before EAL pins this thread, so that it does not inherit the poll-mode core.
     let control =
-        control::spawn(Arc::clone(&config), store, capsule, ctl_end, second, Arc::clone(&stop))?;
+        control::spawn(Arc::clone(&config), store, capsule, ctl_end, second, keys, stop.clone())?;
     let polled = lcore::run(&config, adopter, replica, &dp_end, &control.start);
     if polled.is_err() {
         stop.store(true, Ordering::Release);

@@ -69,6 +69,15 @@ impl NodeCapsule {
         Ok(started)
     }
 
+    /// Lets an application go on that was restored, and takes care of it from now on.
+    pub fn install(&mut self, app: App) -> anyhow::Result<(i32, DeathProbe)> {
+        self.stop_app();
+        let started = (app.pid(), app.death_probe()?);
+        app.go_on()?;
+        self.app = Some(app);
+        Ok(started)
+    }
+
     /// Where the application's output goes.
     pub fn log_file(&self) -> PathBuf {
         self.config.control.state_dir.join("application.log")

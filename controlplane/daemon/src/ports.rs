@@ -1,7 +1,8 @@
 //! The data path's world in production: DPDK ports, mbufs, and the adoption program.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use anyhow::Context;
 use crossbeam::queue::ArrayQueue;
@@ -40,8 +41,20 @@ pub struct CapsuleLink {
     pub adopter: Adopter,
     /// Tells the control plane which connections were adopted.
     pub adopted: Arc<ArrayQueue<adopt::FlowKey>>,
-    /// Set once the application has been started.
-    pub probe: Arc<OnceLock<DeathProbe>>,
+    /// One for each application that was started: a restored one takes the place of a fresh one.
+    pub probes: Arc<ArrayQueue<DeathProbe>>,
+    /// The newest of them.
+    pub probe: RefCell<Option<DeathProbe>>,
+}
+
+impl CapsuleLink {
+    fn is_dying(&self) -> bool {
+        let mut probe = self.probe.borrow_mut();
+        while let Some(newer) = self.probes.pop() {
+            *probe = Some(newer);
+        }
+        probe.as_ref().is_some_and(DeathProbe::is_dying)
+    }
 }
 
 /// The three ports of a node; a witness has the replica port alone.
@@ -160,7 +173,7 @@ impl Ports for DpdkPorts {
     }
 
     fn service_is_dying(&self) -> bool {
-        self.capsule.as_ref().and_then(|c| c.probe.get()).is_some_and(DeathProbe::is_dying)
+        self.capsule.as_ref().is_some_and(CapsuleLink::is_dying)
     }
 
     fn alloc(&mut self, parts: &[&[u8]]) -> Option<MbufFrame> {

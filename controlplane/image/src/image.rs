@@ -186,6 +186,17 @@ record! {
     }
 }
 
+impl Timestamps {
+    /// The clock `elapsed_us` microseconds later, or earlier if negative: as near as the kernel
+    /// tells it, which hides the lowest bit.
+    #[must_use]
+    pub fn shifted(self, elapsed_us: i64) -> Timestamps {
+        let ticks = if self.micros { elapsed_us } else { elapsed_us.div_euclid(1000) };
+        let value = (self.value & !1).wrapping_add(ticks as u32).wrapping_add(1) & !1;
+        Timestamps { value: value | u32::from(self.micros), micros: self.micros }
+    }
+}
+
 record! {
     /// What the handshake agreed on.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -474,6 +485,21 @@ pub(crate) mod tests {
         }
         image.agreed.timestamps = None;
         assert_eq!(image.timestamp_after(0), None);
+    }
+
+    #[test]
+    fn a_clock_that_is_carried_on_many_times_stays_what_it_is() {
+        for micros in [false, true] {
+            let begun = Timestamps { value: (u32::MAX - 20) & !1 | u32::from(micros), micros };
+            let mut clock = begun;
+            for _ in 0..1000 {
+                clock = clock.shifted(4_000);
+            }
+            let ticks = if micros { 4_000_000 } else { 4_000 };
+            let drift = clock.value.wrapping_sub(begun.value).wrapping_sub(ticks) as i32;
+            assert!(drift.abs() <= 1, "{drift}");
+            assert_eq!(clock.shifted(-4_000_000).value, begun.value);
+        }
     }
 
     #[test]

@@ -221,7 +221,7 @@ impl Drop for App {
 const PROCESSES_MAX: usize = 65_536;
 
 /// A process and all that descend from it, as /proc shows them.
-fn tree(root: i32) -> Vec<i32> {
+pub fn tree(root: i32) -> Vec<i32> {
     let mut all = vec![root];
     let mut at = 0;
     while at < all.len() && all.len() < PROCESSES_MAX {

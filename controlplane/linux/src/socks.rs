@@ -4,7 +4,7 @@ use crate::{
     Error, Result,
     error::BE_ROOT,
     netns::NetNs,
-    nl::{self, Client, NLM_F_DUMP, Request},
+    nl::{self, Client, NLM_F_ACK, NLM_F_DUMP, Request},
 };
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use std::{
@@ -14,6 +14,10 @@ use std::{
 };
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
+/// `include/uapi/linux/sock_diag.h`; needs CONFIG_INET_DIAG_DESTROY.
+const SOCK_DESTROY: u16 = 21;
+/// `struct inet_diag_sockid`, in answers; in requests it begins 4 bytes later.
+const SOCK_ID: std::ops::Range<usize> = 4..52;
 const INET_DIAG_INFO: u16 = 2;
 const DIAG_MSG_BYTES: usize = 72;
 const STATE_LISTEN: u32 = 1 << 10;
@@ -165,6 +169,7 @@ fn parse(payload: &[u8]) -> Option<SockInfo> {
     })
 }
 
+const NEED_DESTROY: &str = "use a kernel with CONFIG_INET_DIAG_DESTROY";
 const NEED_DIAG: &str = "load the kernel module inet_diag (or tcp_diag and udp_diag)";
 
 /// The TCP sockets in a namespace, in every state, at most `limit` of them.
@@ -188,6 +193,47 @@ pub fn tcp_sockets(ns: &NetNs, limit: usize) -> Result<Vec<SockInfo>> {
         }
         Ok(found)
     })?
+}
+
+/// Ends every TCP connection in the namespace, those that no process holds included, so that their
+/// addresses can be used by others. Listeners stay. Returns how many there were.
+pub fn destroy_connections(ns: &NetNs) -> Result<usize> {
+    ns.run(|| {
+        let mut count = 0;
+        for family in [libc::AF_INET, libc::AF_INET6] {
+            let mut client = Client::open(NETLINK_SOCK_DIAG)?;
+            let mut found: Vec<Vec<u8>> = Vec::new();
+            let list = request(family, Proto::Tcp, ALL_STATES & !STATE_LISTEN, 0);
+            client.request("list TCP sockets", NEED_DIAG, list, |_, payload| {
+                found.extend(payload.get(SOCK_ID).map(<[u8]>::to_vec));
+                ControlFlow::Continue(())
+            })?;
+            for id in &found {
+                client
+                    .request("end a connection", NEED_DESTROY, destroy(family, id), |_, _| {
+                        ControlFlow::Continue(())
+                    })
+                    .or_else(|e| match e.raw_os_error() {
+                        // It ended by itself.
+                        Some(libc::ENOENT) => Ok(()),
+                        _ => Err(e),
+                    })?;
+            }
+            count += found.len();
+        }
+        Ok(count)
+    })?
+}
+
+fn destroy(family: i32, id: &[u8]) -> Request {
+    let mut bytes = [0u8; 56];
+    bytes[0] = family as u8;
+    bytes[1] = libc::IPPROTO_TCP as u8;
+    bytes[4..8].copy_from_slice(&ALL_STATES.to_ne_bytes());
+    bytes[8..].copy_from_slice(id);
+    let mut request = Request::new(SOCK_DESTROY, NLM_F_ACK);
+    request.bytes(&bytes);
+    request
 }
 
 /// Whether a socket in the namespace serves the port, over IPv4 or IPv6: for TCP a listener, for

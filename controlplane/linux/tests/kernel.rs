@@ -14,7 +14,7 @@ use understudy_linux::{
     netns::NetNs,
     poll_fds,
     rtnl::{self, LinkMonitor, VethSpec},
-    socks::{Proto, TcpState, is_bound, tcp_sockets},
+    socks::{Proto, TcpState, destroy_connections, is_bound, tcp_sockets},
 };
 
 #[test]
@@ -211,4 +211,29 @@ fn sockets_are_listed_with_their_state() {
     drop(v6);
     assert!(!bound(Proto::Tcp, 7002));
     drop((v4, udp, udp6, client, server));
+}
+
+#[test]
+fn connections_are_ended_those_that_nobody_holds_included() {
+    if !root() {
+        return;
+    }
+    let ns = NetNs::create().unwrap();
+    for address in ["127.0.0.1:0", "[::1]:0"] {
+        let (listener, held, orphan) = ns
+            .run(|| {
+                let listener = TcpListener::bind(address).unwrap();
+                let connect = || TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+                let (held, orphan) = (connect(), connect());
+                (listener, held, orphan)
+            })
+            .unwrap();
+        drop(orphan);
+        assert_eq!(destroy_connections(&ns).unwrap(), 4);
+        assert_eq!(destroy_connections(&ns).unwrap(), 0);
+        let left = tcp_sockets(&ns, 100).unwrap();
+        assert!(left.iter().all(|s| s.state == TcpState::Listen), "{left:?}");
+        assert!(held.take_error().unwrap().is_some());
+        drop(listener);
+    }
 }

@@ -83,6 +83,8 @@ pub enum LocalFact {
     AppReady,
     /// The application is gone.
     AppExited,
+    /// The application was taken away, to be replaced by one that a checkpoint brings back.
+    AppReplaced,
     /// `ServiceCommand::Restart` is done: the old application is dead and the log is empty. No report of the
     /// dataplane from before the reset may follow this.
     ServiceFresh,

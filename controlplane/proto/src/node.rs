@@ -407,6 +407,7 @@ impl Node {
         match fact {
             LocalFact::AppReady => self.app_ready = !self.restarting,
             LocalFact::AppExited => self.on_app_exited(now_ns),
+            LocalFact::AppReplaced => self.app_ready = false,
             LocalFact::ServiceFresh => self.on_service_fresh(now_ns),
             LocalFact::ClientLink(up) => self.client_link = up,
             LocalFact::ReplicaLink(up) => self.replica_link = up,

@@ -2,7 +2,10 @@
 //!
 //! What belongs here: plain values for status and metrics.
 
-use understudy_wire::{Epoch, NodeId, Position, control::Role};
+use understudy_wire::{
+    Epoch, NodeId, Position,
+    control::{History, Role},
+};
 
 use crate::arbiter::Register;
 
@@ -33,6 +36,23 @@ pub struct View {
     pub arbiter: Option<ArbiterView>,
     /// Why this node could not take over; empty if it could (or leads).
     pub not_ready_because: Vec<String>,
+    /// What it needs to be whole again, if the log alone does not do.
+    pub needs_checkpoint: Option<NeedsCheckpoint>,
+}
+
+/// A checkpoint that would make this node whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NeedsCheckpoint {
+    /// The clone has left the primary's way: only a checkpoint of another node's is of use.
+    pub diverged: bool,
+    /// What a diverged clone has consumed, which must not be repeated; otherwise 0.
+    pub applied: Position,
+    /// The primary's log begins here: an older one is of no use.
+    pub log_start: Position,
+    /// And ends here.
+    pub position: Position,
+    /// The primary's reigns.
+    pub history: History,
 }
 
 /// The external arbiter, as this node knows it.

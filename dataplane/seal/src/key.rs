@@ -56,6 +56,10 @@ impl ClusterKey {
         self.id
     }
 
+    pub(crate) fn secret(&self) -> &[u8; SECRET_LEN] {
+        &self.secret
+    }
+
     pub(crate) fn session(&self, scope: &Scope, node: NodeId, session: u64) -> [u8; SECRET_LEN] {
         let (cluster, path) = (scope.cluster.to_le_bytes(), [scope.path as u8]);
         let (node, session) = (node.to_le_bytes(), session.to_le_bytes());
@@ -70,7 +74,7 @@ impl ClusterKey {
 }
 
 /// HKDF-SHA256. The parts are a label and fields of fixed length: no two lists read the same.
-fn derive(secret: &[u8], info: &[&[u8]]) -> [u8; SECRET_LEN] {
+pub(crate) fn derive(secret: &[u8], info: &[&[u8]]) -> [u8; SECRET_LEN] {
     let mut out = [0; SECRET_LEN];
     hkdf::Salt::new(hkdf::HKDF_SHA256, b"understudy pdu v2")
         .extract(secret)

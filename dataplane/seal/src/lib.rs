@@ -27,6 +27,7 @@ mod counters;
 mod key;
 pub mod keyfile;
 mod session;
+pub mod stream;
 mod window;
 
 pub use channel::{Channel, ChannelView, HANDSHAKE_LEN, Handshake, OpenError, PEERS_MAX, PeerView};

@@ -207,6 +207,20 @@ impl Node {
         self.key_command("reload")
     }
 
+    /// `understudy checkpoint`.
+    pub fn checkpoint(&self) -> Result<understudy_api::Checkpoint> {
+        match self.ask(&["checkpoint"])? {
+            Response::Checkpoint(checkpoint) => Ok(checkpoint),
+            Response::Error(error) => bail!("checkpoint of {}: {error}", self.member),
+            _ => bail!("checkpoint of {}: another answer", self.member),
+        }
+    }
+
+    /// Where its checkpoints are.
+    pub fn checkpoints(&self) -> PathBuf {
+        self.state_dir.join("checkpoints")
+    }
+
     fn key_command(&self, word: &str) -> Result<understudy_api::Keys> {
         match self.ask(&["key", word])? {
             Response::Keys(keys) => Ok(keys),

@@ -75,6 +75,17 @@ impl Scenario {
         Self::start_in(|| Lab::impaired(nets, seed), options)
     }
 
+    /// The same, with only some of the nodes started.
+    pub fn start_some(options: &NodeOptions, members: &[Member]) -> Result<Scenario> {
+        prepare_machine()?;
+        let lab = Lab::new()?;
+        let capture = Some(Capture::start(&lab, HEADERS_ONLY)?);
+        let mut trio = Trio::prepare(&lab, options)?;
+        members.iter().try_for_each(|&member| trio.node(member).start())?;
+        trio.wait_ready()?;
+        Ok(Scenario { trio, capture, etcd: None, lab })
+    }
+
     fn start_in(lab: impl FnOnce() -> Result<Lab>, options: &NodeOptions) -> Result<Scenario> {
         prepare_machine()?;
         let lab = lab()?;

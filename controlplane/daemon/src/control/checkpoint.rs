@@ -2,19 +2,26 @@
 //! barrier is committed, keep. A step that fails or takes too long ends it; the application goes
 //! on whatever happens.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::atomic::Ordering as Atomic;
+
+use std::time::UNIX_EPOCH;
 
 use understudy_api::{Checkpoint, Checkpoints};
+use understudy_checkpoint::transfer::Server as TransferServer;
 use understudy_checkpoint::{Dumped, Generation, Manifest, Reign};
 use understudy_fastpath::command::Barrier;
 
 use super::*;
 use crate::checkpointer::{Checkpointer, Done, Job};
+use crate::{keys::Keys, offers, server::Call};
 
 /// How long the data path may take to hold.
 const HOLD_LIMIT_NS: u64 = 1_000 * MS;
 /// How long what the application has been given may take to be committed.
 const COMMIT_LIMIT_NS: u64 = 10_000 * MS;
+
+/// The refusal that another moment may change.
+pub const UNDER_WAY: &str = "a checkpoint is under way";
 
 /// How far a checkpoint has come.
 enum Stage {
@@ -35,29 +42,47 @@ struct UnderWay {
 /// The control thread's view of checkpoints.
 pub(super) struct Taking {
     worker: Checkpointer,
+    offers: TransferServer,
     under_way: Option<UnderWay>,
     taken: u64,
     newest: Option<(Checkpoint, u64)>,
     failed: Option<String>,
     /// When the last one began.
     last_ns: u64,
+    /// One that was due could not be begun; it is tried again then.
+    not_before_ns: u64,
 }
 
 impl Taking {
-    pub(super) fn start(config: &Arc<Config>, now_ns: u64) -> anyhow::Result<Taking> {
-        let worker = Checkpointer::start(config)?;
+    pub(super) fn start(
+        config: &Arc<Config>,
+        calls: Sender<Call>,
+        keys: &Keys,
+        now_ns: u64,
+    ) -> anyhow::Result<Taking> {
+        let dir = config.control.state_dir.join("checkpoints");
+        let store = understudy_checkpoint::Store::open(&dir, config.checkpoint.keep)?;
+        let worker = Checkpointer::start(config, store.clone(), keys.clone())?;
+        let offers = offers::serve(config, store, calls, keys.clone())?;
         let (under_way, newest, failed) = (None, None, None);
-        Ok(Taking { worker, under_way, taken: 0, newest, failed, last_ns: now_ns })
+        Ok(Taking {
+            worker,
+            offers,
+            under_way,
+            taken: 0,
+            newest,
+            failed,
+            last_ns: now_ns,
+            not_before_ns: 0,
+        })
     }
 
-    pub(super) fn view(&self, now_ns: u64) -> Checkpoints {
-        Checkpoints {
-            taken: self.taken,
-            under_way: self.under_way.is_some(),
-            newest: self.newest.as_ref().map(|(checkpoint, _)| checkpoint.clone()),
-            age_ms: self.newest.as_ref().map(|(_, at_ns)| now_ns.saturating_sub(*at_ns) / MS),
-            failed_because: self.failed.clone(),
-        }
+    pub(super) fn is_busy(&self) -> bool {
+        self.under_way.is_some()
+    }
+
+    pub(super) fn counters(&self) -> [(&'static str, u64); 4] {
+        self.offers.counters()
     }
 
     fn submit(&self, job: Job) -> Result<(), String> {
@@ -74,21 +99,63 @@ impl Control {
         }
     }
 
-    /// One is due, or the one under way has taken its next step.
+    /// What there is of checkpoints, and of a restoration.
+    pub(super) fn checkpoints(&self, now_ns: u64) -> Option<Checkpoints> {
+        let taking = self.taking.as_ref()?;
+        let progress = &taking.worker.progress;
+        let progress = (progress.done.load(Atomic::Relaxed), progress.total.load(Atomic::Relaxed));
+        Some(Checkpoints {
+            taken: taking.taken,
+            under_way: taking.under_way.is_some(),
+            newest: taking.newest.as_ref().map(|(checkpoint, _)| checkpoint.clone()),
+            age_ms: taking.newest.as_ref().map(|(_, at_ns)| now_ns.saturating_sub(*at_ns) / MS),
+            failed_because: taking.failed.clone(),
+            restored: self.restoration.restored,
+            restoring: self.restoration.view(progress, now_ns),
+        })
+    }
+
+    pub(super) fn submit_checkpoint_job(&self, job: Job) -> Result<(), String> {
+        self.taking.as_ref().map_or(Ok(()), |taking| taking.submit(job))
+    }
+
+    /// One is due, or what is under way has taken its next step.
     pub(super) fn advance_checkpoint(&mut self, now_ns: u64) {
-        let interval_ns = self.config.checkpoint.interval_s * 1_000 * MS;
-        let Some(taking) = &self.taking else { return };
-        let due = interval_ns > 0 && now_ns >= taking.last_ns + interval_ns;
-        if due && taking.under_way.is_none() && self.begin_checkpoint(now_ns, None).is_err() {
+        if self.is_checkpoint_due(now_ns) && self.begin_checkpoint(now_ns, None).is_err() {
             // Not now; a moment later, perhaps.
             if let Some(taking) = &mut self.taking {
-                taking.last_ns = now_ns - interval_ns + (1_000 * MS).min(interval_ns);
+                taking.not_before_ns = now_ns + 1_000 * MS;
             }
         }
         while let Some(done) = self.taking.as_ref().and_then(|t| t.worker.done.try_recv().ok()) {
-            self.checkpoint_step(now_ns, done);
+            match done {
+                Done::Obtained(result) => self.obtained(now_ns, result),
+                Done::Restored(result) => self.restored(now_ns, result),
+                done => self.checkpoint_step(now_ns, done),
+            }
         }
         self.wait_for_commit(now_ns);
+    }
+
+    /// By time, or by what was written to the log.
+    fn is_checkpoint_due(&self, now_ns: u64) -> bool {
+        let (Some(taking), Some(s)) = (&self.taking, &self.snapshot) else { return false };
+        let config = &self.config.checkpoint;
+        if taking.under_way.is_some() || now_ns < taking.not_before_ns {
+            return false;
+        }
+        let interval_ns = config.interval_s * 1_000 * MS;
+        let by_time = interval_ns > 0 && now_ns >= taking.last_ns + interval_ns;
+        let since = taking.newest.as_ref().map_or(0, |(newest, _)| newest.position);
+        let fill = s.log_capacity / 100 * config.log_fill_percent;
+        let by_log = fill > 0 && s.applied.saturating_sub(since) >= fill;
+        (by_time || by_log) && !self.clone_does_it(s, now_ns)
+    }
+
+    /// A primary leaves it to a clone, whose standing still nobody notices.
+    fn clone_does_it(&self, s: &Snapshot, now_ns: u64) -> bool {
+        let leads = matches!(s.role, DataRole::Lead(_));
+        leads && self.node.view(now_ns).peers.iter().any(|p| p.alive && p.electable)
     }
 
     fn begin_checkpoint(
@@ -101,7 +168,7 @@ impl Control {
             return Err("a witness has no application".into());
         };
         if taking.under_way.is_some() {
-            return Err("a checkpoint is under way".into());
+            return Err(UNDER_WAY.into());
         }
         if let Some(text) = why_not {
             return Err(text.into());
@@ -180,7 +247,7 @@ impl Control {
     }
 
     fn dumped(&mut self, now_ns: u64, barrier: &Barrier, held_us: u64, dumped: Dumped) {
-        let unix_ns = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let unix_ns = dumped.taken.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
         let manifest = Manifest {
             cluster: self.config.cluster.name.clone(),
             node: self.config.me().name.clone(),
@@ -194,6 +261,7 @@ impl Control {
                 .map(|e| Reign { epoch: e.epoch, start: e.start })
                 .collect(),
             pending: dumped.pending,
+            clocks: dumped.clocks,
             output_file: self.app_log(),
             frozen_us: dumped.frozen_us,
             held_us,

@@ -115,7 +115,7 @@ pub fn hold(socket: OwnedFd) -> Result<Held> {
     Err(Error::Moving { local: image.local, remote: image.remote })
 }
 
-fn check_kind(sock: &Sock) -> Result<()> {
+pub(super) fn check_kind(sock: &Sock) -> Result<()> {
     let (domain, kind, protocol) = sock.kind()?;
     let inet = domain == libc::AF_INET || domain == libc::AF_INET6;
     if !inet || kind != libc::SOCK_STREAM {
@@ -128,7 +128,7 @@ fn check_kind(sock: &Sock) -> Result<()> {
     }
 }
 
-fn state_of(sock: &Sock) -> Result<State> {
+pub(super) fn state_of(sock: &Sock) -> Result<State> {
     let info = sock.info()?;
     State::from_kernel(info[0]).map_err(|reason| match reason {
         // For a listener, the place of unacknowledged segments holds its backlog.
@@ -211,16 +211,20 @@ const OPT_TIMESTAMPS: u8 = 1;
 const OPT_SACK: u8 = 2;
 const OPT_WSCALE: u8 = 4;
 
+/// The clock of the timestamp option, if it is on; also outside of repair mode.
+pub(super) fn timestamps(sock: &Sock) -> Result<Option<Timestamps>> {
+    if sock.info()?[5] & OPT_TIMESTAMPS == 0 {
+        return Ok(None);
+    }
+    let value = sock.get("TCP_TIMESTAMP", TCP, TIMESTAMP)? as u32;
+    Ok(Some(Timestamps { value, micros: value & 1 != 0 }))
+}
+
 fn agreed(sock: &Sock) -> Result<Agreed> {
     let info = sock.info()?;
     let has = |option| info[5] & option != 0;
     let mss = sock.get("TCP_MAXSEG", TCP, MAXSEG)?;
-    let timestamps = if has(OPT_TIMESTAMPS) {
-        let value = sock.get("TCP_TIMESTAMP", TCP, TIMESTAMP)? as u32;
-        Some(Timestamps { value, micros: value & 1 != 0 })
-    } else {
-        None
-    };
+    let timestamps = timestamps(sock)?;
     Ok(Agreed {
         mss: u16::try_from(mss).unwrap_or(u16::MAX),
         scales: has(OPT_WSCALE).then_some((info[6] & 15, info[6] >> 4)),

@@ -14,5 +14,5 @@ mod sock;
 
 pub use hold::{Held, hold, savable};
 pub use process::{ProcessSocket, pidfd_open, socket_of, sockets_of};
-pub use renew::renew;
+pub use renew::{TsClock, clocks, renew};
 pub use restore::restore;

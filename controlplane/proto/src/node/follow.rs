@@ -144,14 +144,18 @@ impl Node {
         m.heard.iter().any(|heard| life(heard) == me)
     }
 
-    /// The position that the primary's log does not reach back to.
+    /// The position that the primary's log does not reach back to, before this node joins it or
+    /// since it fell behind.
     pub(super) fn cannot_join_at(&self) -> Option<Position> {
-        if !matches!(self.phase, Phase::Join { promised: true }) || self.restarting {
-            return None;
-        }
-        let reign = self.reign.as_ref()?;
+        let reign = self.reign.as_ref().filter(|_| !self.restarting)?;
         let position = self.log.position;
-        let at = position.min(join::cut(&self.log.history, position, &reign.history));
+        let at = match self.phase {
+            Phase::Join { promised: true } => {
+                position.min(join::cut(&self.log.history, position, &reign.history))
+            }
+            Phase::Follow if self.log.epoch == reign.epoch => position,
+            _ => return None,
+        };
         (reign.log_start > at).then_some(at)
     }
 

@@ -16,7 +16,10 @@ const ALLOWED: [(&str, &[&str]); 21] = [
     ("understudy-arbiter", &["understudy-wire", "understudy-proto"]),
     ("understudy-image", &[]),
     ("understudy-linux", &["understudy-image"]),
-    ("understudy-checkpoint", &["understudy-linux", "understudy-image"]),
+    (
+        "understudy-checkpoint",
+        &["understudy-image", "understudy-linux", "understudy-seal", "understudy-wire"],
+    ),
     ("understudy-api", &[]),
     ("understudy-config", &[]),
     ("understudy-cli", &["understudy-api", "understudy-config", "understudy-seal"]),

@@ -13,6 +13,7 @@ use crate::{cmd, sys};
 
 pub mod bulk;
 pub mod counter;
+pub mod data;
 pub mod handshake;
 pub mod idle;
 pub mod inflight;

@@ -1,0 +1,322 @@
+//! Becoming whole by a checkpoint: get one, take the application away, bring it back as it was,
+//! tell the data path where it stands, let it go on. What goes wrong is tried again, with another
+//! checkpoint; nothing is given up while the node needs one.
+
+use understudy_api::Restoring;
+use understudy_checkpoint::transfer::Wanted;
+use understudy_checkpoint::{Generation, Reign};
+use understudy_fastpath::command::{Barrier, Resume};
+use understudy_fastpath::flows::FlowSeed;
+use understudy_image::{Fin, SocketImage};
+use understudy_proto::NeedsCheckpoint;
+use understudy_wire::control::{EpochStart, Role};
+use understudy_wire::tcp::FlowKey;
+
+use super::*;
+use crate::checkpointer::{Job, Restored, Search};
+
+/// Between two attempts; doubled with each, up to the last.
+const RETRY_FIRST_NS: u64 = 500 * MS;
+const RETRY_LAST_NS: u64 = 30_000 * MS;
+/// How long the data path may take to answer.
+const RESUME_LIMIT_NS: u64 = 2_000 * MS;
+
+/// How far it has come.
+pub(super) enum Stage {
+    /// Nothing is to be done, or not before this moment.
+    Rest { until_ns: u64 },
+    /// A checkpoint is looked for.
+    Obtain,
+    /// CRIU is at work.
+    Restore { generation: Box<Generation> },
+    /// The application stands still until the data path knows of it.
+    Resume { generation: Box<Generation>, restored: Box<Restored>, since_ns: u64 },
+    /// It runs, and has yet to show that it follows.
+    Settle { generation: u64 },
+}
+
+/// The control thread's view of it.
+pub(super) struct Restoration {
+    pub(super) stage: Stage,
+    begun_ns: u64,
+    attempts: u32,
+    /// How often it succeeded.
+    pub(super) restored: u64,
+    pub(super) failed: Option<String>,
+}
+
+impl Restoration {
+    pub(super) fn new() -> Restoration {
+        let stage = Stage::Rest { until_ns: 0 };
+        Restoration { stage, begun_ns: 0, attempts: 0, restored: 0, failed: None }
+    }
+
+    /// What an operator sees of it.
+    pub(super) fn view(&self, progress: (u64, u64), now_ns: u64) -> Option<Restoring> {
+        let stage = match &self.stage {
+            Stage::Rest { .. } if self.failed.is_none() => return None,
+            Stage::Rest { .. } => "waits before it tries again",
+            Stage::Obtain => "gets a checkpoint",
+            Stage::Restore { .. } => "restores the application",
+            Stage::Resume { .. } => "tells the data path",
+            Stage::Settle { .. } => "catches up",
+        };
+        Some(Restoring {
+            stage: stage.into(),
+            since_ms: now_ns.saturating_sub(self.begun_ns) / MS,
+            bytes_done: progress.0,
+            bytes_total: progress.1,
+            attempts: self.attempts,
+            failed_because: self.failed.clone(),
+        })
+    }
+
+    /// CRIU is bringing processes to life.
+    pub(super) fn is_in_criu(&self) -> bool {
+        matches!(self.stage, Stage::Restore { .. })
+    }
+}
+
+impl Control {
+    /// Looks whether one is needed, and takes steps that are due.
+    pub(super) fn advance_restoration(&mut self, now_ns: u64) {
+        if self.taking.is_none() || self.restart_at_ns.is_some() {
+            return;
+        }
+        match &self.restoration.stage {
+            Stage::Rest { until_ns } if now_ns >= *until_ns => self.begin_restoration(now_ns),
+            Stage::Resume { since_ns, .. } if now_ns > *since_ns + RESUME_LIMIT_NS => {
+                self.restoration_failed(now_ns, "the data path does not answer".into());
+            }
+            Stage::Settle { generation } => {
+                let generation = *generation;
+                self.settle(now_ns, generation);
+            }
+            _ => {}
+        }
+    }
+
+    fn begin_restoration(&mut self, now_ns: u64) {
+        let view = self.node.view(now_ns);
+        let Some(need) = &view.needs_checkpoint else {
+            self.restoration.attempts = 0;
+            self.restoration.failed = None;
+            return;
+        };
+        if self.taking.as_ref().is_some_and(Taking::is_busy) {
+            return;
+        }
+        let search = Search {
+            wanted: wanted(need),
+            own: !need.diverged,
+            sources: self.sources(&view.peers, view.primary),
+        };
+        if self.restoration.attempts == 0 {
+            self.restoration.begun_ns = now_ns;
+            let text = match need.diverged {
+                true => "the clone has left the primary's way".to_string(),
+                false => format!("the primary's log begins at {}", need.log_start),
+            };
+            self.note(now_ns, view.epoch, "checkpoint_needed", text);
+        }
+        self.restoration.attempts += 1;
+        self.restoration.stage = Stage::Obtain;
+        if let Err(text) = self.submit_checkpoint_job(Job::Obtain(Box::new(search))) {
+            self.restoration_failed(now_ns, text);
+        }
+    }
+
+    /// A clone that follows is asked before the primary: nobody notices when that stands still.
+    fn sources(
+        &self,
+        peers: &[understudy_proto::PeerView],
+        primary: Option<NodeId>,
+    ) -> Vec<(String, std::net::SocketAddr)> {
+        let useful = peers.iter().filter(|p| p.alive && p.role != Role::Witness);
+        let mut useful: Vec<_> =
+            useful.filter(|p| Some(p.id) == primary || p.clone_ready && !p.recovering).collect();
+        useful.sort_by_key(|p| Some(p.id) == primary);
+        useful
+            .iter()
+            .filter_map(|p| self.config.nodes.iter().find(|n| n.id == p.id))
+            .map(|n| (n.name.clone(), n.address))
+            .collect()
+    }
+
+    /// A checkpoint is here, or none is to be had.
+    pub(super) fn obtained(
+        &mut self,
+        now_ns: u64,
+        result: Result<(Box<Generation>, String), String>,
+    ) {
+        if !matches!(self.restoration.stage, Stage::Obtain) {
+            return;
+        }
+        let (generation, origin) = match result {
+            Ok(obtained) => obtained,
+            Err(text) => return self.restoration_failed(now_ns, text),
+        };
+        let view = self.node.view(now_ns);
+        let fits = |need: &NeedsCheckpoint| {
+            Wanted { floor_min: need.log_start, ..wanted(need) }.fits(&generation.manifest)
+        };
+        if !view.needs_checkpoint.as_ref().is_some_and(fits) {
+            // Not needed any more, or the log has gone on too far: it is looked at again at once.
+            self.restoration.stage = Stage::Rest { until_ns: now_ns };
+            return;
+        }
+        let text = format!("generation {} {origin}", generation.number);
+        self.note(now_ns, view.epoch, "checkpoint_here", text);
+        self.take_application_away(now_ns);
+        let Some(capsule) = &self.capsule else { return };
+        let (ns, output) = (Arc::clone(&capsule.ns), capsule.log_file());
+        self.restoration.stage = Stage::Restore { generation: generation.clone() };
+        if let Err(text) = self.submit_checkpoint_job(Job::Restore { generation, ns, output }) {
+            self.restoration_failed(now_ns, text);
+        }
+    }
+
+    fn take_application_away(&mut self, now_ns: u64) {
+        self.app = App::Gone;
+        self.dataplane.order(Command::Service { up: false });
+        self.stop_app();
+        self.node.handle_local(now_ns, LocalFact::AppReplaced);
+        self.done(now_ns);
+    }
+
+    /// The application is back, standing still, or could not be brought back.
+    pub(super) fn restored(&mut self, now_ns: u64, result: Result<Box<Restored>, String>) {
+        let rest = Stage::Rest { until_ns: now_ns };
+        let stage = std::mem::replace(&mut self.restoration.stage, rest);
+        let Stage::Restore { generation } = stage else {
+            self.restoration.stage = stage;
+            return;
+        };
+        if self.restart_at_ns.is_some() {
+            // Everything starts anew: what came to life ends here.
+            return;
+        }
+        let restored = match result {
+            Ok(restored) => restored,
+            Err(text) => {
+                let _ = self.submit_checkpoint_job(Job::Reject(generation.number));
+                return self.restoration_failed(now_ns, text);
+            }
+        };
+        let resume = resume(&generation, &restored.connections);
+        if !self.dataplane.order(Command::Resume(Box::new(resume))) {
+            return self.restoration_failed(now_ns, "the poll-mode thread takes no orders".into());
+        }
+        self.restoration.stage = Stage::Resume { generation, restored, since_ns: now_ns };
+    }
+
+    /// The data path feeds it from now on, or cannot.
+    pub(super) fn resumed(&mut self, now_ns: u64, resumed: bool) {
+        let rest = Stage::Rest { until_ns: now_ns };
+        let stage = std::mem::replace(&mut self.restoration.stage, rest);
+        let Stage::Resume { generation, restored, .. } = stage else {
+            self.restoration.stage = stage;
+            return;
+        };
+        if !resumed {
+            let text = "the log here does not go with the checkpoint";
+            return self.restoration_failed(now_ns, text.into());
+        }
+        let connections = restored.connections.len();
+        let Some(capsule) = &mut self.capsule else { return };
+        match capsule.install(restored.app) {
+            Ok((pid, probe)) => {
+                self.dataplane.watch_application(probe);
+                self.app = App::Starting { since_ns: now_ns, checked_ns: 0 };
+                let text = format!(
+                    "generation {} at {}: {connections} connections, process {pid}",
+                    generation.number, generation.manifest.position
+                );
+                let epoch = self.node.view(now_ns).epoch;
+                self.note(now_ns, epoch, "restored", text);
+                self.restoration.stage = Stage::Settle { generation: generation.number };
+            }
+            Err(e) => {
+                let _ = self.submit_checkpoint_job(Job::Reject(generation.number));
+                self.restoration_failed(now_ns, format!("{e:#}"));
+            }
+        }
+    }
+
+    /// It follows, and nothing speaks against it.
+    fn settle(&mut self, now_ns: u64, generation: u64) {
+        if self.app == App::Gone {
+            // Its end has been told: it was not the right one, or was killed.
+            let _ = self.submit_checkpoint_job(Job::Reject(generation));
+            return self.restoration_failed(now_ns, "the restored application ended".into());
+        }
+        let follows = self.snapshot.as_ref().is_some_and(|s| {
+            matches!(s.role, DataRole::Follow(_) | DataRole::Lead(_)) && s.level && s.fit
+        });
+        if self.app != App::Ready || !follows {
+            return;
+        }
+        let _ = self.submit_checkpoint_job(Job::Settled);
+        let took_ms = now_ns.saturating_sub(self.restoration.begun_ns) / MS;
+        let epoch = self.node.view(now_ns).epoch;
+        self.note(now_ns, epoch, "whole_again", format!("by checkpoint, in {took_ms} ms"));
+        let restored = self.restoration.restored + 1;
+        self.restoration = Restoration { restored, ..Restoration::new() };
+    }
+
+    fn restoration_failed(&mut self, now_ns: u64, text: String) {
+        let attempts = self.restoration.attempts.clamp(1, 16);
+        let wait_ns = (RETRY_FIRST_NS << (attempts - 1)).min(RETRY_LAST_NS);
+        let epoch = self.node.view(now_ns).epoch;
+        self.note(now_ns, epoch, "restore_failed", text.clone());
+        self.restoration.failed = Some(text);
+        self.restoration.stage = Stage::Rest { until_ns: now_ns + wait_ns };
+    }
+}
+
+/// One from the newer half of the log, or that will be overwritten before it is here.
+fn wanted(need: &NeedsCheckpoint) -> Wanted {
+    let held = need.position.saturating_sub(need.log_start);
+    Wanted {
+        floor_min: (need.log_start + held / 2).max(need.applied),
+        reigns: need.history.iter().map(|e| Reign { epoch: e.epoch, start: e.start }).collect(),
+    }
+}
+
+fn resume(generation: &Generation, connections: &[SocketImage]) -> Resume {
+    let m = &generation.manifest;
+    let end = |address: &std::net::SocketAddr| (address.ip().to_canonical(), address.port());
+    Resume {
+        barrier: Barrier {
+            position: m.position,
+            floor: m.floor,
+            at_ns: m.at_ns,
+            history: m
+                .reigns
+                .iter()
+                .map(|r| EpochStart { epoch: r.epoch, start: r.start })
+                .collect(),
+        },
+        flows: connections.iter().map(seed).collect(),
+        pending: m
+            .pending
+            .iter()
+            .map(|(client, server)| FlowKey { client: end(client), server: end(server) })
+            .collect(),
+    }
+}
+
+fn seed(image: &SocketImage) -> FlowSeed {
+    let end = |address: std::net::SocketAddr| (address.ip().to_canonical(), address.port());
+    FlowSeed {
+        key: FlowKey { client: end(image.remote), server: end(image.local) },
+        rcv_nxt: image.rcv_nxt,
+        rcv_edge: image.window.rcv_wup.wrapping_add(image.window.rcv_wnd),
+        snd_nxt: image.snd_nxt(),
+        client_acked: image.snd_una,
+        client_edge: image.snd_una.wrapping_add(image.window.snd_wnd),
+        scales: image.agreed.scales,
+        client_closed: image.state.peer_has_closed(),
+        server_closed: matches!(image.fin, Fin::InFlight | Fin::Acked),
+    }
+}

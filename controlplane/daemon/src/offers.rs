@@ -1,0 +1,83 @@
+//! What this node gives to others that need a checkpoint: the newest that fits, or one taken now.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crossbeam::channel::{Sender, bounded};
+use understudy_api::{Request, Response};
+use understudy_checkpoint::transfer::{Identity, Server, Source, Wanted};
+use understudy_checkpoint::{Generation, Store};
+use understudy_config::Config;
+
+use crate::keys::Keys;
+use crate::server::Call;
+
+/// The node that asks waits a little longer than this.
+const LIMIT: Duration = Duration::from_secs(170);
+/// While another checkpoint is under way.
+const RETRY: Duration = Duration::from_millis(200);
+const MB: u64 = 1 << 20;
+
+struct Offers {
+    store: Store,
+    calls: Sender<Call>,
+    keys: Keys,
+}
+
+/// Listens at this node's address of the second path, by TCP.
+pub fn serve(
+    config: &Arc<Config>,
+    store: Store,
+    calls: Sender<Call>,
+    keys: Keys,
+) -> anyhow::Result<Server> {
+    let rate_bytes_s = config.checkpoint.transfer_mb_s * MB;
+    Ok(Server::start(config.me().address, Offers { store, calls, keys }, rate_bytes_s)?)
+}
+
+impl Source for Offers {
+    fn offer(&self, wanted: &Wanted) -> Result<(Generation, Duration), String> {
+        let end = Instant::now() + LIMIT;
+        loop {
+            if let Ok(generation) = self.store.newest_that(|m| wanted.fits(m)) {
+                return Ok((generation.clone(), age(&generation)));
+            }
+            match self.take_one(end) {
+                Response::Checkpoint(taken) if taken.floor >= wanted.floor_min => {}
+                Response::Checkpoint(_) => {
+                    return Err("its checkpoint of now is of no use to this node".into());
+                }
+                Response::Error(e) if e.message == crate::control::UNDER_WAY => {
+                    std::thread::sleep(RETRY);
+                }
+                Response::Error(e) => return Err(e.message),
+                _ => return Err("it gave an answer to something else".into()),
+            }
+            if Instant::now() > end {
+                return Err("it took too long".into());
+            }
+        }
+    }
+
+    fn identity(&self) -> Identity {
+        self.keys.identity()
+    }
+}
+
+impl Offers {
+    fn take_one(&self, end: Instant) -> Response {
+        let (answer, answered) = bounded(1);
+        let call = Call { request: Request::Checkpoint, keys: None, answer };
+        let sent = self.calls.send_deadline(call, end).is_ok();
+        let answer = sent.then(|| answered.recv_deadline(end).ok()).flatten();
+        answer.unwrap_or_else(|| {
+            let text = "its control plane gave no answer in time";
+            understudy_api::ApiError::new(understudy_api::ErrorCode::Runtime, text).into()
+        })
+    }
+}
+
+fn age(generation: &Generation) -> Duration {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.saturating_sub(Duration::from_nanos(generation.manifest.taken_unix_ns))
+}

@@ -180,18 +180,18 @@ impl Criu {
     }
 
     /// Reads the connections of a restored application, which still stands still, and sets their
-    /// clocks; `age`: since the checkpoint was taken.
+    /// clocks to what they must show by now.
     ///
     /// # Errors
     /// A connection that cannot be read.
-    pub fn renew(app: &App, manifest: &Manifest, age: Duration) -> Result<Vec<SocketImage>> {
+    pub fn renew(app: &App, manifest: &Manifest) -> Result<Vec<SocketImage>> {
         let clock = |c: &Clock| TsClock {
             local: c.local,
             remote: c.remote,
             at: Timestamps { value: c.value, micros: c.micros },
         };
         let clocks: Vec<TsClock> = manifest.clocks.iter().map(clock).collect();
-        Ok(image::renew(&app.processes(), age, &clocks)?)
+        Ok(image::renew(&app.processes(), manifest.age(), &clocks)?)
     }
 
     fn command(&self, what: &'static str, images: &Path, work: &Path) -> Command {

@@ -1,6 +1,7 @@
 //! What is written beside a checkpoint's files: where in the log it was taken, and the files.
 
 use std::net::SocketAddr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -80,6 +81,19 @@ pub struct Manifest {
 }
 
 impl Manifest {
+    /// How long ago it was taken.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        now.saturating_sub(Duration::from_nanos(self.taken_unix_ns))
+    }
+
+    /// It was taken so long ago.
+    pub fn set_age(&mut self, age: Duration) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.taken_unix_ns = u64::try_from(now.saturating_sub(age).as_nanos()).unwrap_or(u64::MAX);
+    }
+
     /// Bytes of all files.
     #[must_use]
     pub fn bytes(&self) -> u64 {

@@ -110,7 +110,8 @@ fn a_redis_goes_on_elsewhere_with_its_connections_and_files() {
     assert!(dumped.frozen_us > 0 && dumped.pages > 100, "{dumped:?}");
     assert!(dumped.pending.is_empty());
     let output_file = dir.join("output").to_str().unwrap().to_string();
-    let manifest = Manifest { output_file, clocks: dumped.clocks, ..Manifest::default() };
+    let mut manifest = Manifest { output_file, clocks: dumped.clocks, ..Manifest::default() };
+    manifest.set_age(dumped.taken.elapsed().unwrap());
     assert_eq!(manifest.clocks.len(), 1);
     store.commit(draft, manifest).unwrap();
 
@@ -126,8 +127,7 @@ fn a_redis_goes_on_elsewhere_with_its_connections_and_files() {
     let begun = Instant::now();
     let output = (generation.manifest.output_file.as_str(), output);
     let app = criu.restore(&second, &state_dirs, &generation.dir, &work, output).unwrap();
-    let age = dumped.taken.elapsed().unwrap();
-    let images = Criu::renew(&app, &generation.manifest, age).unwrap();
+    let images = Criu::renew(&app, &generation.manifest).unwrap();
     // What the clock shows goes on where it was: the kernel's tick is a millisecond.
     let (_, clocks) = image::clocks(&app.processes()).unwrap();
     let before = generation.manifest.clocks[0].value;

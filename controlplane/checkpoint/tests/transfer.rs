@@ -49,10 +49,8 @@ fn add(store: &Store, n: u8) -> Generation {
 struct Shelf(Store);
 
 impl Source for Shelf {
-    fn offer(&self, wanted: &Wanted) -> Result<(Generation, Duration), String> {
-        let generation = self.0.newest_that(|m| wanted.fits(m)).map_err(|e| e.to_string())?;
-        let age = Duration::from_nanos(unix_ns() - generation.manifest.taken_unix_ns);
-        Ok((generation, age))
+    fn offer(&self, wanted: &Wanted) -> Result<Generation, String> {
+        self.0.newest_that(|m| wanted.fits(m)).map_err(|e| e.to_string())
     }
 
     fn identity(&self) -> Identity {
@@ -64,8 +62,8 @@ impl Source for Shelf {
 struct Unchecked(Generation);
 
 impl Source for Unchecked {
-    fn offer(&self, _: &Wanted) -> Result<(Generation, Duration), String> {
-        Ok((self.0.clone(), Duration::ZERO))
+    fn offer(&self, _: &Wanted) -> Result<Generation, String> {
+        Ok(self.0.clone())
     }
 
     fn identity(&self) -> Identity {

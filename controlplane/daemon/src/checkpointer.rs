@@ -5,7 +5,6 @@ use std::fs::OpenOptions;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
 use crossbeam::channel::{Receiver, Sender, bounded};
@@ -203,9 +202,7 @@ impl Worker {
         let output = (manifest.output_file.as_str(), file);
         let criu = Criu::find()?;
         let app = criu.restore(ns, state_dirs, &generation.dir, &self.work_dir(), output)?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let age = now.saturating_sub(Duration::from_nanos(manifest.taken_unix_ns));
-        let connections = Criu::renew(&app, manifest, age)?;
+        let connections = Criu::renew(&app, manifest)?;
         Ok(Restored { app, connections })
     }
 }

@@ -1,7 +1,7 @@
 //! What this node gives to others that need a checkpoint: the newest that fits, or one taken now.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Sender, bounded};
 use understudy_api::{Request, Response};
@@ -36,11 +36,11 @@ pub fn serve(
 }
 
 impl Source for Offers {
-    fn offer(&self, wanted: &Wanted) -> Result<(Generation, Duration), String> {
+    fn offer(&self, wanted: &Wanted) -> Result<Generation, String> {
         let end = Instant::now() + LIMIT;
         loop {
             if let Ok(generation) = self.store.newest_that(|m| wanted.fits(m)) {
-                return Ok((generation.clone(), age(&generation)));
+                return Ok(generation);
             }
             match self.take_one(end) {
                 Response::Checkpoint(taken) if taken.floor >= wanted.floor_min => {}
@@ -75,9 +75,4 @@ impl Offers {
             understudy_api::ApiError::new(understudy_api::ErrorCode::Runtime, text).into()
         })
     }
-}
-
-fn age(generation: &Generation) -> Duration {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    now.saturating_sub(Duration::from_nanos(generation.manifest.taken_unix_ns))
 }

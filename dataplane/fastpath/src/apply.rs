@@ -221,6 +221,11 @@ impl Apply {
         self.cursor
     }
 
+    /// The clone has in it everything before this: the records applied, or its barrier.
+    pub fn consumed(&self) -> Position {
+        self.cursor.max(self.seen.until)
+    }
+
     /// Records before it are done with for good.
     pub fn floor(&self) -> Position {
         let pending = self.pending.iter().find(|p| p.state != PendingState::Done);
@@ -315,7 +320,7 @@ impl Apply {
         record: &Record<'_>,
     ) -> bool {
         match (record.header.kind, mode) {
-            (RecordKind::ClientFrame, _) => self.apply_frame(cx, mode, record.payload),
+            (RecordKind::ClientFrame, _) => self.apply_frame(cx, mode, record),
             (RecordKind::SynAck, Mode::Clone) => {
                 self.apply_synack(cx, record);
                 true
@@ -338,7 +343,13 @@ impl Apply {
         }
     }
 
-    fn apply_frame<P: Ports>(&mut self, cx: &mut Context<'_, P>, mode: Mode, frame: &[u8]) -> bool {
+    fn apply_frame<P: Ports>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        mode: Mode,
+        record: &Record<'_>,
+    ) -> bool {
+        let frame = record.payload;
         // What is not an intact segment is the kernel's to judge. Nobody sends it to a clone again:
         // what the device does not take now, it takes later.
         let intact = Segment::parse(frame).filter(|s| s.checksum_ok(frame));
@@ -353,11 +364,29 @@ impl Apply {
             return self.apply_syn(cx, mode, frame, &segment, found);
         }
         let Some(at) = found else { return cx.deliver(frame) };
+        if mode == Mode::Clone {
+            self.note_echo(at, &segment, record.header.timestamp_ns);
+        }
         let half_open = self.flows.get(at).is_some_and(|f| f.state == FlowState::HalfOpen);
         if half_open && !self.adopt(cx, frame, &segment, at) {
             return true;
         }
         self.apply_segment(cx, mode, frame, &segment, at)
+    }
+
+    /// What the client echoes shows the primary's clock.
+    fn note_echo(&mut self, at: FlowRef, segment: &Segment, log_ns: u64) {
+        if let Some(flow) = self.flows.get_mut(at)
+            && segment.has(ACK)
+            && let Some((_, tsecr)) = segment.options.timestamps
+        {
+            flow.ts.note_echo(log_ns, tsecr);
+        }
+    }
+
+    /// From here on the clone's output is the service's; `log_now_ns`: now on the log's clock.
+    pub fn serve(&mut self, now_ns: u64, log_now_ns: u64) {
+        self.flows.iter_mut().for_each(|flow| flow.ts.serve(now_ns, log_now_ns));
     }
 
     fn apply_syn<P: Ports>(
@@ -710,39 +739,41 @@ impl Apply {
         PendingState::Delivered { at_ns: cx.now_ns, tries: tries + 1 }
     }
 
-    /// The capsule's kernel sent this segment.
+    /// The capsule's kernel sent this segment. Says what becomes of it, and by how much its TSval
+    /// must be moved before a client sees it.
     pub fn observe_output(
         &mut self,
         now_ns: u64,
         segment: &Segment,
         counters: &mut Counters,
-    ) -> OutputFate {
+    ) -> (OutputFate, u32) {
+        const PASS: (OutputFate, u32) = (OutputFate::Pass, 0);
         if self.flows.is_empty() {
-            return OutputFate::Pass;
+            return PASS;
         }
-        let Some(at) = self.flows.find(&segment.key_from_server()) else { return OutputFate::Pass };
-        let Some(flow) = self.flows.get_mut(at) else { return OutputFate::Pass };
+        let Some(at) = self.flows.find(&segment.key_from_server()) else { return PASS };
+        let Some(flow) = self.flows.get_mut(at) else { return PASS };
         self.output_seen = true;
         if segment.has(SYN) {
             // A new handshake of the same ends, answered by this node's kernel.
             self.flows.remove(at);
-            return OutputFate::Pass;
+            return PASS;
         }
         if segment.has(RST) {
             if flow.is_untouched() && flow.adoptions < ADOPTIONS_MAX {
-                return OutputFate::Swallow;
+                return (OutputFate::Swallow, 0);
             }
             counters.clone_resets += u64::from(flow.state == FlowState::Adopted);
             self.flows.remove(at);
-            return OutputFate::Pass;
+            return PASS;
         }
-        flow.note_output(now_ns, segment);
+        let shift = flow.note_output(now_ns, segment);
         let wanted = segment.seq_len() > 0 && before(flow.client_acked, segment.seq_end());
         if flow.is_closed() {
             self.flows.remove(at);
-            return OutputFate::Pass;
+            return (OutputFate::Pass, shift);
         }
-        if wanted { OutputFate::Retain(at) } else { OutputFate::Pass }
+        (if wanted { OutputFate::Retain(at) } else { OutputFate::Pass }, shift)
     }
 
     /// This clone can no longer be trusted to continue the primary's connections.

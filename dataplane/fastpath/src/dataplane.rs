@@ -23,7 +23,7 @@ use understudy_wire::pdu::{
     PDU_TAG_LEN, PduError, PduHeader, PduKind, TARGET_ALL, group_mac, in_frame,
 };
 use understudy_wire::record::RecordKind;
-use understudy_wire::tcp::{ACK, FIN, RST, SYN, Segment};
+use understudy_wire::tcp::{ACK, FIN, RST, SYN, Segment, set_tsval};
 use understudy_wire::{Epoch, NodeId, Position};
 
 use crate::MS;

@@ -5,12 +5,13 @@ use std::collections::{HashMap, VecDeque};
 use understudy_wire::Position;
 use understudy_wire::tcp::{FIN, FlowKey, Segment, TcpOptions, before, later};
 
-use crate::MS;
 use crate::adoption::{SynAckInfo, SynInfo};
+use crate::tsclock::TsClocks;
 
-/// The old primary fell silent longer ago, its TSval clock was behind the clone's besides
-/// (`adoption.rs`), and no frame needs as long from the clone's kernel to the host port.
-const TS_SLACK_MS: u32 = 10;
+/// The old primary fell silent longer ago, even in a planned switchover between two nodes whose
+/// clocks for the connection are the same, and no frame needs as long from the clone's kernel to the
+/// host port.
+const TS_SLACK_MS: u32 = 5;
 /// SYNs waiting for their SYN-ACK at most.
 const SYNS_MAX: usize = 4096;
 
@@ -68,8 +69,8 @@ pub struct Flow {
     pub parked: u32,
     /// Scan of the ring that found it blocked.
     pub blocked_in_scan: u64,
-    /// The clone's TSval clock less this node's, in ms.
-    ts_ahead: Option<u32>,
+    /// The clocks of the timestamp option.
+    pub ts: TsClocks,
     client_fin: Option<u32>,
     server_fin: Option<u32>,
     generation: u32,
@@ -141,7 +142,7 @@ impl Flow {
             adopted_at_ns: 0,
             parked: 0,
             blocked_in_scan: 0,
-            ts_ahead: None,
+            ts: TsClocks::default(),
             client_fin: None,
             server_fin: None,
             generation: 0,
@@ -177,17 +178,13 @@ impl Flow {
     /// A TSval for what is sent at takeover: no older than what the old primary sent last, no
     /// newer than what the clone's kernel stamped on a frame that has not come out yet.
     pub fn takeover_tsval(&self, now_ns: u64) -> Option<u32> {
-        let shown = self.ts_ahead?.wrapping_add((now_ns / MS) as u32);
-        Some(shown.wrapping_sub(TS_SLACK_MS))
+        Some(self.ts.shown(now_ns)?.wrapping_sub(TS_SLACK_MS))
     }
 
-    /// The clone sent this segment (not a SYN-ACK), read at `now_ns`.
-    pub fn note_output(&mut self, now_ns: u64, segment: &Segment) {
-        if let Some((tsval, _)) = segment.options.timestamps {
-            // The frame that was read soonest after it was sent says most about the clock.
-            let ahead = tsval.wrapping_sub((now_ns / MS) as u32);
-            self.ts_ahead = Some(self.ts_ahead.map_or(ahead, |known| later(known, ahead)));
-        }
+    /// The clone sent this segment (not a SYN-ACK), read at `now_ns`. Gives by how much its TSval
+    /// must be moved before a client sees it.
+    pub fn note_output(&mut self, now_ns: u64, segment: &Segment) -> u32 {
+        let own = segment.options.timestamps.map(|(tsval, _)| self.ts.note_own(now_ns, tsval));
         let edge = segment.ack.wrapping_add(u32::from(segment.window) << self.scales().1);
         if segment.seq_len() > 0 && before(segment.seq, self.snd_nxt) {
             self.sends_again = true;
@@ -198,6 +195,7 @@ impl Flow {
         if segment.has(FIN) {
             self.server_fin = Some(segment.seq_end());
         }
+        own.unwrap_or(0)
     }
 
     /// The clone's kernel has not said a thing about it: the adoption may have been lost
@@ -309,6 +307,11 @@ impl FlowTable {
     /// Every flow.
     pub fn iter(&self) -> impl Iterator<Item = &Flow> {
         self.slots.iter().flatten()
+    }
+
+    /// All of them, to be changed.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Flow> {
+        self.slots.iter_mut().flatten()
     }
 
     /// Forgets all.

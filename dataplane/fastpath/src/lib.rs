@@ -18,6 +18,7 @@ pub mod ports;
 pub mod receiver;
 pub mod retained;
 pub mod sender;
+pub mod tsclock;
 
 /// Nanoseconds in a millisecond.
 pub const MS: u64 = 1_000_000;

@@ -2,6 +2,8 @@
 //!
 //! No test asserts a speed: what it took is printed, and bounded by a generous liveness bound.
 
+use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use understudy_api::Status;
@@ -9,7 +11,7 @@ use understudy_lab::clients::Task;
 use understudy_lab::clients::data::Data;
 use understudy_lab::clients::pipelined::Pipelined;
 use understudy_lab::node::{READY_TIMEOUT, vip4};
-use understudy_lab::{Member, NodeOptions, Scenario, Verdict, scenario};
+use understudy_lab::{Member, NodeOptions, Scenario, Verdict, cmd, scenario};
 
 const REDIS: u16 = 6379;
 const STALL_MAX: Duration = Duration::from_secs(10);
@@ -56,6 +58,20 @@ fn load(scenario: &Scenario, connections: usize) -> Task {
     let task = plan.start(&scenario.lab.client_netns()).unwrap();
     task.wait_progress(200, STALL_MAX).unwrap();
     task
+}
+
+/// The data is written: no log reaches back to where it began.
+fn wrapped(options: &NodeOptions) -> Option<Scenario> {
+    let can = scenario::can_run(&["understudyd", "understudy"]);
+    let scenario = can.then(|| Scenario::start(options).unwrap())?;
+    done(data().write(&scenario.lab.client_netns()).unwrap());
+    Some(scenario)
+}
+
+fn replicas(scenario: &mut Scenario) -> (Member, Member, Member) {
+    let primary = scenario.primary().unwrap();
+    let mut others = primary.others();
+    (primary, others.next().unwrap(), others.next().unwrap())
 }
 
 /// How it became whole, in its own words.
@@ -122,4 +138,118 @@ fn five_kills() {
     verdict.assert_pass();
     done(data().read(&scenario.lab.client_netns()).unwrap());
     scenario.check_wire(handovers).unwrap();
+}
+
+/// A node whose newest checkpoint is damaged uses the one before, and the longer log.
+#[test]
+fn a_corrupt_newest_checkpoint() {
+    let Some(mut scenario) = wrapped(&options()) else { return };
+    let task = load(&scenario, 20);
+    let (_, _, node) = replicas(&mut scenario);
+    let older = scenario.trio.node(node).checkpoint().unwrap();
+    task.wait_progress(100, STALL_MAX).unwrap();
+    let newer = scenario.trio.node(node).checkpoint().unwrap();
+    assert!(newer.generation == older.generation + 1 && newer.position > older.position);
+    scenario.trio.crash(&scenario.lab, node).unwrap();
+    let image = scenario.trio.node(node).checkpoints().join(newer.generation.to_string());
+    let pages = image.join("image/pages-1.img");
+    let mut bytes = fs::read(&pages).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&pages, bytes).unwrap();
+    scenario.trio.revive(&scenario.lab, node).unwrap();
+    joins(&mut scenario, node);
+    let status = scenario.trio.node(node).status().unwrap();
+    let used = format!("generation {} this node's own", older.generation);
+    assert!(status.timeline.iter().any(|e| e.detail == used), "{:?}", status.timeline);
+    let (_, killed_ns, _) = kill_primary(&mut scenario, &task);
+    let verdict = task.finish().unwrap();
+    println!("{verdict} stall {:?} ns", verdict.stall(killed_ns).around_ns());
+    verdict.assert_pass();
+    done(data().read(&scenario.lab.client_netns()).unwrap());
+    scenario.check_wire(1).unwrap();
+}
+
+/// A small file system in place of a directory, until dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(at: PathBuf, size: &str) -> SmallDisk {
+        let at_text = at.to_str().unwrap().to_string();
+        let options = format!("size={size}");
+        cmd::run(&["mount", "-t", "tmpfs", "-o", &options, "tmpfs", &at_text]).unwrap();
+        SmallDisk(at)
+    }
+
+    fn grow(&self, size: &str) {
+        let options = format!("remount,size={size}");
+        cmd::run(&["mount", "-o", &options, self.0.to_str().unwrap()]).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = cmd::run(&["umount", "-l", self.0.to_str().unwrap()]);
+    }
+}
+
+/// The primary's disk is full while it takes a checkpoint: the service does not notice, the
+/// operator does; with room it works again.
+#[test]
+fn a_full_disk() {
+    let Some(mut scenario) = wrapped(&options()) else { return };
+    let task = load(&scenario, 20);
+    let (primary, _, _) = replicas(&mut scenario);
+    let node = scenario.trio.node(primary);
+    let disk = SmallDisk::mount(node.checkpoints(), "20m");
+    for _ in 0..2 {
+        let error = node.checkpoint().unwrap_err().to_string();
+        println!("{error}");
+        assert!(error.contains("No space left") || error.contains("cannot dump"), "{error}");
+        let status = node.status().unwrap();
+        assert!(status.checkpoints.unwrap().failed_because.is_some());
+        assert_eq!(fs::read_dir(node.checkpoints()).unwrap().count(), 0, "nothing of it stays");
+    }
+    task.wait_progress(100, STALL_MAX).unwrap();
+    disk.grow("400m");
+    let taken = node.checkpoint().unwrap();
+    println!("{taken:?}");
+    assert_eq!(node.status().unwrap().checkpoints.unwrap().failed_because, None);
+    task.wait_progress(100, STALL_MAX).unwrap();
+    assert_eq!(scenario.primary().unwrap(), primary, "it serves on");
+    let verdict = task.finish().unwrap();
+    println!("{verdict} longest stall {:.1} ms", verdict.stall(0).longest_ns as f64 / 1e6);
+    verdict.assert_pass();
+    scenario.check_wire(0).unwrap();
+    drop(scenario);
+    drop(disk);
+}
+
+/// The node that gives a checkpoint dies while it does. Only the primary is left: it can commit
+/// nothing more alone, and the node that joins must get its checkpoint, or nobody is served again.
+#[test]
+fn the_source_dies_during_the_transfer() {
+    let mut slow = options();
+    slow.set.push(("checkpoint.transfer_mb_s".into(), 20.into()));
+    let Some(mut scenario) = wrapped(&slow) else { return };
+    let task = load(&scenario, 20);
+    let (primary, source, node) = replicas(&mut scenario);
+    scenario.trio.crash(&scenario.lab, node).unwrap();
+    scenario.trio.revive(&scenario.lab, node).unwrap();
+    cmd::wait_until("the transfer", READY_TIMEOUT, || {
+        let status = scenario.trio.node(node).status();
+        let restoring = status.ok().and_then(|s| s.checkpoints?.restoring);
+        Ok(restoring.is_some_and(|r| r.bytes_done > 5 << 20))
+    })
+    .unwrap();
+    let killed_ns = scenario.trio.crash(&scenario.lab, source).unwrap();
+    joins(&mut scenario, node);
+    task.wait_progress(100, STALL_MAX).unwrap();
+    assert_eq!(scenario.primary().unwrap(), primary);
+    let verdict = task.finish().unwrap();
+    let stall = verdict.stall(killed_ns).longest_ns as f64 / 1e6;
+    println!("{verdict} longest stall {stall:.0} ms, in which the checkpoint of the primary came");
+    verdict.assert_pass();
+    done(data().read(&scenario.lab.client_netns()).unwrap());
+    scenario.check_wire(0).unwrap();
 }

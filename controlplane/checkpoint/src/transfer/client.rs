@@ -5,7 +5,7 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use understudy_seal::stream::End;
 
@@ -13,10 +13,10 @@ use super::link::{Identity, Link, transfer};
 use super::{Answer, Ask, Wanted};
 use crate::error::{Error, Result, file};
 use crate::manifest::{FileEntry, Manifest};
-use crate::store::{
-    Draft, Generation, MANIFEST, MANIFEST_BYTES_MAX, Store, checksum, parse_manifest,
-};
+use crate::store::{Generation, MANIFEST, MANIFEST_BYTES_MAX, Store, checksum, parse_manifest};
 
+/// Each takes a round trip.
+const AGE_EXCHANGES: usize = 5;
 const CONNECT: Duration = Duration::from_secs(3);
 const SILENCE: Duration = Duration::from_secs(20);
 /// The other node may have to take a checkpoint first.
@@ -60,14 +60,15 @@ pub fn fetch(
     let mut link = Link::open(stream, End::Client, identity, SILENCE)?;
     link.set_patience(OFFER_SILENCE)?;
     link.say(&Ask::Offer(wanted.clone()))?;
-    let (number, age_us, manifest_len) = match link.hear()? {
-        Answer::Offer { generation, age_us, manifest_len } => (generation, age_us, manifest_len),
+    let (number, manifest_len) = match link.hear()? {
+        Answer::Offer { generation, manifest_len } => (generation, manifest_len),
         Answer::Refused { why } => return Err(transfer(why)),
-        Answer::File { .. } => return Err(transfer("a file that nobody asked for")),
+        _ => return Err(transfer("an answer to something else")),
     };
-    let offered = Instant::now();
     link.set_patience(SILENCE)?;
-    let manifest = read_manifest(&mut link, manifest_len)?;
+    let mut manifest = read_manifest(&mut link, manifest_len)?;
+    let age = ask_age(&mut link)?;
+    manifest.set_age(age);
     if !wanted.fits(&manifest) {
         return Err(transfer("the checkpoint that was offered is of no use here"));
     }
@@ -84,23 +85,28 @@ pub fn fetch(
         }
         Err(e) => return Err(e),
     };
-    let generation = keep(store, draft, manifest, age_us, offered)?;
+    let generation = store.commit_incoming(draft, manifest)?;
     Ok(Fetched { generation, bytes, took: begun.elapsed() })
 }
 
-/// When it was taken, by the clock of this node.
-fn keep(
-    store: &Store,
-    draft: Draft,
-    mut manifest: Manifest,
-    age_us: u64,
-    offered: Instant,
-) -> Result<Generation> {
-    let age = Duration::from_micros(age_us).saturating_add(offered.elapsed());
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let taken_ns = now.saturating_sub(age).as_nanos();
-    manifest.taken_unix_ns = u64::try_from(taken_ns).unwrap_or(u64::MAX);
-    store.commit_incoming(draft, manifest)
+/// The age of now, of the exchange that took least: it was told in the middle of that.
+fn ask_age(link: &mut Link) -> Result<Duration> {
+    let mut best: Option<(Duration, Instant)> = None;
+    let mut least = Duration::MAX;
+    for _ in 0..AGE_EXCHANGES {
+        let asked = Instant::now();
+        link.say(&Ask::Age)?;
+        let Answer::Age { age_us } = link.hear()? else {
+            return Err(transfer("an answer to something else"));
+        };
+        let took = asked.elapsed();
+        if took < least {
+            least = took;
+            best = Some((Duration::from_micros(age_us), asked + took / 2));
+        }
+    }
+    let (age, told) = best.ok_or_else(|| transfer("its age is not known"))?;
+    Ok(age.saturating_add(told.elapsed()))
 }
 
 fn read_manifest(link: &mut Link, len: u64) -> Result<Manifest> {

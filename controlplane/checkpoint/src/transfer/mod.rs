@@ -27,11 +27,15 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// Whether a checkpoint is of use.
+    /// Whether a checkpoint is of use: recent enough, and nothing in it that turned out not to be
+    /// history. A primary's may hold what nobody else had yet, and a later reign cut off.
     #[must_use]
     pub fn fits(&self, manifest: &Manifest) -> bool {
-        let known = manifest.reigns.last().is_some_and(|newest| self.reigns.contains(newest));
-        manifest.floor >= self.floor_min && known
+        let Some(newest) = manifest.reigns.last() else { return false };
+        let next = self.reigns.iter().find(|reign| reign.epoch > newest.epoch);
+        let is_history =
+            self.reigns.contains(newest) && next.is_none_or(|next| manifest.position <= next.start);
+        manifest.floor >= self.floor_min && is_history
     }
 }
 
@@ -41,6 +45,8 @@ impl Wanted {
 enum Ask {
     /// For a checkpoint.
     Offer(Wanted),
+    /// How old the one that was offered is at this moment: the clocks of its connections go by that.
+    Age,
     /// For a file of the one that was offered, from a byte on.
     File { path: String, from: u64 },
 }
@@ -50,9 +56,39 @@ enum Ask {
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 enum Answer {
     /// The newest checkpoint that fits; its manifest is the first file.
-    Offer { generation: u64, age_us: u64, manifest_len: u64 },
+    Offer { generation: u64, manifest_len: u64 },
+    /// So old.
+    Age { age_us: u64 },
     /// So many bytes follow.
     File { len: u64 },
     /// No.
     Refused { why: String },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_of_what_is_not_history_does_not_fit() {
+        let reign = |epoch, start| Reign { epoch, start };
+        let manifest = |reigns: &[Reign], floor, position| Manifest {
+            reigns: reigns.to_vec(),
+            floor,
+            position,
+            ..Manifest::default()
+        };
+        let wanted = Wanted { floor_min: 50, reigns: vec![reign(2, 0), reign(5, 100)] };
+        for (fits, reigns, floor, position) in [
+            (true, &[reign(2, 0)][..], 50, 100),
+            (false, &[reign(2, 0)], 50, 101),
+            (false, &[reign(2, 0)], 49, 100),
+            (true, &[reign(2, 0), reign(5, 100)], 90, 5000),
+            (false, &[reign(2, 0), reign(4, 100)], 90, 5000),
+            (false, &[reign(2, 8)], 50, 60),
+            (false, &[], 50, 60),
+        ] {
+            assert_eq!(wanted.fits(&manifest(reigns, floor, position)), fits, "{reigns:?}");
+        }
+    }
 }

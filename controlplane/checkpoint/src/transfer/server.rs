@@ -23,11 +23,11 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Where the checkpoints come from.
 pub trait Source: Send + Sync + 'static {
-    /// The newest checkpoint that fits, and how old it is; or why there is none. May take one.
+    /// The newest checkpoint that fits, or why there is none. May take one.
     ///
     /// # Errors
     /// For the node that asks.
-    fn offer(&self, wanted: &Wanted) -> std::result::Result<(Generation, Duration), String>;
+    fn offer(&self, wanted: &Wanted) -> std::result::Result<Generation, String>;
 
     /// Who this node is, with the keys of now.
     fn identity(&self) -> Identity;
@@ -137,20 +137,23 @@ impl<S: Source> Shared<S> {
                 (Ask::File { path, from }, Some(generation)) => {
                     self.send_file(&mut link, generation, &path, from)?;
                 }
-                (Ask::File { .. }, None) => return Err(transfer("a file of no checkpoint")),
+                (Ask::Age, Some(generation)) => {
+                    let age_us = u64::try_from(generation.manifest.age().as_micros());
+                    link.say(&Answer::Age { age_us: age_us.unwrap_or(u64::MAX) })?;
+                }
+                (_, None) => return Err(transfer("it asks of a checkpoint, and none was offered")),
             }
         }
     }
 
     fn offer(&self, link: &mut Link, wanted: &Wanted) -> Result<Option<Generation>> {
         match self.source.offer(wanted) {
-            Ok((generation, age)) => {
+            Ok(generation) => {
                 let path = generation.dir.join(MANIFEST);
                 let meta = path.metadata().map_err(file("look at", &path))?;
                 let (number, manifest_len) = (generation.number, meta.len());
-                let age_us = u64::try_from(age.as_micros()).unwrap_or(u64::MAX);
                 tracing::info!(peer = link.peer, "checkpoint {number} is asked for");
-                link.say(&Answer::Offer { generation: number, age_us, manifest_len })?;
+                link.say(&Answer::Offer { generation: number, manifest_len })?;
                 Ok(Some(generation))
             }
             Err(why) => {

@@ -1,6 +1,8 @@
-//! Taking a checkpoint, step by step: get ready, hold, dump, release, wait until the log up to the
-//! barrier is committed, keep. A step that fails or takes too long ends it; the application goes
-//! on whatever happens.
+//! Taking a checkpoint, step by step: get ready, hold, dump, release, keep. A step that fails or
+//! takes too long ends it; the application goes on whatever happens.
+//!
+//! A primary's may hold what is not committed: a node may need it to become the replica that
+//! commits it. Whoever uses a checkpoint judges whether all of it is history.
 
 use std::sync::atomic::Ordering as Atomic;
 
@@ -17,8 +19,6 @@ use crate::{keys::Keys, offers, server::Call};
 
 /// How long the data path may take to hold.
 const HOLD_LIMIT_NS: u64 = 1_000 * MS;
-/// How long what the application has been given may take to be committed.
-const COMMIT_LIMIT_NS: u64 = 10_000 * MS;
 
 /// The refusal that another moment may change.
 pub const UNDER_WAY: &str = "a checkpoint is under way";
@@ -28,7 +28,6 @@ enum Stage {
     Prepare,
     Hold { since_ns: u64 },
     Dump { barrier: Box<Barrier>, held_ns: u64 },
-    Commit { manifest: Box<Manifest>, since_ns: u64 },
     Keep,
 }
 
@@ -134,7 +133,7 @@ impl Control {
                 done => self.checkpoint_step(now_ns, done),
             }
         }
-        self.wait_for_commit(now_ns);
+        self.watch_hold(now_ns);
     }
 
     /// By time, or by what was written to the log.
@@ -268,41 +267,23 @@ impl Control {
             pages: dumped.pages,
             ..Manifest::default()
         };
-        if let Some(under_way) = self.taking.as_mut().and_then(|t| t.under_way.as_mut()) {
-            let manifest = Box::new(manifest);
-            under_way.stage = Stage::Commit { manifest, since_ns: now_ns };
+        let Some(taking) = &mut self.taking else { return };
+        if let Some(under_way) = &mut taking.under_way {
+            under_way.stage = Stage::Keep;
         }
-        self.wait_for_commit(now_ns);
+        if let Err(text) = taking.submit(Job::Keep(Box::new(manifest))) {
+            self.end_checkpoint(now_ns, Err(text));
+        }
     }
 
-    /// What a primary's application was given may turn out not to be history.
-    fn wait_for_commit(&mut self, now_ns: u64) {
-        let (committed, in_reign) = self.snapshot.as_ref().map_or((0, false), |s| {
-            (s.committed, matches!(s.role, DataRole::Lead(_) | DataRole::Follow(_)))
-        });
-        let over = self.restart_at_ns.is_some() || !in_reign || self.app != App::Ready;
-        let Some(taking) = &mut self.taking else { return };
-        let Some(under_way) = &mut taking.under_way else { return };
-        let failed = match &mut under_way.stage {
-            Stage::Hold { since_ns } if now_ns > *since_ns + HOLD_LIMIT_NS => {
-                self.release();
-                "the data path did not come to a barrier"
-            }
-            Stage::Commit { .. } if over => "the reign ended before the barrier was committed",
-            Stage::Commit { manifest, .. } if manifest.position <= committed => {
-                let manifest = std::mem::take(manifest);
-                under_way.stage = Stage::Keep;
-                match taking.submit(Job::Keep(manifest)) {
-                    Ok(()) => return,
-                    Err(text) => return self.end_checkpoint(now_ns, Err(text)),
-                }
-            }
-            Stage::Commit { since_ns, .. } if now_ns > *since_ns + COMMIT_LIMIT_NS => {
-                "what the application was given is not committed by the other nodes"
-            }
-            _ => return,
-        };
-        self.end_checkpoint(now_ns, Err(failed.into()));
+    fn watch_hold(&mut self, now_ns: u64) {
+        let under_way = self.taking.as_ref().and_then(|t| t.under_way.as_ref());
+        let Some(Stage::Hold { since_ns }) = under_way.map(|u| &u.stage) else { return };
+        if now_ns > *since_ns + HOLD_LIMIT_NS {
+            self.release();
+            let text = "the data path did not come to a barrier";
+            self.end_checkpoint(now_ns, Err(text.into()));
+        }
     }
 
     fn end_checkpoint(&mut self, now_ns: u64, result: Result<Generation, String>) {

@@ -50,16 +50,18 @@ impl<P: Ports> Dataplane<P> {
     }
 
     /// The primary's output: note what a clone needs to know, then to the gate.
-    pub(super) fn on_service_output(&mut self, now_ns: u64, frame: P::Frame, ports: &P) {
+    pub(super) fn on_service_output(&mut self, now_ns: u64, mut frame: P::Frame, ports: &P) {
         if self.withhold(frame.bytes(), ports) {
             self.counters.death_withheld += 1;
             return;
         }
         if let Some(segment) = Segment::parse(frame.bytes()) {
-            if self.apply.observe_output(now_ns, &segment, &mut self.counters)
-                == OutputFate::Swallow
-            {
+            let (fate, shift) = self.apply.observe_output(now_ns, &segment, &mut self.counters);
+            if fate == OutputFate::Swallow {
                 return;
+            }
+            if let Some((own, _)) = segment.options.timestamps.filter(|_| shift != 0) {
+                set_tsval(frame.bytes_mut(), &segment, own.wrapping_add(shift));
             }
             if segment.has(SYN | ACK) && !self.note_synack(now_ns, frame.bytes()) {
                 // Without the note no clone could adopt: the kernel will answer again.
@@ -115,7 +117,7 @@ impl<P: Ports> Dataplane<P> {
         }
         let segment = Segment::parse(frame.bytes());
         let fate = segment
-            .map(|s| (s.seq_end(), self.apply.observe_output(now_ns, &s, &mut self.counters)));
+            .map(|s| (s.seq_end(), self.apply.observe_output(now_ns, &s, &mut self.counters).0));
         match fate {
             Some((seq_end, OutputFate::Retain(flow))) => {
                 let flows = self.apply.flows();

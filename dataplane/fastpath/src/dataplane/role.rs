@@ -86,6 +86,8 @@ impl<P: Ports> Dataplane<P> {
     /// The clone is level with the log: from here on its output is the service's.
     pub(super) fn take_over(&mut self, now_ns: u64, ports: &mut P) {
         self.drain_clone_output(now_ns, ports);
+        let log_now_ns = self.log_clock_ns(now_ns);
+        self.apply.serve(now_ns, log_now_ns);
         let Role::Lead(reign) = &mut self.role else { return };
         reign.level = true;
         let tag = reign.opened_at;

@@ -45,13 +45,13 @@ impl<P: Ports> Dataplane<P> {
             log_end: self.log.end(),
             log_capacity: self.log.capacity(),
             committed: self.committed,
-            applied: self.apply.cursor(),
+            applied: self.apply.consumed(),
             gate_open: self.gate_open(now_ns),
             lease_valid,
             alone: matches!(&self.role, Role::Lead(r) if r.sender.is_alone()),
             replicas_required: self.config.sender.required(),
             drained: draining && self.gate.is_empty() && self.client_out.room() == BURST,
-            level: self.apply.cursor() + LEVEL_BYTES >= self.committed.min(self.log.boundary()),
+            level: self.is_level(),
             fit: self.apply.is_fit() && !self.log.is_corrupt(),
             data_heard_at_ns: heard,
             primary_log_start,
@@ -62,5 +62,13 @@ impl<P: Ports> Dataplane<P> {
             counters: self.counters,
             channel: self.channel.view(),
         }
+    }
+
+    /// A takeover need not wait for the clone. One that was restored is not level before the log
+    /// reaches its barrier: what is in it may turn out not to be history.
+    fn is_level(&self) -> bool {
+        let may_be_applied = self.committed.min(self.log.boundary());
+        self.apply.cursor() + LEVEL_BYTES >= may_be_applied
+            && self.apply.consumed() <= self.log.boundary()
     }
 }

@@ -102,12 +102,19 @@ fn a_restored_clone_goes_on_at_its_barrier() {
     let barrier = a.held();
     a.order(Command::Release);
     follow(&mut c);
-    let (floor, flows) = (barrier.floor, vec![seed()]);
+    let (floor, position, flows) = (barrier.floor, barrier.position, vec![seed()]);
+    // The frames before the barrier are there for what the kernel had not finished with.
+    let barrier = Barrier { floor: 0, ..barrier };
+    assert!(c.resumed(Resume { barrier: barrier.clone(), flows: flows.clone(), pending: vec![] }));
+    let s = c.dp.snapshot(c.now_ns);
+    assert_eq!((s.applied, s.level, s.log_end), (position, false, 0), "what it holds may be cut");
+    let barrier = Barrier { floor, ..barrier };
     assert!(c.resumed(Resume { barrier, flows, pending: vec![] }));
     a.give(PortRole::Client, from_client(cli(7), srv(5), ACK, b"second"));
     exchange(&mut a, &mut c, 40);
     assert_eq!(c.dp.log().start(), floor);
     assert_eq!(c.dp.log().end(), a.dp.log().end());
+    assert!(c.dp.snapshot(c.now_ns).level);
     assert_eq!(payloads(&c.sent(PortRole::Host)), [b"second"]);
     // It takes over, and the connection is its own.
     exchange(&mut b, &mut c, 2);

@@ -18,9 +18,9 @@ mod validate;
 
 pub use error::ConfigError;
 pub use types::{
-    ArbiterConfig, CheckpointConfig, ClientPort, ClusterConfig, CommitConfig, CommitPolicy, Config,
-    ControlConfig, DetectConfig, DpdkConfig, HostPort, IdleConfig, LogConfig, NodeConfig, NodeRole,
-    PortSpec, PortsConfig, Prefix, Proto, ReplicaPort, ServiceConfig,
+    ArbiterConfig, CheckpointConfig, ClientPort, CloneMode, ClusterConfig, CommitConfig,
+    CommitPolicy, Config, ControlConfig, DetectConfig, DpdkConfig, HostPort, IdleConfig, LogConfig,
+    NodeConfig, NodeRole, PortSpec, PortsConfig, Prefix, Proto, ReplicaPort, ServiceConfig,
 };
 
 use std::io::Read;

@@ -150,6 +150,9 @@ pub struct ServiceConfig {
     /// How long the application may take until all `ports` are bound.
     #[serde(default = "ready_timeout_ms_default")]
     pub ready_timeout_ms: u64,
+    /// What a replica does with the log.
+    #[serde(default)]
+    pub clone: CloneMode,
     /// Directories whose contents are part of the application's state, in every checkpoint.
     #[serde(default)]
     pub state_dirs: Vec<PathBuf>,
@@ -482,6 +485,17 @@ impl Default for DetectConfig {
     fn default() -> Self {
         Self { heartbeat_interval_ms: 10, suspect_after_ms: 200, lease_ms: 120 }
     }
+}
+
+/// What a replica does with the log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CloneMode {
+    /// The application runs there too, and is given the log as it arrives.
+    #[default]
+    Hot,
+    /// The application is restored from a checkpoint at takeover, and given the log from there on.
+    Warm,
 }
 
 /// `[checkpoint]`

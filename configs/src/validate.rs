@@ -312,7 +312,7 @@ fn state_dirs(source: &Source<'_>, dirs: &[PathBuf]) -> Result<(), ConfigError> 
 }
 
 fn checkpoint(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {
-    range(source, &["checkpoint", "keep"], config.checkpoint.keep as u64, 1..=100)?;
+    range(source, &["checkpoint", "keep"], config.checkpoint.keep as u64, 2..=100)?;
     range(source, &["checkpoint", "interval_s"], config.checkpoint.interval_s, 0..=DAY_S)?;
     let fill = config.checkpoint.log_fill_percent;
     range(source, &["checkpoint", "log_fill_percent"], fill, 0..=90)?;

@@ -5,6 +5,7 @@ use std::fs::OpenOptions;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, bail};
 use crossbeam::channel::{Receiver, Sender, bounded};
@@ -32,7 +33,7 @@ pub enum Job {
     Keep(Box<Manifest>),
     /// It may not.
     Discard,
-    /// Find one that fits, here or elsewhere.
+    /// Find one that fits, here or elsewhere, without keeping other jobs waiting.
     Obtain(Box<Search>),
     /// Bring the application back as it was; what was there of it is gone.
     Restore { generation: Box<Generation>, ns: Arc<NetNs>, output: PathBuf },
@@ -44,6 +45,8 @@ pub enum Job {
 
 /// Which checkpoint, and where to look for it.
 pub struct Search {
+    /// Given back with what was found.
+    pub ticket: u64,
     pub wanted: Wanted,
     /// One of this node's own would do.
     pub own: bool,
@@ -62,10 +65,13 @@ pub enum Done {
     Prepared(Result<(), String>),
     Dumped(Result<Dumped, String>),
     Kept(Result<Generation, String>),
-    /// And where it came from.
-    Obtained(Result<(Box<Generation>, String), String>),
+    /// By ticket, and where it came from.
+    Obtained(u64, Obtained),
     Restored(Result<Box<Restored>, String>),
 }
+
+/// A checkpoint and where it came from, or why there is none.
+pub type Obtained = Result<(Box<Generation>, String), String>;
 
 /// The control thread's end.
 pub struct Checkpointer {
@@ -77,10 +83,20 @@ pub struct Checkpointer {
 
 struct Worker {
     config: Arc<Config>,
-    keys: Keys,
+    finder: Finder,
     store: Store,
     draft: Option<(Criu, Draft)>,
+    report: Sender<Done>,
+}
+
+/// Looks for checkpoints, on a thread for each search.
+#[derive(Clone)]
+struct Finder {
+    keys: Keys,
+    store: Store,
     progress: Arc<Progress>,
+    /// Something is being fetched: by a search that nobody waits for any more, perhaps.
+    fetching: Arc<AtomicBool>,
 }
 
 impl Checkpointer {
@@ -89,13 +105,14 @@ impl Checkpointer {
         let (submit, jobs) = bounded::<Job>(QUEUE_MAX);
         let (report, done) = bounded(QUEUE_MAX);
         let progress = Arc::new(Progress::default());
-        let mut worker = Worker {
-            config: Arc::clone(config),
+        let finder = Finder {
             keys,
-            store,
-            draft: None,
+            store: store.clone(),
             progress: Arc::clone(&progress),
+            fetching: Arc::default(),
         };
+        let config = Arc::clone(config);
+        let mut worker = Worker { config, finder, store, draft: None, report: report.clone() };
         std::thread::Builder::new().name("checkpointer".into()).spawn(move || {
             for job in jobs {
                 let done = worker.carry_out(job);
@@ -118,7 +135,7 @@ impl Worker {
             Job::Prepare => return Some(Done::Prepared(said(self.prepare()))),
             Job::Dump { pid, ns } => return Some(Done::Dumped(said(self.dump(pid, &ns)))),
             Job::Keep(manifest) => return Some(Done::Kept(said(self.keep(*manifest)))),
-            Job::Obtain(search) => return Some(Done::Obtained(said(self.obtain(&search)))),
+            Job::Obtain(search) => return self.search(search),
             Job::Restore { generation, ns, output } => {
                 let restored = self.restore(&generation, &ns, output);
                 return Some(Done::Restored(said(restored.map(Box::new))));
@@ -160,29 +177,14 @@ impl Worker {
         Ok(self.store.commit(draft, manifest)?)
     }
 
-    fn obtain(&mut self, search: &Search) -> anyhow::Result<(Box<Generation>, String)> {
-        Criu::find()?;
-        let wanted = &search.wanted;
-        if search.own
-            && let Ok(generation) = self.store.newest_that(|m| wanted.fits(m))
-        {
-            return Ok((Box::new(generation), "this node's own".into()));
-        }
-        let mut errors = Vec::new();
-        for (name, address) in &search.sources {
-            let identity = self.keys.identity();
-            match fetch(*address, &identity, wanted, &self.store, &self.progress) {
-                Ok(Fetched { generation, bytes, took }) => {
-                    let text = format!("from {name}: {bytes} bytes in {} ms", took.as_millis());
-                    return Ok((Box::new(generation), text));
-                }
-                Err(e) => errors.push(format!("{name}: {e}")),
-            }
-        }
-        if errors.is_empty() {
-            bail!("no node that could have one is there");
-        }
-        bail!(errors.join("; "))
+    /// On a thread of its own: another node may take its time.
+    fn search(&self, search: Box<Search>) -> Option<Done> {
+        let (finder, report, ticket) = (self.finder.clone(), self.report.clone(), search.ticket);
+        let spawned =
+            std::thread::Builder::new().name("checkpoint-search".into()).spawn(move || {
+                let _ = report.send(Done::Obtained(ticket, said(finder.obtain(&search))));
+            });
+        spawned.err().map(|e| Done::Obtained(ticket, Err(format!("no thread for it: {e}"))))
     }
 
     fn restore(
@@ -204,5 +206,41 @@ impl Worker {
         let app = criu.restore(ns, state_dirs, &generation.dir, &self.work_dir(), output)?;
         let connections = Criu::renew(&app, manifest)?;
         Ok(Restored { app, connections })
+    }
+}
+
+impl Finder {
+    fn obtain(&self, search: &Search) -> anyhow::Result<(Box<Generation>, String)> {
+        Criu::find()?;
+        let wanted = &search.wanted;
+        if search.own
+            && let Ok(generation) = self.store.newest_that(|m| wanted.fits(m))
+        {
+            return Ok((Box::new(generation), "this node's own".into()));
+        }
+        if search.sources.is_empty() {
+            bail!("no node that could have one is there");
+        }
+        if self.fetching.swap(true, Ordering::AcqRel) {
+            bail!("another one is still being fetched");
+        }
+        let fetched = self.fetch_from(search);
+        self.fetching.store(false, Ordering::Release);
+        fetched
+    }
+
+    fn fetch_from(&self, search: &Search) -> anyhow::Result<(Box<Generation>, String)> {
+        let mut errors = Vec::new();
+        for (name, address) in &search.sources {
+            let identity = self.keys.identity();
+            match fetch(*address, &identity, &search.wanted, &self.store, &self.progress) {
+                Ok(Fetched { generation, bytes, took }) => {
+                    let text = format!("from {name}: {bytes} bytes in {} ms", took.as_millis());
+                    return Ok((Box::new(generation), text));
+                }
+                Err(e) => errors.push(format!("{name}: {e}")),
+            }
+        }
+        bail!(errors.join("; "))
     }
 }

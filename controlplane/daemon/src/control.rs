@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod restore;
+mod warm;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::BorrowedFd;
@@ -14,7 +15,7 @@ use anyhow::Context;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use tracing::{error, info, warn};
 use understudy_api::{ApiError, ErrorCode, Request, Response, SwitchoverDone, TimelineEvent};
-use understudy_config::Config;
+use understudy_config::{CloneMode, Config};
 use understudy_fastpath::MS;
 use understudy_fastpath::command::{Command, ControlBody, DataRole, Event, Snapshot};
 use understudy_linux::rtnl::{self, LinkMonitor};
@@ -36,9 +37,10 @@ use crate::second_path::{Received, SecondPath};
 use crate::server::{Call, ConnsView, Server};
 use crate::status;
 use crate::store::{Store, StoreWriter};
+pub use checkpoint::NOT_NOW;
 use checkpoint::Taking;
-pub use checkpoint::UNDER_WAY;
 use restore::Restoration;
+use warm::Warm;
 
 /// Longest sleep of the loop: the poll-mode thread does not wake it.
 const TICK: Duration = Duration::from_millis(2);
@@ -103,9 +105,14 @@ pub fn spawn(
 /// What is going on with the application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum App {
-    Starting { since_ns: u64, checked_ns: u64 },
+    Starting {
+        since_ns: u64,
+        checked_ns: u64,
+    },
     Ready,
     Gone,
+    /// A warm clone's: it comes to life at takeover.
+    Parked,
 }
 
 struct Control {
@@ -125,6 +132,7 @@ struct Control {
     /// A witness takes no checkpoints.
     taking: Option<Taking>,
     restoration: Restoration,
+    warm: Warm,
     keys: Keys,
     stop: Arc<AtomicBool>,
     started_ns: u64,
@@ -169,6 +177,7 @@ impl Control {
         let take = || Taking::start(&config, sender, &keys, now_ns);
         let taking = capsule.is_some().then(take).transpose()?;
         let app = match &mut capsule {
+            Some(_) if config.service.clone == CloneMode::Warm => App::Parked,
             Some(capsule) => start_app(capsule, &dataplane, now_ns)?,
             None => App::Gone,
         };
@@ -190,6 +199,7 @@ impl Control {
             conns,
             taking,
             restoration: Restoration::new(),
+            warm: Warm::default(),
             keys,
             stop,
             snapshot: None,
@@ -309,7 +319,7 @@ impl Control {
                 Event::Held(barrier) => self.checkpoint_held(now_ns, barrier),
                 Event::Resumed(resumed) => self.resumed(now_ns, resumed),
                 Event::Promised { epoch, snapshot } => {
-                    let state = log_state(&snapshot);
+                    let state = self.log_state(&snapshot);
                     self.snapshot = Some(snapshot);
                     self.node.handle_promised(now_ns, epoch, &state);
                     self.done(now_ns);
@@ -322,7 +332,7 @@ impl Control {
             .filter(|new| self.snapshot.as_ref().is_none_or(|old| old.at_ns <= new.at_ns));
         if let Some(snapshot) = newer {
             self.stuck_told = false;
-            let state = log_state(&snapshot);
+            let state = self.log_state(&snapshot);
             self.snapshot = Some(snapshot);
             self.node.handle_log(now_ns, &state);
             self.done(now_ns);
@@ -579,7 +589,7 @@ impl Control {
                 .capsule
                 .as_ref()
                 .and_then(NodeCapsule::app_pid)
-                .filter(|_| self.app != App::Gone),
+                .filter(|_| !matches!(self.app, App::Gone | App::Parked)),
             timeline: self.timeline.iter().cloned().collect(),
             checkpoints: self.checkpoints(now_ns),
             counters,
@@ -654,6 +664,9 @@ impl Control {
             DpCommand::Promise { epoch } => Command::Promise { epoch },
             DpCommand::Follow { epoch, primary, cut } => Command::Follow { epoch, primary, cut },
             DpCommand::Lead { epoch, serve } => {
+                if serve && self.is_parked() {
+                    self.raise(self.clock.now_ns());
+                }
                 if serve
                     && let Some(capsule) = &self.capsule
                     && let Err(e) = capsule.set_standby(false)

@@ -9,12 +9,13 @@ use understudy_checkpoint::transfer::{Identity, Server, Source, Wanted};
 use understudy_checkpoint::{Generation, Store};
 use understudy_config::Config;
 
+use crate::control::NOT_NOW;
 use crate::keys::Keys;
 use crate::server::Call;
 
 /// The node that asks waits a little longer than this.
 const LIMIT: Duration = Duration::from_secs(170);
-/// While another checkpoint is under way.
+/// While it can take none.
 const RETRY: Duration = Duration::from_millis(200);
 const MB: u64 = 1 << 20;
 
@@ -38,16 +39,18 @@ pub fn serve(
 impl Source for Offers {
     fn offer(&self, wanted: &Wanted) -> Result<Generation, String> {
         let end = Instant::now() + LIMIT;
+        let mut taken = false;
         loop {
-            if let Ok(generation) = self.store.newest_that(|m| wanted.fits(m)) {
-                return Ok(generation);
-            }
-            match self.take_one(end) {
-                Response::Checkpoint(taken) if taken.floor >= wanted.floor_min => {}
-                Response::Checkpoint(_) => {
+            match self.store.newest_that(|m| wanted.fits(m)) {
+                Ok(generation) => return Ok(generation),
+                Err(_) if taken => {
                     return Err("its checkpoint of now is of no use to this node".into());
                 }
-                Response::Error(e) if e.message == crate::control::UNDER_WAY => {
+                Err(_) => {}
+            }
+            match self.take_one(end) {
+                Response::Checkpoint(_) => taken = true,
+                Response::Error(e) if NOT_NOW.contains(&e.message.as_str()) => {
                     std::thread::sleep(RETRY);
                 }
                 Response::Error(e) => return Err(e.message),

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use understudy_api::check::{Finding, Level};
-use understudy_config::Config;
+use understudy_config::{CloneMode, Config};
 use understudy_linux::{preflight, rtnl};
 
 /// All findings, worst first.
@@ -26,6 +26,14 @@ pub fn check(config: &Config) -> Vec<Finding> {
             "arbiter: {e}; as long as it does not answer, nobody takes over and nobody serves alone"
         );
         out.push(Finding::new(Level::Warn, text));
+    }
+    if !config.is_witness()
+        && let Err(e) = understudy_checkpoint::Criu::find()
+    {
+        // A hot clone needs one only to join late.
+        let warm = config.service.clone == CloneMode::Warm;
+        let level = if warm { Level::Error } else { Level::Warn };
+        out.push(Finding::new(level, e.to_string()));
     }
     if let Err(e) = crate::keys::load(config) {
         out.push(Finding::new(Level::Error, format!("cluster.key_file: {e}")));

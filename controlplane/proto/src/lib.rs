@@ -25,4 +25,4 @@ pub use io::{
 pub use node::Node;
 pub use persisted::Persisted;
 pub use timer::Timer;
-pub use view::{ArbiterView, NeedsCheckpoint, PeerView, View};
+pub use view::{ArbiterView, NeedsCheckpoint, PeerView, PrimaryLog, View};

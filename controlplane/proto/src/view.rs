@@ -36,23 +36,30 @@ pub struct View {
     pub arbiter: Option<ArbiterView>,
     /// Why this node could not take over; empty if it could (or leads).
     pub not_ready_because: Vec<String>,
+    /// The log of the primary that it follows or wants to.
+    pub primary_log: Option<PrimaryLog>,
     /// What it needs to be whole again, if the log alone does not do.
     pub needs_checkpoint: Option<NeedsCheckpoint>,
 }
 
-/// A checkpoint that would make this node whole.
+/// What a primary last said of its log.
 #[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrimaryLog {
+    /// It begins here.
+    pub start: Position,
+    /// And ends here.
+    pub position: Position,
+    /// Its newest reigns.
+    pub history: History,
+}
+
+/// A checkpoint would make this node whole, one from which on the primary has the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NeedsCheckpoint {
     /// The clone has left the primary's way: only a checkpoint of another node's is of use.
     pub diverged: bool,
     /// What a diverged clone has consumed, which must not be repeated; otherwise 0.
     pub applied: Position,
-    /// The primary's log begins here: an older one is of no use.
-    pub log_start: Position,
-    /// And ends here.
-    pub position: Position,
-    /// The primary's reigns.
-    pub history: History,
 }
 
 /// The external arbiter, as this node knows it.

@@ -27,9 +27,16 @@ use crate::ports::{Frame, Outbox, Ports};
 
 /// Frames parked or not yet acknowledged at most.
 const PENDING_MAX: usize = 16384;
+/// A clone that catches up is given no more frames than this before its kernel confirms some: its
+/// queues drop what is beyond them (`netdev_max_backlog`, 1000), and that costs a redelivery.
+const UNCONFIRMED_MAX: usize = 512;
+/// But it does not wait longer than this for a confirmation.
+const CONFIRM_WAIT_NS: u64 = 5 * MS;
 /// A frame not acknowledged by the clone's kernel in this time is given again; doubled each time.
 const REDELIVER_NS: u64 = 60 * MS;
 const REDELIVERIES_MAX: u8 = 8;
+/// Sooner, if the kernel has asked for it so often.
+const DUP_ACKS: u8 = 3;
 /// A connection of which the clone's kernel says nothing is handed over again after this time.
 const READOPT_NS: u64 = 50 * MS;
 const ADOPTIONS_MAX: u8 = 100;
@@ -141,12 +148,24 @@ enum Verdict {
     AheadOfWindow,
 }
 
+/// How a frame comes to be given to the capsule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Given {
+    /// In its turn.
+    Now(Mode),
+    /// It was parked, and is in the ring.
+    WasParked,
+}
+
 /// The applier's state.
 pub struct Apply {
     cursor: Position,
     flows: FlowTable,
     syns: SynTable,
     pending: VecDeque<Pending>,
+    /// Of these, given to the kernel and not confirmed, at least.
+    unconfirmed: usize,
+    confirmed_at_ns: u64,
     waiting_since_ns: Option<u64>,
     scan: u64,
     scan_due_ns: u64,
@@ -174,6 +193,8 @@ impl Apply {
             flows: FlowTable::new(flows_max),
             syns: SynTable::default(),
             pending: VecDeque::with_capacity(PENDING_MAX),
+            unconfirmed: 0,
+            confirmed_at_ns: 0,
             waiting_since_ns: None,
             scan: 0,
             scan_due_ns: 0,
@@ -190,6 +211,7 @@ impl Apply {
         self.flows.clear();
         self.syns.drain();
         self.pending.clear();
+        self.unconfirmed = 0;
         self.waiting_since_ns = None;
         self.fit = true;
         self.seen = Seen::default();
@@ -523,8 +545,14 @@ impl Apply {
                 // Nothing more can be confirmed later: wait for the kernel to confirm something.
                 mode == Mode::Primary
             }
-            _ => self.give(cx, frame, segment, at, verdict, 0),
+            _ if mode == Mode::Clone && self.is_ahead_of_kernel(cx.now_ns) => false,
+            _ => self.give(cx, frame, segment, at, verdict, Given::Now(mode)),
         }
+    }
+
+    /// The kernel has not said for a moment that it got what it was given.
+    fn is_ahead_of_kernel(&self, now_ns: u64) -> bool {
+        self.unconfirmed >= UNCONFIRMED_MAX && now_ns < self.confirmed_at_ns + CONFIRM_WAIT_NS
     }
 
     /// Keeps the whole log waiting for the clone's output. False: it has waited long enough.
@@ -608,7 +636,8 @@ impl Apply {
         true
     }
 
-    /// False: an RST that the device did not take, which nobody would give the capsule again.
+    /// False: the device did not take it, and it waits: a clone has time, and an RST nobody would
+    /// give the capsule again.
     fn give<P: Ports>(
         &mut self,
         cx: &mut Context<'_, P>,
@@ -616,17 +645,19 @@ impl Apply {
         segment: &Segment,
         at: FlowRef,
         verdict: Verdict,
-        parked: u32,
+        given: Given,
     ) -> bool {
-        if !cx.deliver(frame) && segment.has(RST) {
+        let may_wait = given == Given::Now(Mode::Clone) || segment.has(RST);
+        if !cx.deliver(frame) && may_wait {
             return false;
         }
         let Some(flow) = self.flows.get_mut(at) else { return true };
-        flow.parked -= parked;
+        flow.parked -= u32::from(given == Given::WasParked);
         flow.note_client(segment);
         if segment.has(RST) || flow.is_closed() {
             self.flows.remove(at);
-        } else if verdict == Verdict::Tracked && parked == 0 {
+        } else if verdict == Verdict::Tracked && given != Given::WasParked {
+            self.note_given(cx.now_ns);
             let state = PendingState::Delivered { at_ns: cx.now_ns, tries: 0 };
             self.pending.push_back(Pending {
                 at: self.cursor,
@@ -638,6 +669,13 @@ impl Apply {
         true
     }
 
+    fn note_given(&mut self, now_ns: u64) {
+        if self.unconfirmed == 0 {
+            self.confirmed_at_ns = now_ns;
+        }
+        self.unconfirmed += 1;
+    }
+
     /// Looks again at what is parked or unconfirmed.
     pub fn scan_pending<P: Ports>(&mut self, cx: &mut Context<'_, P>) {
         if !self.output_seen && cx.now_ns < self.scan_due_ns {
@@ -646,15 +684,22 @@ impl Apply {
         self.output_seen = false;
         self.scan_due_ns = cx.now_ns + SCAN_INTERVAL_NS;
         self.scan += 1;
+        self.unconfirmed = 0;
         for i in 0..self.pending.len() {
             let entry = self.pending[i];
-            self.pending[i].state = match entry.state {
+            let state = match entry.state {
                 PendingState::Done => continue,
                 PendingState::Parked { since_ns } => self.scan_parked(cx, &entry, since_ns),
                 PendingState::Delivered { at_ns, tries } => {
                     self.scan_delivered(cx, &entry, at_ns, tries)
                 }
             };
+            match (entry.state, state) {
+                (_, PendingState::Delivered { .. }) => self.unconfirmed += 1,
+                (PendingState::Delivered { .. }, _) => self.confirmed_at_ns = cx.now_ns,
+                _ => {}
+            }
+            self.pending[i].state = state;
         }
         while self.pending.front().is_some_and(|p| p.state == PendingState::Done) {
             self.pending.pop_front();
@@ -700,7 +745,15 @@ impl Apply {
                 // First: the adoption takes its numbers from the next frame of the flow.
                 self.hand_over_again(cx, record.payload, &segment, entry.flow);
                 match verdict {
-                    _ if !self.give(cx, record.payload, &segment, entry.flow, verdict, 1) => {
+                    _ if !self.give(
+                        cx,
+                        record.payload,
+                        &segment,
+                        entry.flow,
+                        verdict,
+                        Given::WasParked,
+                    ) =>
+                    {
                         entry.state
                     }
                     Verdict::Untracked => PendingState::Done,
@@ -717,24 +770,35 @@ impl Apply {
         at_ns: u64,
         tries: u8,
     ) -> PendingState {
-        let Some(flow) = self.flows.get(entry.flow) else { return PendingState::Done };
+        let Some(flow) = self.flows.get_mut(entry.flow) else { return PendingState::Done };
         if !before(flow.rcv_nxt, entry.seq_end) {
             return PendingState::Done;
         }
-        if cx.now_ns < at_ns + (REDELIVER_NS << tries) {
+        // At the kernel's word (RFC 5681, fast retransmit), or after a while.
+        let asked = tries == 0 && flow.dup_acks >= DUP_ACKS;
+        if cx.now_ns < at_ns + (REDELIVER_NS << tries) && !asked {
             return entry.state;
         }
         let log = cx.log;
-        let Some(record) = log.record(entry.at).filter(|_| tries < REDELIVERIES_MAX) else {
+        let hopeless =
+            tries >= REDELIVERIES_MAX || cx.now_ns >= at_ns + (REDELIVER_NS << REDELIVERIES_MAX);
+        let record = log.record(entry.at).filter(|_| !hopeless);
+        let Some((record, segment)) =
+            record.and_then(|r| Segment::parse(r.payload).map(|s| (r, s)))
+        else {
             cx.counters.redelivery_given_up += 1;
             self.fit &= !flow.is_untouched();
             return PendingState::Done;
         };
-        let newest = flow.client_tsval;
-        if let Some(segment) = Segment::parse(record.payload) {
-            self.hand_over_again(cx, record.payload, &segment, entry.flow);
-            cx.deliver_again(record.payload, &segment, newest);
+        if before(flow.rcv_nxt, segment.seq) {
+            // What comes before it is missing. It may be there itself, and if the connection is
+            // closed once the gap is filled, it would be reset for a second delivery.
+            return entry.state;
         }
+        flow.dup_acks = 0;
+        let newest = flow.client_tsval;
+        self.hand_over_again(cx, record.payload, &segment, entry.flow);
+        cx.deliver_again(record.payload, &segment, newest);
         cx.counters.redelivered += 1;
         PendingState::Delivered { at_ns: cx.now_ns, tries: tries + 1 }
     }

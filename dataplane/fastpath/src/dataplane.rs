@@ -61,6 +61,10 @@ const FINISH_WAIT_NS: u64 = 100 * MS;
 
 /// A clone this little behind is level: a takeover need not wait for it noticeably.
 const LEVEL_BYTES: u64 = 256 << 10;
+/// The clone's kernel has said all that it says to what it was given once it is silent for so long...
+const QUIET_NS: u64 = MS;
+/// ...or has gone on talking for so long.
+const QUIET_WAIT_NS: u64 = 20 * MS;
 
 /// What a data path rests on.
 #[derive(Clone, Debug)]
@@ -99,6 +103,8 @@ struct Reign {
     sender: Sender,
     /// Position after this reign's epoch record: nothing before it may leave under this reign.
     opened_at: Position,
+    /// Everything before the reign has been applied; what the clone says to that is awaited since.
+    applied_at_ns: Option<u64>,
     /// Everything before the reign has been applied, inherited output handed over.
     level: bool,
     draining: bool,
@@ -147,6 +153,8 @@ pub struct Dataplane<P: Ports> {
     events: VecDeque<Event>,
     service_up: bool,
     service_dying: bool,
+    /// When the host port was last used, either way, before this node served.
+    host_used_at_ns: u64,
     hold: hold::Hold,
     /// The application was seen alive since this burst was received.
     seen_alive: bool,
@@ -175,6 +183,7 @@ impl<P: Ports> Dataplane<P> {
             events: VecDeque::with_capacity(EVENTS_MAX),
             service_up: false,
             service_dying: false,
+            host_used_at_ns: 0,
             hold: hold::Hold::Off,
             seen_alive: false,
             client_link_up: true,

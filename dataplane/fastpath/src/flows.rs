@@ -56,6 +56,8 @@ pub struct Flow {
     pub client_tsval: Option<u32>,
     /// Right edge of the window that the client offered.
     pub client_edge: u32,
+    /// Times in a row that the clone's kernel acknowledged the same: it lacks what comes next.
+    pub dup_acks: u8,
     /// The last bare ACK made for it.
     pub partial_acked: u32,
     /// The clone's kernel has sent something twice: the ACK it was given was lost, or older than
@@ -136,6 +138,7 @@ impl Flow {
             client_tsval: None,
             // The window of a SYN is never scaled; the client's first ACK says more.
             client_edge: snd.wrapping_add(u32::from(u16::MAX)),
+            dup_acks: 0,
             partial_acked: snd,
             sends_again: false,
             adoptions: 0,
@@ -186,6 +189,11 @@ impl Flow {
     pub fn note_output(&mut self, now_ns: u64, segment: &Segment) -> u32 {
         let own = segment.options.timestamps.map(|(tsval, _)| self.ts.note_own(now_ns, tsval));
         let edge = segment.ack.wrapping_add(u32::from(segment.window) << self.scales().1);
+        if before(self.rcv_nxt, segment.ack) {
+            self.dup_acks = 0;
+        } else if segment.seq_len() == 0 && segment.ack == self.rcv_nxt && edge == self.rcv_edge {
+            self.dup_acks = self.dup_acks.saturating_add(1);
+        }
         if segment.seq_len() > 0 && before(segment.seq, self.snd_nxt) {
             self.sends_again = true;
         }

@@ -253,3 +253,63 @@ fn the_source_dies_during_the_transfer() {
     done(data().read(&scenario.lab.client_netns()).unwrap());
     scenario.check_wire(0).unwrap();
 }
+
+/// Nothing runs on the replicas: the application is brought to life at takeover, from a checkpoint,
+/// and given the log from its barrier on; at first, when there is none, from the start.
+#[test]
+fn warm_clones() {
+    let mut warm = NodeOptions::default();
+    warm.set.push(("service.clone".into(), "warm".into()));
+    let can = scenario::can_run(&["understudyd", "understudy"]);
+    let Some(mut scenario) = can.then(|| Scenario::start(&warm).unwrap()) else { return };
+    let task = load(&scenario, 100);
+    let (_, first_ns, _) = kill_primary(&mut scenario, &task);
+    let mut kills = vec![first_ns];
+    let mut dead = Member::ALL.into_iter().find(|&m| !scenario.trio.node(m).is_running()).unwrap();
+    for _ in 0..3 {
+        scenario.trio.revive(&scenario.lab, dead).unwrap();
+        if kills.len() == 1 {
+            done(data().write(&scenario.lab.client_netns()).unwrap());
+        }
+        scenario.trio.wait_ready().unwrap();
+        let primary = scenario.primary().unwrap();
+        for replica in primary.others() {
+            let status = scenario.trio.node(replica).status().unwrap();
+            assert_eq!(status.service.app_pid, None, "{replica} runs nothing");
+        }
+        task.wait_progress(200, STALL_MAX).unwrap();
+        let (old, killed_ns, new) = kill_primary(&mut scenario, &task);
+        takeover(&mut scenario, new, killed_ns);
+        kills.push(killed_ns);
+        dead = old;
+    }
+    let verdict = task.finish().unwrap();
+    for (kill, &killed_ns) in kills.iter().enumerate() {
+        let stall = verdict.stall(killed_ns).around_ns().map(|ns| ns as f64 / 1e6);
+        println!("kill {}: stall {stall:.1?} ms", kill + 1);
+    }
+    println!("{verdict}");
+    verdict.assert_pass();
+    done(data().read(&scenario.lab.client_netns()).unwrap());
+    scenario.check_wire(kills.len()).unwrap();
+}
+
+/// From the kill to the open gate: detection and election, restore, replay.
+fn takeover(scenario: &mut Scenario, new: Member, killed_ns: u64) {
+    let Status { timeline, counters, .. } = scenario.trio.node(new).status().unwrap();
+    let at = |event: &str| {
+        let found = timeline.iter().rev().find(|e| e.event == event && e.unix_ns > killed_ns);
+        found.map(|e| (e.unix_ns - killed_ns) as f64 / 1e6)
+    };
+    let raised = timeline.iter().rev().find(|e| e.event == "raised").map(|e| e.detail.clone());
+    println!(
+        "  {new}: elected {:.0?} ms, restored {:.0?} ms, open {:.0?} ms after the kill ({})",
+        at("election_won"),
+        at("restored"),
+        at("gate_open"),
+        raised.unwrap_or_default()
+    );
+    let told = ["redelivered", "parked", "ack_waits", "ack_waits_expired", "host_tx_dropped"];
+    let told = told.map(|name| format!("{name} {}", counters.get(name).copied().unwrap_or(0)));
+    println!("  {new}: {}", told.join(", "));
+}

@@ -124,14 +124,15 @@ impl<S: Source> Shared<S> {
     /// Until the client hangs up.
     fn serve(&self, stream: TcpStream) -> Result<()> {
         let mut link = Link::open(stream, End::Server, &self.source.identity(), SILENCE)?;
-        let mut offered = None;
+        let (mut offered, mut answered) = (None, false);
         loop {
             let ask = match link.hear() {
                 Ok(ask) => ask,
-                // It has all that it wants.
-                Err(_) if offered.is_some() => return Ok(()),
+                // It has all that it wants, or will not get it.
+                Err(_) if answered => return Ok(()),
                 Err(e) => return Err(e),
             };
+            answered = true;
             match (ask, &offered) {
                 (Ask::Offer(wanted), _) => offered = self.offer(&mut link, &wanted)?,
                 (Ask::File { path, from }, Some(generation)) => {

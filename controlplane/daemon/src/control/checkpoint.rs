@@ -20,8 +20,10 @@ use crate::{keys::Keys, offers, server::Call};
 /// How long the data path may take to hold.
 const HOLD_LIMIT_NS: u64 = 1_000 * MS;
 
-/// The refusal that another moment may change.
-pub const UNDER_WAY: &str = "a checkpoint is under way";
+/// Refusals that another moment may change.
+const UNDER_WAY: &str = "a checkpoint is under way";
+const TAKEOVER: &str = "a takeover is under way";
+pub const NOT_NOW: [&str; 2] = [UNDER_WAY, TAKEOVER];
 
 /// How far a checkpoint has come.
 enum Stage {
@@ -128,7 +130,7 @@ impl Control {
         }
         while let Some(done) = self.taking.as_ref().and_then(|t| t.worker.done.try_recv().ok()) {
             match done {
-                Done::Obtained(result) => self.obtained(now_ns, result),
+                Done::Obtained(ticket, result) => self.obtained(now_ns, ticket, result),
                 Done::Restored(result) => self.restored(now_ns, result),
                 done => self.checkpoint_step(now_ns, done),
             }
@@ -181,11 +183,15 @@ impl Control {
     /// What would be saved must be worth it.
     fn no_checkpoint_because(&self) -> Option<&'static str> {
         let Some(s) = self.snapshot.as_ref().filter(|_| self.app == App::Ready) else {
-            return Some("the application is not ready");
+            return Some(match (self.is_parked(), self.is_raising()) {
+                (true, _) => "a warm clone takes none",
+                (_, true) => TAKEOVER,
+                _ => "the application is not ready",
+            });
         };
         match s.role {
             DataRole::Lead(_) if s.drained => Some("a switchover is under way"),
-            DataRole::Lead(_) if !s.level => Some("a takeover is under way"),
+            DataRole::Lead(_) if !s.level => Some(TAKEOVER),
             DataRole::Follow(_) if !s.fit => Some("the clone has left the primary's way"),
             DataRole::Lead(_) | DataRole::Follow(_) => None,
             DataRole::Idle | DataRole::Fenced => Some("this node is in no reign"),

@@ -8,12 +8,12 @@ use understudy_checkpoint::{Generation, Reign};
 use understudy_fastpath::command::{Barrier, Resume};
 use understudy_fastpath::flows::FlowSeed;
 use understudy_image::{Fin, SocketImage};
-use understudy_proto::NeedsCheckpoint;
-use understudy_wire::control::{EpochStart, Role};
+use understudy_proto::{NeedsCheckpoint, PrimaryLog};
+use understudy_wire::control::{EpochStart, History, Role};
 use understudy_wire::tcp::FlowKey;
 
 use super::*;
-use crate::checkpointer::{Job, Restored, Search};
+use crate::checkpointer::{Job, Obtained, Restored, Search};
 
 /// Between two attempts; doubled with each, up to the last.
 const RETRY_FIRST_NS: u64 = 500 * MS;
@@ -25,12 +25,14 @@ const RESUME_LIMIT_NS: u64 = 2_000 * MS;
 pub(super) enum Stage {
     /// Nothing is to be done, or not before this moment.
     Rest { until_ns: u64 },
-    /// A checkpoint is looked for.
-    Obtain,
+    /// A checkpoint is looked for; what is found by an older ticket is not waited for any more.
+    Obtain { ticket: u64 },
     /// CRIU is at work.
     Restore { generation: Box<Generation> },
     /// The application stands still until the data path knows of it.
     Resume { generation: Box<Generation>, restored: Box<Restored>, since_ns: u64 },
+    /// A warm node's data path is told from where on it must keep the log.
+    Park { generation: Box<Generation>, since_ns: u64 },
     /// It runs, and has yet to show that it follows.
     Settle { generation: u64 },
 }
@@ -40,6 +42,7 @@ pub(super) struct Restoration {
     pub(super) stage: Stage,
     begun_ns: u64,
     attempts: u32,
+    tickets: u64,
     /// How often it succeeded.
     pub(super) restored: u64,
     pub(super) failed: Option<String>,
@@ -48,7 +51,7 @@ pub(super) struct Restoration {
 impl Restoration {
     pub(super) fn new() -> Restoration {
         let stage = Stage::Rest { until_ns: 0 };
-        Restoration { stage, begun_ns: 0, attempts: 0, restored: 0, failed: None }
+        Restoration { stage, begun_ns: 0, attempts: 0, tickets: 0, restored: 0, failed: None }
     }
 
     /// What an operator sees of it.
@@ -56,9 +59,10 @@ impl Restoration {
         let stage = match &self.stage {
             Stage::Rest { .. } if self.failed.is_none() => return None,
             Stage::Rest { .. } => "waits before it tries again",
-            Stage::Obtain => "gets a checkpoint",
+            Stage::Obtain { .. } => "gets a checkpoint",
             Stage::Restore { .. } => "restores the application",
             Stage::Resume { .. } => "tells the data path",
+            Stage::Park { .. } => "keeps the log from there on",
             Stage::Settle { .. } => "catches up",
         };
         Some(Restoring {
@@ -69,6 +73,34 @@ impl Restoration {
             attempts: self.attempts,
             failed_because: self.failed.clone(),
         })
+    }
+
+    /// Nothing is under way, and something may begin.
+    pub(super) fn is_resting(&self, now_ns: u64) -> bool {
+        matches!(self.stage, Stage::Rest { until_ns } if now_ns >= until_ns)
+    }
+
+    /// A checkpoint is being looked for from now on, by this ticket.
+    pub(super) fn obtain(&mut self, now_ns: u64) -> u64 {
+        if self.attempts == 0 {
+            self.begun_ns = now_ns;
+        }
+        self.attempts += 1;
+        self.tickets += 1;
+        self.stage = Stage::Obtain { ticket: self.tickets };
+        self.tickets
+    }
+
+    /// This one is being restored from now on, for a takeover.
+    pub(super) fn raise(&mut self, now_ns: u64, generation: Box<Generation>) {
+        self.begun_ns = now_ns;
+        self.stage = Stage::Restore { generation };
+    }
+
+    /// It is over, and went well.
+    pub(super) fn succeeded(&mut self) {
+        let (restored, tickets) = (self.restored, self.tickets);
+        *self = Restoration { restored, tickets, ..Restoration::new() };
     }
 
     /// CRIU is bringing processes to life.
@@ -83,9 +115,12 @@ impl Control {
         if self.taking.is_none() || self.restart_at_ns.is_some() {
             return;
         }
+        self.advance_warm(now_ns);
         match &self.restoration.stage {
             Stage::Rest { until_ns } if now_ns >= *until_ns => self.begin_restoration(now_ns),
-            Stage::Resume { since_ns, .. } if now_ns > *since_ns + RESUME_LIMIT_NS => {
+            Stage::Resume { since_ns, .. } | Stage::Park { since_ns, .. }
+                if now_ns > *since_ns + RESUME_LIMIT_NS =>
+            {
                 self.restoration_failed(now_ns, "the data path does not answer".into());
             }
             Stage::Settle { generation } => {
@@ -98,7 +133,7 @@ impl Control {
 
     fn begin_restoration(&mut self, now_ns: u64) {
         let view = self.node.view(now_ns);
-        let Some(need) = &view.needs_checkpoint else {
+        let Some((need, log)) = view.needs_checkpoint.zip(view.primary_log.as_ref()) else {
             self.restoration.attempts = 0;
             self.restoration.failed = None;
             return;
@@ -106,28 +141,27 @@ impl Control {
         if self.taking.as_ref().is_some_and(Taking::is_busy) {
             return;
         }
-        let search = Search {
-            wanted: wanted(need),
-            own: !need.diverged,
-            sources: self.sources(&view.peers, view.primary),
-        };
         if self.restoration.attempts == 0 {
             self.restoration.begun_ns = now_ns;
             let text = match need.diverged {
                 true => "the clone has left the primary's way".to_string(),
-                false => format!("the primary's log begins at {}", need.log_start),
+                false => format!("the primary's log begins at {}", log.start),
             };
             self.note(now_ns, view.epoch, "checkpoint_needed", text);
         }
-        self.restoration.attempts += 1;
-        self.restoration.stage = Stage::Obtain;
+        let search = Search {
+            ticket: self.restoration.obtain(now_ns),
+            wanted: wanted(need, log),
+            own: !need.diverged,
+            sources: self.sources(&view.peers, view.primary),
+        };
         if let Err(text) = self.submit_checkpoint_job(Job::Obtain(Box::new(search))) {
             self.restoration_failed(now_ns, text);
         }
     }
 
     /// A clone that follows is asked before the primary: nobody notices when that stands still.
-    fn sources(
+    pub(super) fn sources(
         &self,
         peers: &[understudy_proto::PeerView],
         primary: Option<NodeId>,
@@ -144,23 +178,26 @@ impl Control {
     }
 
     /// A checkpoint is here, or none is to be had.
-    pub(super) fn obtained(
-        &mut self,
-        now_ns: u64,
-        result: Result<(Box<Generation>, String), String>,
-    ) {
-        if !matches!(self.restoration.stage, Stage::Obtain) {
+    pub(super) fn obtained(&mut self, now_ns: u64, ticket: u64, result: Obtained) {
+        if !matches!(self.restoration.stage, Stage::Obtain { ticket: t } if t == ticket) {
             return;
+        }
+        if self.is_raising() {
+            return self.raise_again(now_ns, result);
         }
         let (generation, origin) = match result {
             Ok(obtained) => obtained,
             Err(text) => return self.restoration_failed(now_ns, text),
         };
+        if self.is_parked() {
+            return self.park(now_ns, generation);
+        }
         let view = self.node.view(now_ns);
-        let fits = |need: &NeedsCheckpoint| {
-            Wanted { floor_min: need.log_start, ..wanted(need) }.fits(&generation.manifest)
-        };
-        if !view.needs_checkpoint.as_ref().is_some_and(fits) {
+        let fits =
+            view.needs_checkpoint.zip(view.primary_log.as_ref()).is_some_and(|(need, log)| {
+                Wanted { floor_min: log.start, ..wanted(need, log) }.fits(&generation.manifest)
+            });
+        if !fits {
             // Not needed any more, or the log has gone on too far: it is looked at again at once.
             self.restoration.stage = Stage::Rest { until_ns: now_ns };
             return;
@@ -200,7 +237,10 @@ impl Control {
             Ok(restored) => restored,
             Err(text) => {
                 let _ = self.submit_checkpoint_job(Job::Reject(generation.number));
-                return self.restoration_failed(now_ns, text);
+                return match self.is_raising() {
+                    true => self.raise_failed(now_ns, text),
+                    false => self.restoration_failed(now_ns, text),
+                };
             }
         };
         let resume = resume(&generation, &restored.connections);
@@ -214,13 +254,20 @@ impl Control {
     pub(super) fn resumed(&mut self, now_ns: u64, resumed: bool) {
         let rest = Stage::Rest { until_ns: now_ns };
         let stage = std::mem::replace(&mut self.restoration.stage, rest);
-        let Stage::Resume { generation, restored, .. } = stage else {
-            self.restoration.stage = stage;
-            return;
+        let (generation, restored) = match stage {
+            Stage::Resume { generation, restored, .. } => (generation, restored),
+            Stage::Park { generation, .. } => return self.is_there(now_ns, generation, resumed),
+            stage => {
+                self.restoration.stage = stage;
+                return;
+            }
         };
         if !resumed {
-            let text = "the log here does not go with the checkpoint";
-            return self.restoration_failed(now_ns, text.into());
+            let text = "the log here does not go with the checkpoint".to_string();
+            return match self.is_raising() {
+                true => self.raise_failed(now_ns, text),
+                false => self.restoration_failed(now_ns, text),
+            };
         }
         let connections = restored.connections.len();
         let Some(capsule) = &mut self.capsule else { return };
@@ -260,11 +307,11 @@ impl Control {
         let took_ms = now_ns.saturating_sub(self.restoration.begun_ns) / MS;
         let epoch = self.node.view(now_ns).epoch;
         self.note(now_ns, epoch, "whole_again", format!("by checkpoint, in {took_ms} ms"));
-        let restored = self.restoration.restored + 1;
-        self.restoration = Restoration { restored, ..Restoration::new() };
+        self.restoration.restored += 1;
+        self.restoration.succeeded();
     }
 
-    fn restoration_failed(&mut self, now_ns: u64, text: String) {
+    pub(super) fn restoration_failed(&mut self, now_ns: u64, text: String) {
         let attempts = self.restoration.attempts.clamp(1, 16);
         let wait_ns = (RETRY_FIRST_NS << (attempts - 1)).min(RETRY_LAST_NS);
         let epoch = self.node.view(now_ns).epoch;
@@ -275,15 +322,17 @@ impl Control {
 }
 
 /// One from the newer half of the log, or that will be overwritten before it is here.
-fn wanted(need: &NeedsCheckpoint) -> Wanted {
-    let held = need.position.saturating_sub(need.log_start);
-    Wanted {
-        floor_min: (need.log_start + held / 2).max(need.applied),
-        reigns: need.history.iter().map(|e| Reign { epoch: e.epoch, start: e.start }).collect(),
-    }
+fn wanted(need: NeedsCheckpoint, log: &PrimaryLog) -> Wanted {
+    let held = log.position.saturating_sub(log.start);
+    let floor_min = (log.start + held / 2).max(need.applied);
+    Wanted { floor_min, reigns: reigns(&log.history) }
 }
 
-fn resume(generation: &Generation, connections: &[SocketImage]) -> Resume {
+pub(super) fn reigns(history: &History) -> Vec<Reign> {
+    history.iter().map(|e| Reign { epoch: e.epoch, start: e.start }).collect()
+}
+
+pub(super) fn resume(generation: &Generation, connections: &[SocketImage]) -> Resume {
     let m = &generation.manifest;
     let end = |address: &std::net::SocketAddr| (address.ip().to_canonical(), address.port());
     Resume {

@@ -11,7 +11,7 @@ use understudy_wire::{
 use super::{Node, Phase, Timer, claim};
 use crate::{
     io::{Path, To},
-    view::{NeedsCheckpoint, PeerView, View},
+    view::{NeedsCheckpoint, PeerView, PrimaryLog, View},
 };
 
 /// Why a node may not stand.
@@ -159,15 +159,16 @@ impl Node {
     fn needs_checkpoint(&self) -> Option<NeedsCheckpoint> {
         let diverged = matches!(self.phase, Phase::Follow) && !self.log.fit && !self.restarting;
         let needed = !self.cfg.witness && (diverged || self.cannot_join_at().is_some());
-        let reign = self.reign.as_ref().filter(|_| needed)?;
+        let applied = if diverged { self.log.applied } else { 0 };
+        needed.then_some(NeedsCheckpoint { diverged, applied })
+    }
+
+    fn primary_log(&self) -> Option<PrimaryLog> {
+        let follows = matches!(self.phase, Phase::Follow | Phase::Join { .. });
+        let reign = self.reign.as_ref().filter(|_| follows)?;
         let primary = self.peers.iter().find(|peer| peer.id == reign.primary)?;
-        Some(NeedsCheckpoint {
-            diverged,
-            applied: if diverged { self.log.applied } else { 0 },
-            log_start: reign.log_start,
-            position: primary.last.as_ref().map_or(0, |last| last.position),
-            history: reign.history.clone(),
-        })
+        let position = primary.last.as_ref().map_or(0, |last| last.position);
+        Some(PrimaryLog { start: reign.log_start, position, history: reign.history.clone() })
     }
 
     fn primary(&self) -> Option<NodeId> {
@@ -212,6 +213,7 @@ impl Node {
             peers: self.peers.iter().map(peer_view).collect(),
             arbiter: self.arbiter_view(),
             not_ready_because: self.not_ready_because(now_ns),
+            primary_log: self.primary_log(),
             needs_checkpoint: self.needs_checkpoint(),
         }
     }

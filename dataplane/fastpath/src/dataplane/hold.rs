@@ -40,10 +40,17 @@ impl<P: Ports> Dataplane<P> {
     }
 
     /// The clone is another one from now on. What the log holds of the reign stays; if that ends
-    /// before the floor, the checkpoint stands for all that is missing.
+    /// before the floor, the checkpoint stands for all that is missing. A node that has been elected
+    /// may change its clone until that serves, for one that its own log covers.
     pub(super) fn resume(&mut self, resume: &Resume) -> bool {
         let floor = resume.barrier.floor;
-        if floor < self.log.start() || !matches!(self.role, Role::Idle | Role::Follow(_)) {
+        let allowed = match &self.role {
+            Role::Idle | Role::Follow(_) => true,
+            Role::Claim { serve, .. } => *serve && resume.barrier.position <= self.log.end(),
+            Role::Lead(r) => !r.level && resume.barrier.position <= r.opened_at,
+            Role::Fenced => false,
+        };
+        if floor < self.log.start() || !allowed {
             return false;
         }
         if floor > self.log.end() {

@@ -18,6 +18,9 @@ impl<P: Ports> Dataplane<P> {
             let read_ns = ports.clock_ns().max(now_ns);
             self.seen_alive = false;
             busy |= !burst.is_empty();
+            if !burst.is_empty() {
+                self.host_used_at_ns = now_ns;
+            }
             let full = burst.len() == BURST;
             for frame in burst {
                 if serving {

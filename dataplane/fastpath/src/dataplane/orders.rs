@@ -112,6 +112,7 @@ impl<P: Ports> Dataplane<P> {
             serve,
             sender,
             opened_at,
+            applied_at_ns: None,
             level: false,
             draining: false,
         }));

@@ -49,7 +49,7 @@ impl<P: Ports> Dataplane<P> {
             // A caretaker's clone stays a clone: what is not committed may turn out not to be history.
             let limit = if serve { opened_at } else { self.committed };
             busy |= self.apply_until(now_ns, Mode::Clone, limit, FINISH_WAIT_NS, ports);
-            if serve && self.service_up && !self.is_held() && self.apply.cursor() == opened_at {
+            if serve && self.apply.cursor() == opened_at && self.is_quiet(now_ns) {
                 self.take_over(now_ns, ports);
             }
         } else if draining && !self.is_held() {
@@ -60,6 +60,18 @@ impl<P: Ports> Dataplane<P> {
         }
         self.answer_repeated_syns(ports);
         busy
+    }
+
+    /// The clone has answered what it was given: from here on what it says is new. What it says of
+    /// the past (that a connection is closed, say) no client must hear.
+    fn is_quiet(&mut self, now_ns: u64) -> bool {
+        if !self.service_up || self.is_held() {
+            return false;
+        }
+        let quiet = now_ns >= self.host_used_at_ns + QUIET_NS;
+        let Role::Lead(reign) = &mut self.role else { return false };
+        let since_ns = *reign.applied_at_ns.get_or_insert(now_ns);
+        quiet || now_ns >= since_ns + QUIET_WAIT_NS
     }
 
     pub(super) fn replicate(&mut self, now_ns: u64, ports: &mut P) -> bool {
@@ -144,8 +156,12 @@ impl<P: Ports> Dataplane<P> {
             return false;
         }
         let from = self.apply.cursor();
+        let given = self.counters.delivered_frames;
         let busy = self
             .with_apply(now_ns, wait_ns_max, ports, |a, cx| a.run(cx, mode, limit, APPLY_BUDGET));
+        if self.counters.delivered_frames > given {
+            self.host_used_at_ns = now_ns;
+        }
         if mode == Mode::Clone {
             self.observe_neighbors(from);
         }

@@ -168,6 +168,15 @@ impl App {
         if self.status.is_some() {
             return self.status;
         }
+        // SAFETY: all-zero bytes are a valid siginfo_t.
+        let mut seen: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        let look = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+        // SAFETY: `seen` is a live siginfo_t; the pid is our own child's, not reaped yet.
+        unsafe { libc::waitid(libc::P_PID, self.pid as libc::id_t, &mut seen, look) };
+        // A stop is shown as well while a thread of ours traces it, and is that thread's to take.
+        if matches!(seen.si_code, libc::CLD_TRAPPED | libc::CLD_STOPPED) {
+            return None;
+        }
         let mut status: c_int = 0;
         // SAFETY: `status` is a live integer. The pid is our own child's and not reaped yet, so
         // it cannot have been given to another process.
@@ -221,7 +230,7 @@ impl Drop for App {
 const PROCESSES_MAX: usize = 65_536;
 
 /// A process and all that descend from it, as /proc shows them.
-fn tree(root: i32) -> Vec<i32> {
+pub(crate) fn tree(root: i32) -> Vec<i32> {
     let mut all = vec![root];
     let mut at = 0;
     while at < all.len() && all.len() < PROCESSES_MAX {

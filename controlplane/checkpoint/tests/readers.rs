@@ -49,7 +49,10 @@ fn a_dump_and_a_reader_take_turns() {
         });
         let work = dir.path().join("criu");
         let dumped: Vec<_> = (0..DUMPS)
-            .map(|n| criu.dump(&ns, pid, &[], &dir.path().join(n.to_string()), &work))
+            .map(|n| {
+                std::thread::sleep(Duration::from_millis(30));
+                criu.dump(&ns, pid, &[], &dir.path().join(n.to_string()), &work)
+            })
             .collect();
         ended.store(true, Ordering::Release);
         for dump in dumped {

@@ -14,8 +14,8 @@ use crate::server::ConnsView;
 
 /// Sockets of the namespace that are looked at.
 const SOCKETS_MAX: usize = 100_000;
-/// What a connection takes in an answer beside its bytes, at least; more is cut by the codec.
-const CONN_BYTES_MIN: usize = 1200;
+/// About what a connection takes in an answer beside its bytes. The codec cuts what is too much.
+const CONN_BYTES: usize = 1400;
 /// The kernel's "no threshold yet" (TCP_INFINITE_SSTHRESH).
 const NO_THRESHOLD: u32 = 0x7fff_ffff;
 /// The kernel's "no round-trip time yet" for the least one.
@@ -39,7 +39,7 @@ fn read(
     socks.retain(|s| s.state != TcpState::Listen && client.is_none_or(|c| c.matches(s.remote)));
     socks.sort_unstable_by_key(|s| (s.remote, s.local));
     // Nothing is read that the answer has no room for.
-    let read = socks.len().min(RESPONSE_BYTES_MAX / CONN_BYTES_MIN);
+    let read = socks.len().min(RESPONSE_BYTES_MAX / CONN_BYTES);
     let all = &socks[..read];
     let Some(pid) = known.app_pid else {
         let text = "the application does not run, so nothing holds its connections";
@@ -53,7 +53,7 @@ fn read(
             Ok(live) => whole(&all[at], known, &live),
             Err(e) => refused(&all[at], known, e.to_string()),
         };
-        bytes += CONN_BYTES_MIN + bytes_shown(&conn) * 4 / 3;
+        bytes += CONN_BYTES + bytes_shown(&conn) * 4 / 3;
         conns[at] = Some(conn);
         bytes < RESPONSE_BYTES_MAX
     })?;

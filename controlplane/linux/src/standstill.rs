@@ -26,8 +26,13 @@ use std::{
 pub struct Stood<T> {
     /// The answer.
     pub value: T,
-    /// From before the first thread was asked to stop until the last one went on.
+    /// From before the first thread was asked to stop until the last one went on; the longest, if
+    /// it took several attempts.
     pub frozen: Duration,
+    /// Attempts, the last of which succeeded.
+    pub attempts: u32,
+    /// How long threads were stopped in all attempts.
+    pub frozen_total: Duration,
 }
 
 /// Threads that do not stop within this are given up and all released. One that is ready to run
@@ -78,24 +83,28 @@ pub fn stand_still<T: Send>(
     act: impl FnOnce() -> T + Send,
 ) -> Result<Stood<T>> {
     let mut act = Some(act);
-    let mut attempt = 0;
+    let (mut frozen, mut frozen_total) = (Duration::ZERO, Duration::ZERO);
+    let mut attempts = 0;
     loop {
+        attempts += 1;
         let tracer = exclusive_within(patience)?;
-        let stood = scratch(|| {
+        let (acted, took) = scratch(|| {
             be_quick();
-            let mut still = Still::default();
             let begun = Instant::now();
-            still.stop(root, begun + STOP_WITHIN)?;
-            let value = act.take().map(|act| act());
+            let mut still = Still::default();
+            let acted = still.stop(root, begun + STOP_WITHIN).map(|()| act.take().map(|act| act()));
             drop(still);
-            Ok(value.map(|value| Stood { value, frozen: begun.elapsed() }))
+            (acted, begun.elapsed())
         })?;
         drop(tracer);
-        attempt += 1;
-        match stood {
-            Ok(stood) => return Ok(stood.expect("it runs in the attempt that succeeds")),
-            Err(Error::DoesNotStop { .. }) if attempt < ATTEMPTS => {
-                thread::sleep(RETRY_AFTER * attempt);
+        (frozen, frozen_total) = (frozen.max(took), frozen_total + took);
+        match acted {
+            Ok(value) => {
+                let value = value.expect("only one attempt succeeds");
+                return Ok(Stood { value, frozen, attempts, frozen_total });
+            }
+            Err(Error::DoesNotStop { .. }) if attempts < ATTEMPTS => {
+                thread::sleep(RETRY_AFTER * attempts);
             }
             Err(e) => return Err(e),
         }
@@ -345,6 +354,18 @@ mod tests {
         })
         .unwrap();
         shell.reaches("R");
+    }
+
+    #[test]
+    fn what_does_not_stop_in_time_goes_on() {
+        let shell = Shell::start("sleep 60 & echo ready; while :; do :; done");
+        let late = scratch(|| Still::default().stop(shell.pid(), Instant::now() - SOON)).unwrap();
+        assert!(matches!(late, Err(Error::DoesNotStop { .. })), "{late:?}");
+        shell.reaches("R");
+        for pid in tree(shell.pid()).into_iter().skip(1) {
+            // SAFETY: takes plain numbers; the shell has not ended, so its child is not reaped.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+        }
     }
 
     #[test]

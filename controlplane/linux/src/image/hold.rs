@@ -71,25 +71,28 @@ impl Repair {
         Ok(repair)
     }
 
-    fn leave(&self) -> Result<()> {
-        if self.is_deaf {
-            self.sock.select(Queue::None)?;
-            self.sock.hear()?;
-            // The answer makes up for what was not heard.
-            self.sock.leave_repair_and_ask()?;
+    /// All of it, whatever fails.
+    fn leave(&self) -> [Result<()>; 4] {
+        let sock = &self.sock;
+        let [shown, left] = if self.is_deaf {
+            // Not before the queue is hidden; the answer then makes up for what was not heard.
+            let hidden = sock.select(Queue::None);
+            let heard = sock.hear();
+            [hidden.and(heard), sock.leave_repair_and_ask()]
         } else {
-            self.sock.leave_repair()?;
-        }
+            [Ok(()), sock.leave_repair()]
+        };
         let level = libc::SOL_SOCKET;
-        self.sock.set("SO_REUSEADDR", level, libc::SO_REUSEADDR, self.reuse_address)?;
-        if self.peek_offset < 0 { Ok(()) } else { self.sock.set_peek_offset(self.peek_offset) }
+        let reuse = sock.set("SO_REUSEADDR", level, libc::SO_REUSEADDR, self.reuse_address);
+        let peeks = self.peek_offset >= 0;
+        [shown, left, reuse, if peeks { sock.set_peek_offset(self.peek_offset) } else { Ok(()) }]
     }
 }
 
 impl Drop for Repair {
     fn drop(&mut self) {
-        if let Err(error) = self.leave() {
-            tracing::error!(%error, "a socket stays in repair mode");
+        for error in self.leave().into_iter().filter_map(Result::err) {
+            tracing::error!(%error, "a socket that was read is not as it was");
         }
     }
 }

@@ -7,7 +7,13 @@ use super::{
     hold::{Look, SEGMENT_BYTES_MAX, SEND_QUEUE_BYTES_MAX, hold_so, savable},
     process::{pidfd_open, socket_of, sockets_of},
 };
-use crate::{Error, Result, capsule::tree, netns::NetNs, socks::SockInfo, standstill::stand_still};
+use crate::{
+    Error, Result,
+    capsule::tree,
+    netns::NetNs,
+    socks::SockInfo,
+    standstill::{Stood, stand_still},
+};
 use std::{
     collections::HashMap,
     fs::{self, File},
@@ -84,10 +90,10 @@ pub struct Frozen {
 }
 
 impl Frozen {
-    fn add(&mut self, turn: Duration) {
-        self.turns += 1;
-        self.total += turn;
-        self.longest = self.longest.max(turn);
+    fn add<T>(&mut self, stood: &Stood<T>) {
+        self.turns += stood.attempts;
+        self.total += stood.frozen_total;
+        self.longest = self.longest.max(stood.frozen);
     }
 }
 
@@ -172,7 +178,7 @@ impl Pass<'_> {
         while !self.left.is_empty() {
             let root = self.root;
             let stood = stand_still(root, PATIENCE, || self.turn())?;
-            frozen.add(stood.frozen);
+            frozen.add(&stood);
             for (at, read) in stood.value? {
                 if !take(at, read) {
                     return Ok(ControlFlow::Break(()));

@@ -184,15 +184,14 @@ pub enum Error {
     /// A thread of the application did not stop in time; all were released.
     #[error(
         "the application was not made to stand still: its thread {tid} (state {state}) did not \
-         stop within {within_ms} ms; it goes on, ask again when the machine is less busy"
+         stop within 40 ms, at the last of several attempts; it goes on, ask again when the machine \
+         is less busy"
     )]
     DoesNotStop {
         /// The thread.
         tid: i32,
         /// Its state, as ps(1) shows it.
         state: char,
-        /// The limit.
-        within_ms: u128,
     },
     /// A socket that was listed has no descriptor.
     #[error(

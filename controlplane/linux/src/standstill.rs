@@ -36,10 +36,10 @@ pub struct Stood<T> {
 }
 
 /// Threads that do not stop within this are given up and all released. One that is ready to run
-/// has to be given a processor first; one in a disk's driver has to come back.
-pub const STOP_WITHIN: Duration = Duration::from_millis(10);
-/// Attempts to stop an application: a program that is just being started (`vfork`) makes one fail.
-const ATTEMPTS: u32 = 6;
+/// has to be given a processor first; one in a disk's driver has to come back; a program that is
+/// just being started (`vfork`) has to be there. Later attempts are more patient, for machines that
+/// are overloaded.
+const STOP_WITHIN_MS: [u64; 6] = [10, 10, 20, 20, 40, 40];
 /// Between attempts, growing with their number.
 const RETRY_AFTER: Duration = Duration::from_millis(15);
 /// Threads in one application at most; more are an error.
@@ -76,7 +76,8 @@ fn exclusive_within(limit: Duration) -> Result<MutexGuard<'static, ()>> {
 /// `patience` for another tracer of this daemon.
 ///
 /// # Errors
-/// If another tracer has the application, or it does not stand still within [`STOP_WITHIN`].
+/// If another tracer has the application, or some thread of it does not stop in several attempts
+/// of 10 to 40 ms.
 pub fn stand_still<T: Send>(
     root: i32,
     patience: Duration,
@@ -86,13 +87,14 @@ pub fn stand_still<T: Send>(
     let (mut frozen, mut frozen_total) = (Duration::ZERO, Duration::ZERO);
     let mut attempts = 0;
     loop {
+        let within = Duration::from_millis(STOP_WITHIN_MS[attempts as usize]);
         attempts += 1;
         let tracer = exclusive_within(patience)?;
         let (acted, took) = scratch(|| {
             be_quick();
             let begun = Instant::now();
             let mut still = Still::default();
-            let acted = still.stop(root, begun + STOP_WITHIN).map(|()| act.take().map(|act| act()));
+            let acted = still.stop(root, begun + within).map(|()| act.take().map(|act| act()));
             drop(still);
             (acted, begun.elapsed())
         })?;
@@ -103,7 +105,7 @@ pub fn stand_still<T: Send>(
                 let value = value.expect("only one attempt succeeds");
                 return Ok(Stood { value, frozen, attempts, frozen_total });
             }
-            Err(Error::DoesNotStop { .. }) if attempts < ATTEMPTS => {
+            Err(Error::DoesNotStop { .. }) if (attempts as usize) < STOP_WITHIN_MS.len() => {
                 thread::sleep(RETRY_AFTER * attempts);
             }
             Err(e) => return Err(e),
@@ -214,7 +216,7 @@ fn refused(tid: i32, error: io::Error) -> Result<()> {
 
 fn does_not_stop(tid: i32) -> Error {
     let state = stat_state(tid).unwrap_or('?');
-    Error::DoesNotStop { tid, state, within_ms: STOP_WITHIN.as_millis() }
+    Error::DoesNotStop { tid, state }
 }
 
 fn tasks(pid: i32) -> Vec<i32> {

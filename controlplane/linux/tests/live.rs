@@ -137,10 +137,10 @@ fn check(read: &LiveImage) {
 }
 
 /// Reads all connections; how long the application stood still, and how many bytes were shown.
-fn read_once(ns: &NetNs, app: &App) -> (Frozen, usize) {
+fn read_once(ns: &NetNs, pid: i32) -> (Frozen, usize) {
     let wanted = service(ns);
     let (mut images, mut shown, mut waiting) = (0, 0, 0);
-    let frozen = read_live(ns, app.pid(), &wanted, KEEP, |at, read| {
+    let frozen = read_live(ns, pid, &wanted, KEEP, |at, read| {
         match read {
             Ok(image) => {
                 assert_eq!(image.image.remote, wanted[at].remote);
@@ -200,14 +200,22 @@ fn an_application_that_writes_in_a_loop_notices_nothing() {
 
     let (mut total, mut longest, mut turns, mut shown_bytes) =
         (Duration::ZERO, Duration::ZERO, 0, 0);
-    for _ in 0..READS {
-        let before = count.load(Ordering::Relaxed);
-        let (frozen, shown) = read_once(&ns, &app);
-        (total, longest) = (total + frozen.total, longest.max(frozen.longest));
-        (turns, shown_bytes) = (turns + frozen.turns, shown_bytes + shown);
-        assert_eq!(app.try_wait(), None, "a stop is taken for an end");
-        eventually("it goes on", || count.load(Ordering::Relaxed) > before);
-    }
+    let (pid, ended) = (app.pid(), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Acquire) {
+                assert_eq!(app.try_wait(), None, "a stop is taken for an end");
+            }
+        });
+        for _ in 0..READS {
+            let before = count.load(Ordering::Relaxed);
+            let (frozen, shown) = read_once(&ns, pid);
+            (total, longest) = (total + frozen.total, longest.max(frozen.longest));
+            (turns, shown_bytes) = (turns + frozen.turns, shown_bytes + shown);
+            eventually("it goes on", || count.load(Ordering::Relaxed) > before);
+        }
+        ended.store(true, Ordering::Release);
+    });
     for end in ends {
         end.shutdown(Shutdown::Write).unwrap();
     }

@@ -54,7 +54,7 @@ struct Repair {
 impl Repair {
     /// For a socket that `lives_on`, acknowledgements are dropped if anything is unsent: while the
     /// send queue is shown, one would make the kernel count all of it as sent, and send nothing
-    /// until the retransmission timer.
+    /// until the retransmission timer. A segment with data is let through, and still does that.
     fn enter(sock: Sock, reuse_address: i32, lives_on: bool) -> Result<Repair> {
         let mut repair = Repair { sock, reuse_address, peek_offset: -1, is_deaf: false };
         let sock = &repair.sock;

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
-    ApiError, Checkpoint, Conns, ErrorCode, Keys, REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX, Request,
-    Response, Status, SwitchoverDone, VERSION,
+    ApiError, Checkpoint, ConnImages, Conns, ErrorCode, Keys, REQUEST_BYTES_MAX,
+    RESPONSE_BYTES_MAX, Request, Response, Status, SwitchoverDone, VERSION,
 };
 
 /// Why a response line was not understood.
@@ -64,7 +64,7 @@ pub fn encode_request(request: &Request) -> Vec<u8> {
 
 /// The response as a line with its newline, never longer than
 /// [`RESPONSE_BYTES_MAX`]: connections that do not fit are left out and
-/// [`Conns::truncated`] says so, the oldest events of a timeline are left out,
+/// [`Conns::truncated`] or [`ConnImages::left_out`] say so, the oldest events of a timeline are left out,
 /// and what still does not fit is an error answer.
 #[must_use]
 pub fn encode_response(response: &Response) -> Vec<u8> {
@@ -74,14 +74,19 @@ pub fn encode_response(response: &Response) -> Vec<u8> {
     }
     let shorter = match response {
         Response::Conns(conns) if !conns.conns.is_empty() => {
-            // In proportion, with a margin; at least one less, so this ends.
-            let n = conns.conns.len();
-            let keep = (n.saturating_mul(RESPONSE_BYTES_MAX) / bytes.len() * 15 / 16).min(n - 1);
+            let keep = fewer(conns.conns.len(), bytes.len());
             Response::Conns(Conns {
                 role: conns.role,
                 conns: conns.conns[..keep].to_vec(),
                 truncated: true,
             })
+        }
+        Response::ConnImages(images) if !images.conns.is_empty() => {
+            let mut images = images.clone();
+            let all = images.conns.len();
+            images.conns.truncate(fewer(all, bytes.len()));
+            images.left_out += (all - images.conns.len()) as u64;
+            Response::ConnImages(images)
         }
         Response::Status(status) if !status.timeline.is_empty() => {
             let mut status = status.clone();
@@ -94,6 +99,12 @@ pub fn encode_response(response: &Response) -> Vec<u8> {
         )),
     };
     encode_response(&shorter)
+}
+
+/// How many of `n` things fit if all of them take `bytes`: in proportion, with a margin; at least
+/// one less, so that this ends.
+fn fewer(n: usize, bytes: usize) -> usize {
+    (n.saturating_mul(RESPONSE_BYTES_MAX) / bytes * 15 / 16).min(n - 1)
 }
 
 /// Reads a response line, with or without its newline. Fields this version does
@@ -116,12 +127,14 @@ fn line(value: &impl Serialize) -> Vec<u8> {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Document<S, C, D, K, P, E> {
+struct Document<S, C, I, D, K, P, E> {
     ok: bool,
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     status: Option<S>,
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     conns: Option<C>,
+    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    conn_images: Option<I>,
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     switchover: Option<D>,
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
@@ -132,12 +145,13 @@ struct Document<S, C, D, K, P, E> {
     error: Option<E>,
 }
 
-impl<S, C, D, K, P, E> Document<S, C, D, K, P, E> {
+impl<S, C, I, D, K, P, E> Document<S, C, I, D, K, P, E> {
     fn new(ok: bool) -> Self {
         Document {
             ok,
             status: None,
             conns: None,
+            conn_images: None,
             switchover: None,
             keys: None,
             checkpoint: None,
@@ -156,6 +170,7 @@ impl Serialize for Response {
         let mut document: Document<
             &Status,
             &Conns,
+            &ConnImages,
             &SwitchoverDone,
             &Keys,
             &Checkpoint,
@@ -164,6 +179,7 @@ impl Serialize for Response {
         match self {
             Self::Status(status) => document.status = Some(status),
             Self::Conns(conns) => document.conns = Some(conns),
+            Self::ConnImages(images) => document.conn_images = Some(images),
             Self::Switchover(done) => document.switchover = Some(done),
             Self::Keys(keys) => document.keys = Some(keys),
             Self::Checkpoint(checkpoint) => document.checkpoint = Some(checkpoint),
@@ -175,12 +191,20 @@ impl Serialize for Response {
 
 impl<'de> Deserialize<'de> for Response {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let d: Document<Box<Status>, Conns, SwitchoverDone, Keys, Checkpoint, ApiError> =
-            Document::deserialize(deserializer)?;
+        let d: Document<
+            Box<Status>,
+            Conns,
+            ConnImages,
+            SwitchoverDone,
+            Keys,
+            Checkpoint,
+            ApiError,
+        > = Document::deserialize(deserializer)?;
         let ok = d.ok;
         let mut said = [
             d.status.map(Self::Status),
             d.conns.map(Self::Conns),
+            d.conn_images.map(Self::ConnImages),
             d.switchover.map(Self::Switchover),
             d.keys.map(Self::Keys),
             d.checkpoint.map(Self::Checkpoint),
@@ -191,7 +215,7 @@ impl<'de> Deserialize<'de> for Response {
         match (said.next(), said.next()) {
             (Some(response), None) if ok != matches!(response, Self::Error(_)) => Ok(response),
             _ => Err(D::Error::custom(
-                "neither ok with status, conns, switchover, keys or checkpoint, nor not ok with error",
+                "neither ok with status, conns, conn_images, switchover, keys or checkpoint, nor not ok with error",
             )),
         }
     }

@@ -19,12 +19,17 @@ pub mod check;
 pub mod client;
 pub mod codec;
 mod error;
+mod images;
 pub mod server;
 mod types;
 
 pub use client::ClientError;
 pub use codec::{DecodeError, decode_request, decode_response, encode_request, encode_response};
 pub use error::{ApiError, ErrorCode};
+pub use images::{
+    BadClientFilter, ByteList, ClientFilter, ConnAgreed, ConnImage, ConnImages, ConnOptions,
+    ConnSocket, ConnTiming, ConnWindow, LIST_SHOWN_BYTES_MAX,
+};
 pub use types::{
     Arbiter, Checkpoint, Checkpoints, Conn, Conns, Gate, KeyPath, KeyPeer, Keys, LogPositions,
     Peer, Register, Request, Response, Restoring, Role, Service, Status, SwitchoverDone,

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ApiError;
+use crate::{ApiError, ClientFilter, ConnImages};
 
 /// A request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +15,12 @@ pub enum Request {
     Status,
     /// The service's connections.
     Conns,
+    /// The service's connections in full; the application stands still for a moment.
+    ConnImages {
+        /// Which clients' only.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        client: Option<ClientFilter>,
+    },
     /// Hand the service over with the primary's consent.
     Switchover {
         /// The node that takes over; the fittest one if not given.
@@ -35,6 +41,10 @@ pub enum Request {
 enum StrictRequest {
     Status {},
     Conns {},
+    ConnImages {
+        #[serde(default)]
+        client: Option<ClientFilter>,
+    },
     Switchover {
         #[serde(default)]
         to: Option<String>,
@@ -49,6 +59,7 @@ impl From<StrictRequest> for Request {
         match strict {
             StrictRequest::Status {} => Self::Status,
             StrictRequest::Conns {} => Self::Conns,
+            StrictRequest::ConnImages { client } => Self::ConnImages { client },
             StrictRequest::Switchover { to } => Self::Switchover { to },
             StrictRequest::KeyStatus {} => Self::KeyStatus,
             StrictRequest::KeyReload {} => Self::KeyReload,
@@ -64,6 +75,7 @@ impl Request {
         match self {
             Self::Status => "status",
             Self::Conns => "conns",
+            Self::ConnImages { .. } => "conn_images",
             Self::Switchover { .. } => "switchover",
             Self::KeyStatus => "key_status",
             Self::KeyReload => "key_reload",
@@ -79,6 +91,8 @@ pub enum Response {
     Status(Box<Status>),
     /// To [`Request::Conns`].
     Conns(Conns),
+    /// To [`Request::ConnImages`].
+    ConnImages(ConnImages),
     /// To [`Request::Switchover`].
     Switchover(SwitchoverDone),
     /// To [`Request::KeyStatus`], and to [`Request::KeyReload`] with the keys that count from now on.
@@ -96,6 +110,7 @@ impl Response {
         match self {
             Self::Status(_) => matches!(request, Request::Status),
             Self::Conns(_) => matches!(request, Request::Conns),
+            Self::ConnImages(_) => matches!(request, Request::ConnImages { .. }),
             Self::Switchover(_) => matches!(request, Request::Switchover { .. }),
             Self::Keys(_) => matches!(request, Request::KeyStatus | Request::KeyReload),
             Self::Checkpoint(_) => matches!(request, Request::Checkpoint),
@@ -113,6 +128,12 @@ impl From<Status> for Response {
 impl From<Conns> for Response {
     fn from(conns: Conns) -> Self {
         Self::Conns(conns)
+    }
+}
+
+impl From<ConnImages> for Response {
+    fn from(images: ConnImages) -> Self {
+        Self::ConnImages(images)
     }
 }
 

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use understudy_api::codec::LineBuffer;
 use understudy_api::{
-    ApiError, ClientError, Conn, Conns, DecodeError, ErrorCode, KeyPath, KeyPeer, Keys, Peer,
-    REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX, Request, Response, Role, Status, SwitchoverDone,
-    TimelineEvent, client, decode_request, decode_response, encode_request, encode_response,
-    server,
+    ApiError, ByteList, ClientError, ClientFilter, Conn, ConnImage, ConnImages, ConnSocket, Conns,
+    DecodeError, ErrorCode, KeyPath, KeyPeer, Keys, LIST_SHOWN_BYTES_MAX, Peer, REQUEST_BYTES_MAX,
+    RESPONSE_BYTES_MAX, Request, Response, Role, Status, SwitchoverDone, TimelineEvent, client,
+    decode_request, decode_response, encode_request, encode_response, server,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -22,9 +22,17 @@ const LONG: Duration = Duration::from_secs(20);
 #[test]
 fn requests_are_as_documented() {
     let switchover = |to: Option<&str>| Request::Switchover { to: to.map(str::to_owned) };
+    let images = |client: Option<&str>| Request::ConnImages {
+        client: client.map(|text| text.parse().unwrap()),
+    };
     for (request, line) in [
         (Request::Status, r#"{"version":1,"request":"status"}"#),
         (Request::Conns, r#"{"version":1,"request":"conns"}"#),
+        (images(None), r#"{"version":1,"request":"conn_images"}"#),
+        (
+            images(Some("10.0.0.7:4711")),
+            r#"{"version":1,"request":"conn_images","client":"10.0.0.7:4711"}"#,
+        ),
         (switchover(None), r#"{"version":1,"request":"switchover"}"#),
         (switchover(Some("b")), r#"{"version":1,"request":"switchover","to":"b"}"#),
         (Request::KeyStatus, r#"{"version":1,"request":"key_status"}"#),
@@ -52,6 +60,8 @@ fn bad_requests_are_usage_errors() {
         (r#"{"version":1,"request":"reboot"}"#, "reboot"),
         (r#"{"version":1,"request":"status","x":1}"#, "x"),
         (r#"{"version":1,"request":"switchover","to":5}"#, "string"),
+        (r#"{"version":1,"request":"conn_images","client":"10.0.0"}"#, "is not a client's address"),
+        (r#"{"version":1,"request":"conn_images","x":1}"#, "x"),
         (r#"{"version":1,"request":"status"} x"#, "JSON"),
     ] {
         let error = decode_request(line.as_bytes()).expect_err(line);
@@ -63,6 +73,51 @@ fn bad_requests_are_usage_errors() {
     assert!(
         decode_request(&vec![b' '; REQUEST_BYTES_MAX + 1]).unwrap_err().message.contains("longer")
     );
+}
+
+fn images() -> ConnImages {
+    let list = |byte| ByteList { len: 1 << 20, bytes: vec![byte; LIST_SHOWN_BYTES_MAX] };
+    let socket = ConnSocket {
+        in_flight: list(0),
+        pending: list(0xff),
+        unread: list(b'x'),
+        ..ConnSocket::default()
+    };
+    let whole = ConnImage { socket: Some(socket), ..ConnImage::default() };
+    let refused = ConnImage { unsavable: Some("TIME_WAIT".into()), ..ConnImage::default() };
+    ConnImages { conns: vec![whole, refused], frozen_us: 800, ..ConnImages::default() }
+}
+
+#[test]
+fn bytes_are_base64_beside_their_number() {
+    let list = ByteList { len: 9, bytes: b"\0hi".to_vec() };
+    let value = serde_json::to_value(&list).unwrap();
+    assert_eq!(value, serde_json::json!({"len": 9, "base64": "AGhp"}));
+    assert_eq!(serde_json::from_value::<ByteList>(value).unwrap(), list);
+    let odd = serde_json::json!({"len": 9, "base64": "?"});
+    assert!(serde_json::from_value::<ByteList>(odd).is_err());
+}
+
+#[test]
+fn clients_are_meant_by_address_or_port_too() {
+    let filter = |text: &str| text.parse::<ClientFilter>();
+    for (text, client, means) in [
+        ("10.0.0.7", "10.0.0.7:1", true),
+        ("10.0.0.7", "10.0.0.8:1", false),
+        ("10.0.0.7:4711", "10.0.0.7:4711", true),
+        ("10.0.0.7:4711", "10.0.0.7:4712", false),
+        ("10.0.0.7", "[::ffff:10.0.0.7]:5", true),
+        ("fd00::7", "[fd00::7]:9", true),
+        ("[fd00::7]:9", "[fd00::7]:9", true),
+        ("[fd00::7]:9", "[fd00::7]:8", false),
+    ] {
+        let parsed = filter(text).unwrap();
+        assert_eq!(parsed.to_string(), text);
+        assert_eq!(parsed.matches(client.parse().unwrap()), means, "{text} {client}");
+    }
+    for text in ["", "10.0.0", "host", "10.0.0.7:", "10.0.0.7:70000", "fd00::7:x", "[fd00::7]"] {
+        assert!(filter(text).is_err(), "{text}");
+    }
 }
 
 #[test]
@@ -80,6 +135,7 @@ fn responses_round_trip() {
     for response in [
         status.into(),
         conns.into(),
+        images().into(),
         SwitchoverDone::default().into(),
         Keys {
             paths: vec![KeyPath { peers: vec![KeyPeer::default()], ..KeyPath::default() }],
@@ -154,6 +210,13 @@ fn long_answers_are_cut_visibly() {
         panic!()
     };
     assert!(read.truncated && read.conns.is_empty());
+
+    let all = 300;
+    let many = ConnImages { conns: vec![images().conns[0].clone(); all], left_out: 7, ..images() };
+    let line = encode_response(&many.into());
+    assert!(line.len() <= RESPONSE_BYTES_MAX && line.len() > RESPONSE_BYTES_MAX / 2);
+    let Response::ConnImages(read) = decode_response(&line).unwrap() else { panic!() };
+    assert_eq!(read.conns.len() as u64 + read.left_out, all as u64 + 7);
 
     let event = |detail: String| TimelineEvent { detail, ..TimelineEvent::default() };
     let mut status = Status { timeline: vec![event("x".repeat(10_000)); 200], ..Status::default() };

@@ -17,6 +17,7 @@ use understudy_image::{SocketImage, Timestamps};
 use understudy_linux::capsule::{self, App};
 use understudy_linux::image::{self, TsClock};
 use understudy_linux::netns::NetNs;
+use understudy_linux::standstill;
 
 use crate::error::{Error, Result, file};
 use crate::manifest::{Clock, Manifest};
@@ -129,7 +130,9 @@ impl Criu {
         command.args(["--tree", &pid.to_string(), "--leave-running", "--skip-in-flight"]);
         command.args(["--ghost-limit", GHOST_BYTES_MAX, "--link-remap"]);
         command.arg("--action-script").arg(&script);
+        let tracer = standstill::exclusive();
         let status = ns.run(|| wait(command.stdout(Stdio::null())))?;
+        drop(tracer);
         succeeded("dump", status, work)?;
         let listed = images.join("tcp");
         let text = fs::read_to_string(&listed).map_err(file("read", &listed))?;

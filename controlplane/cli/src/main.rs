@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod images;
 mod key;
 mod text;
 
@@ -15,11 +16,14 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use serde::Serialize;
 use understudy_api::check::CheckReport;
-use understudy_api::{ApiError, ErrorCode, Request, Response, SOCKET_DEFAULT, client};
+use understudy_api::{
+    ApiError, ClientFilter, ErrorCode, Request, Response, SOCKET_DEFAULT, client,
+};
 use understudy_config::{Config, ConfigError};
 
 const SOCKET_VARIABLE: &str = "UNDERSTUDY_SOCKET";
 const ASK_TIMEOUT_MS: u64 = 5_000;
+const IMAGES_TIMEOUT_MS: u64 = 15_000;
 const SWITCHOVER_TIMEOUT_MS: u64 = 30_000;
 const CHECKPOINT_TIMEOUT_MS: u64 = 180_000;
 
@@ -45,7 +49,7 @@ struct Arguments {
     /// The node's configuration file, which names the socket
     #[arg(short, long, global = true, value_name = "CONFIG")]
     config: Option<PathBuf>,
-    /// How long to wait for the daemon [default: 5000, switchover: 30000, checkpoint: 180000]
+    /// How long to wait for the daemon [default: 5000, conns -v: 15000, switchover: 30000, checkpoint: 180000]
     #[arg(short, long, global = true, value_name = "MS",
           value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     timeout_ms: Option<u64>,
@@ -58,7 +62,14 @@ enum Command {
     /// Role, readiness, log, gate, peers and the last takeover
     Status,
     /// The service's connections on this node
-    Conns,
+    Conns {
+        /// All that their sockets have; the application stands still for a moment
+        #[arg(short, long)]
+        verbose: bool,
+        /// Only of this client: 10.0.0.7, 10.0.0.7:4711, fd00::7 or [fd00::7]:4711
+        #[arg(value_name = "CLIENT", requires = "verbose")]
+        client: Option<ClientFilter>,
+    },
     /// Hand the service over to another node, with the primary's consent
     Switchover {
         /// The node that takes over; the fittest one if not given
@@ -134,7 +145,10 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Outcome {
     let (request, timeout_default_ms) = match &arguments.command {
         Command::Status => (Request::Status, ASK_TIMEOUT_MS),
-        Command::Conns => (Request::Conns, ASK_TIMEOUT_MS),
+        Command::Conns { verbose: false, .. } => (Request::Conns, ASK_TIMEOUT_MS),
+        Command::Conns { verbose: true, client } => {
+            (Request::ConnImages { client: *client }, IMAGES_TIMEOUT_MS)
+        }
         Command::Switchover { to } => {
             (Request::Switchover { to: to.clone() }, SWITCHOVER_TIMEOUT_MS)
         }
@@ -207,6 +221,7 @@ fn render(json: bool, outcome: &Outcome) -> anyhow::Result<ExitCode> {
         }
         (false, Outcome::Answer(Response::Status(status))) => text::status(status),
         (false, Outcome::Answer(Response::Conns(conns))) => text::conns(conns),
+        (false, Outcome::Answer(Response::ConnImages(all))) => images::images(all),
         (false, Outcome::Answer(Response::Switchover(done))) => text::switchover(done),
         (false, Outcome::Answer(Response::Keys(keys))) => text::keys(keys),
         (false, Outcome::Answer(Response::Checkpoint(taken))) => text::checkpoint(taken),

@@ -1,5 +1,7 @@
 //! The command as an operator or a script runs it, against a daemon in a thread.
 
+mod images;
+
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -473,6 +475,8 @@ fn usage_errors() {
         &["-t", "0", "status"],
         &["-t", "x", "status"],
         &["check"],
+        &["conns", "10.0.0.7"],
+        &["conns", "-v", "10.0.0"],
     ] {
         let output = understudy(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");

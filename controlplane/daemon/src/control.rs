@@ -485,7 +485,7 @@ impl Control {
                 Request::KeyReload => {
                     let _ = call.answer.send(self.take_keys(call.keys));
                 }
-                Request::Conns => {}
+                Request::Conns | Request::ConnImages { .. } => {}
             }
         }
     }
@@ -566,6 +566,11 @@ impl Control {
         let _ = answer.send(response);
     }
 
+    fn app_pid(&self) -> Option<i32> {
+        let process = self.capsule.as_ref().and_then(NodeCapsule::app_pid);
+        process.filter(|_| !matches!(self.app, App::Gone | App::Parked))
+    }
+
     fn status(&self, now_ns: u64) -> understudy_api::Status {
         let mut counters: BTreeMap<String, u64> =
             self.counters.iter().map(|(k, v)| ((*k).to_string(), *v)).collect();
@@ -585,11 +590,7 @@ impl Control {
         let facts = status::Facts {
             config: &self.config,
             uptime_ms: (now_ns - self.started_ns) / MS,
-            app_pid: self
-                .capsule
-                .as_ref()
-                .and_then(NodeCapsule::app_pid)
-                .filter(|_| !matches!(self.app, App::Gone | App::Parked)),
+            app_pid: self.app_pid(),
             timeline: self.timeline.iter().cloned().collect(),
             checkpoints: self.checkpoints(now_ns),
             counters,
@@ -637,6 +638,7 @@ impl Control {
         }
         if let Ok(mut view) = self.conns.lock() {
             view.role = status::role(&self.node.view(now_ns));
+            view.app_pid = self.app_pid();
         }
         Ok(())
     }

@@ -7,6 +7,7 @@
 mod arbiter;
 mod checkpointer;
 mod control;
+mod images;
 mod keys;
 mod lcore;
 mod node_capsule;

@@ -20,7 +20,7 @@ use understudy_linux::netns::NetNs;
 use understudy_linux::socks::{self, SockInfo, TcpState};
 use understudy_seal::Keyring;
 
-use crate::keys;
+use crate::{images, keys};
 
 const CLIENTS_MAX: usize = 16;
 const IO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -39,9 +39,11 @@ pub struct Call {
 }
 
 /// What `conns` needs beside the kernel's own list.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct ConnsView {
     pub role: Role,
+    /// The application, while it runs.
+    pub app_pid: Option<i32>,
     pub adopted: HashSet<FlowKey>,
 }
 
@@ -123,8 +125,17 @@ fn answer(
     view: &Mutex<ConnsView>,
     config: &Config,
 ) -> Response {
-    if let Request::Conns = request {
-        return conns(ns, view);
+    match request {
+        Request::Conns => return conns(ns, view),
+        Request::ConnImages { client } => {
+            let Ok(view) = view.lock() else {
+                return ApiError::new(ErrorCode::Runtime, "the daemon's view is damaged").into();
+            };
+            let known = view.clone();
+            drop(view);
+            return images::answer(ns, &known, client);
+        }
+        _ => {}
     }
     let keys = match request {
         Request::KeyReload => match keys::load(config) {

@@ -120,6 +120,9 @@ pub enum Unsavable {
     /// No process holds it: the kernel alone closes it, and no descriptor leads to it.
     #[error("a connection in {0:?} that no process holds cannot be saved: wait until it is closed")]
     Orphan(State),
+    /// Still in a listener's accept queue: no descriptor leads to it yet.
+    #[error("a connection that the application has not accepted cannot be saved: wait for it")]
+    NotAccepted,
     /// Not a TCP socket.
     #[error("only TCP sockets over IPv4 or IPv6 have an image; this is {0}")]
     NotTcp(String),

@@ -168,6 +168,17 @@ impl App {
         if self.status.is_some() {
             return self.status;
         }
+        // SAFETY: all-zero bytes are a valid siginfo_t.
+        let mut seen: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        let look = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+        // SAFETY: `seen` is a live siginfo_t; the pid is our own child's, not reaped yet.
+        let looked = unsafe { libc::waitid(libc::P_PID, self.pid as libc::id_t, &mut seen, look) };
+        // While a thread of ours traces it, its stops are shown as well, and are that thread's to
+        // take: only what has ended is waited for.
+        let ends = [libc::CLD_EXITED, libc::CLD_KILLED, libc::CLD_DUMPED];
+        if looked == 0 && !ends.contains(&seen.si_code) {
+            return None;
+        }
         let mut status: c_int = 0;
         // SAFETY: `status` is a live integer. The pid is our own child's and not reaped yet, so
         // it cannot have been given to another process.

@@ -161,6 +161,53 @@ pub enum Error {
         /// Its reason.
         reason: String,
     },
+    /// Another tracer has the application.
+    #[error(
+        "thread {tid} of the application is traced by {tracer}, so it cannot be made to stand \
+         still: ask again when that has ended"
+    )]
+    Traced {
+        /// The thread.
+        tid: i32,
+        /// Number and name of the other tracer.
+        tracer: String,
+    },
+    /// A checkpoint is being taken, or another standstill is under way.
+    #[error(
+        "the application is held by a checkpoint or another reader for more than {waited_ms} ms: \
+         ask again"
+    )]
+    TracerBusy {
+        /// How long it was waited for.
+        waited_ms: u128,
+    },
+    /// A thread of the application did not stop in time; all were released.
+    #[error(
+        "the application was not made to stand still: its thread {tid} (state {state}) did not \
+         stop within 40 ms, at the last of several attempts; it goes on, ask again when the machine \
+         is less busy"
+    )]
+    DoesNotStop {
+        /// The thread.
+        tid: i32,
+        /// Its state, as ps(1) shows it.
+        state: char,
+    },
+    /// A socket that was listed has no descriptor.
+    #[error(
+        "the connection of {remote} has no descriptor in a process of the application: it was \
+         closed just now, or is on its way between processes"
+    )]
+    NoDescriptor {
+        /// The client.
+        remote: std::net::SocketAddr,
+    },
+    /// The application has ended.
+    #[error("the application (process {pid}) has ended: see its log")]
+    ApplicationGone {
+        /// Its process id.
+        pid: i32,
+    },
     /// The process lacks capabilities.
     #[error(
         "understudyd lacks {missing}: run it as root, or grant the capability with systemd's \

@@ -1,6 +1,6 @@
 //! What Understudy asks of the Linux kernel: network namespaces, synchronous rtnetlink, the
-//! capsule in which the application runs, adoption of connections by BPF, socket inspection, and
-//! socket images.
+//! capsule in which the application runs and can be made to stand still, adoption of connections by
+//! BPF, socket inspection, and socket images.
 //!
 //! The crate knows nothing of DPDK, and of the other crates only what a socket image is. Every call
 //! here is synchronous and bounded; none belongs on a poll-mode core except
@@ -14,9 +14,11 @@ pub mod netns;
 mod nl;
 pub mod poll;
 pub mod preflight;
+mod ptrace;
 pub mod restart;
 pub mod rtnl;
 pub mod socks;
+pub mod standstill;
 
 pub use error::{Error, Result};
 pub use poll::poll_fds;

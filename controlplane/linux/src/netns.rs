@@ -100,7 +100,7 @@ impl AsFd for NetNs {
 }
 
 /// Runs `f` on a thread of its own: the namespace of a thread that runs other work never changes.
-fn scratch<T: Send>(f: impl FnOnce() -> T + Send) -> Result<T> {
+pub(crate) fn scratch<T: Send>(f: impl FnOnce() -> T + Send) -> Result<T> {
     thread::scope(|scope| {
         let thread =
             thread::Builder::new().name("netns".into()).spawn_scoped(scope, f).map_err(|e| {

@@ -2,9 +2,9 @@
 
 use understudy_api::codec::LineBuffer;
 use understudy_api::{
-    ApiError, Conn, Conns, ErrorCode, KeyPath, KeyPeer, Keys, Peer, REQUEST_BYTES_MAX, Request,
-    Response, Status, SwitchoverDone, TimelineEvent, decode_request, decode_response,
-    encode_request, encode_response,
+    ApiError, ByteList, Conn, ConnImage, ConnImages, ConnSocket, Conns, ErrorCode, KeyPath,
+    KeyPeer, Keys, Peer, REQUEST_BYTES_MAX, Request, Response, Status, SwitchoverDone,
+    TimelineEvent, decode_request, decode_response, encode_request, encode_response,
 };
 use understudy_fuzz::{corpus_file, fuzz, mutated};
 
@@ -21,6 +21,7 @@ fn requests() -> Vec<Vec<u8>> {
     let requests = [
         Request::Status,
         Request::Conns,
+        Request::ConnImages { client: "[fd00::7]:4711".parse().ok() },
         Request::Switchover { to: None },
         Request::Switchover { to },
         Request::KeyStatus,
@@ -39,9 +40,14 @@ fn responses() -> Vec<Vec<u8>> {
     let peer = KeyPeer { name: "b".into(), known: true, key: Some("0a1b".into()) };
     let path = KeyPath { path: "replica".into(), peers: vec![peer; 2], ..Default::default() };
     let keys = Keys { seals: "0a1b".into(), opens: vec!["0a1b".into()], paths: vec![path] };
+    let unread = ByteList { len: 9, bytes: b"\0PING".to_vec() };
+    let socket = Some(ConnSocket { unread, ..Default::default() });
+    let image = ConnImage { socket, ..Default::default() };
+    let images = ConnImages { conns: vec![image, ConnImage::default()], ..Default::default() };
     let responses = [
         Response::from(status),
         Response::from(conns),
+        Response::from(images),
         Response::from(SwitchoverDone { took_ms: 12, ..Default::default() }),
         Response::from(keys),
         Response::from(ApiError::new(ErrorCode::Runtime, "a sentence")),

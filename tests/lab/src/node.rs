@@ -238,6 +238,16 @@ impl Node {
         }
     }
 
+    /// `understudy conns -v`, of all clients or one.
+    pub fn conn_images(&self, client: Option<&str>) -> Result<understudy_api::ConnImages> {
+        let words: Vec<&str> = ["conns", "-v"].into_iter().chain(client).collect();
+        match self.ask(&words)? {
+            Response::ConnImages(images) => Ok(images),
+            Response::Error(error) => bail!("conns -v of {}: {error}", self.member),
+            _ => bail!("conns -v of {}: another answer", self.member),
+        }
+    }
+
     /// `understudy switchover`, to a given node or the fittest.
     pub fn switchover(&self, to: Option<Member>) -> Result<understudy_api::SwitchoverDone> {
         let mut words = vec!["switchover"];

@@ -45,16 +45,54 @@ struct Repair {
     sock: Sock,
     /// Repair mode forgets it.
     reuse_address: i32,
+    /// Looking into the queue would move it (`SO_PEEK_OFF`); negative if it is off.
+    peek_offset: i32,
+    /// Whether the peer's acknowledgements are dropped.
+    is_deaf: bool,
+}
+
+impl Repair {
+    /// For a socket that `lives_on`, acknowledgements are dropped if anything is unsent: while the
+    /// send queue is shown, one would make the kernel count all of it as sent, and send nothing
+    /// until the retransmission timer. A segment with data is let through, and still does that.
+    fn enter(sock: Sock, reuse_address: i32, lives_on: bool) -> Result<Repair> {
+        let mut repair = Repair { sock, reuse_address, peek_offset: -1, is_deaf: false };
+        let sock = &repair.sock;
+        if lives_on && sock.unacked()?.1 > 0 && !sock.has_filter() {
+            sock.deafen()?;
+            repair.is_deaf = true;
+        }
+        let peek_offset = repair.sock.peek_offset();
+        if peek_offset >= 0 {
+            repair.sock.set_peek_offset(-1)?;
+            repair.peek_offset = peek_offset;
+        }
+        repair.sock.enter_repair()?;
+        Ok(repair)
+    }
+
+    /// All of it, whatever fails.
+    fn leave(&self) -> [Result<()>; 4] {
+        let sock = &self.sock;
+        let [shown, left] = if self.is_deaf {
+            // Not before the queue is hidden; the answer then makes up for what was not heard.
+            let hidden = sock.select(Queue::None);
+            let heard = sock.hear();
+            [hidden.and(heard), sock.leave_repair_and_ask()]
+        } else {
+            [Ok(()), sock.leave_repair()]
+        };
+        let level = libc::SOL_SOCKET;
+        let reuse = sock.set("SO_REUSEADDR", level, libc::SO_REUSEADDR, self.reuse_address);
+        let peeks = self.peek_offset >= 0;
+        [shown, left, reuse, if peeks { sock.set_peek_offset(self.peek_offset) } else { Ok(()) }]
+    }
 }
 
 impl Drop for Repair {
     fn drop(&mut self) {
-        let back = self.sock.leave_repair().and_then(|()| {
-            let level = libc::SOL_SOCKET;
-            self.sock.set("SO_REUSEADDR", level, libc::SO_REUSEADDR, self.reuse_address)
-        });
-        if let Err(error) = back {
-            tracing::error!(%error, "a socket stays in repair mode");
+        for error in self.leave().into_iter().filter_map(Result::err) {
+            tracing::error!(%error, "a socket that was read is not as it was");
         }
     }
 }
@@ -62,7 +100,9 @@ impl Drop for Repair {
 /// Attempts to read a socket that changes meanwhile.
 const ATTEMPTS: usize = 3;
 /// A partly acknowledged segment is shown whole: this much more may come.
-const SEGMENT_BYTES_MAX: usize = 128 * 1024;
+pub(super) const SEGMENT_BYTES_MAX: usize = 128 * 1024;
+/// The bytes of longer send queues are not read if the connection lives on.
+pub(super) const SEND_QUEUE_BYTES_MAX: usize = 1024 * 1024;
 
 /// Reads a connection (from [`super::socket_of`], or one's own) and leaves it in repair mode.
 ///
@@ -73,6 +113,32 @@ const SEGMENT_BYTES_MAX: usize = 128 * 1024;
 /// # Errors
 /// [`Error::Unsavable`] for what Linux cannot save; the kernel's refusals.
 pub fn hold(socket: OwnedFd) -> Result<Held> {
+    let look = Look { keep: usize::MAX, room: &mut Vec::new(), lives_on: false };
+    Ok(hold_so(socket, look)?.0)
+}
+
+/// How a socket is read.
+pub(super) struct Look<'a> {
+    /// The first so many bytes of each list are kept.
+    pub(super) keep: usize,
+    /// What else must be read goes here. It is best as long as the longest queue: the kernel shows
+    /// a send queue only as a whole.
+    pub(super) room: &'a mut Vec<u8>,
+    /// Whether the connection goes on here, with frames coming meanwhile. If bytes wait to be sent,
+    /// one segment leaves at the end.
+    pub(super) lives_on: bool,
+}
+
+/// How many bytes each of an image's lists has, if not all of them were kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Lengths {
+    pub(super) in_flight: usize,
+    pub(super) pending: usize,
+    pub(super) unread: usize,
+}
+
+/// As [`hold`], but only as much as is wanted.
+pub(super) fn hold_so(socket: OwnedFd, mut look: Look<'_>) -> Result<(Held, Lengths)> {
     let sock = Sock(TcpStream::from(socket));
     check_kind(&sock)?;
     let state = state_of(&sock)?;
@@ -86,8 +152,7 @@ pub fn hold(socket: OwnedFd) -> Result<Held> {
     let (local, remote) =
         (sock.0.local_addr().map_err(address)?, sock.0.peer_addr().map_err(address)?);
     let options = sock.options(local.is_ipv6())?;
-    let repair = Repair { reuse_address: options.reuse_address, sock };
-    repair.sock.enter_repair()?;
+    let repair = Repair::enter(sock, options.reuse_address, look.lives_on)?;
     let sock = &repair.sock;
     let mut image = SocketImage {
         local,
@@ -107,9 +172,12 @@ pub fn hold(socket: OwnedFd) -> Result<Held> {
     };
     for _ in 0..ATTEMPTS {
         let before = ends(sock)?;
-        read_queues(sock, &mut image, before)?;
+        let lengths = match read_queues(sock, &mut image, before, &mut look) {
+            Err(Error::Moving { .. }) => continue,
+            read => read?,
+        };
         if ends(sock)? == before && image.check().is_ok() {
-            return Ok(Held { image, repair });
+            return Ok((Held { image, repair }, lengths));
         }
     }
     Err(Error::Moving { local: image.local, remote: image.remote })
@@ -160,7 +228,12 @@ fn ends(sock: &Sock) -> Result<Ends> {
     Ok(Ends { state: sock.state()?, write_seq, unacked, unsent, rcv_nxt, unread: sock.unread()? })
 }
 
-fn read_queues(sock: &Sock, image: &mut SocketImage, ends: Ends) -> Result<()> {
+fn read_queues(
+    sock: &Sock,
+    image: &mut SocketImage,
+    ends: Ends,
+    look: &mut Look<'_>,
+) -> Result<Lengths> {
     image.state = State::from_kernel(ends.state)?;
     image.fin = match image.state {
         State::Established | State::CloseWait => Fin::None,
@@ -178,25 +251,44 @@ fn read_queues(sock: &Sock, image: &mut SocketImage, ends: Ends) -> Result<()> {
     let written = ends.unacked.saturating_sub(fin) as usize;
     bounded(written.max(ends.unread as usize))?;
 
-    image.in_flight = Vec::new();
-    image.pending = Vec::new();
-    if written > 0 {
-        sock.select(Queue::Send)?;
-        let mut bytes = sock.peek(written + SEGMENT_BYTES_MAX)?;
-        let acknowledged = bytes.len().saturating_sub(written);
-        bytes.drain(..acknowledged);
-        image.pending = bytes.split_off(bytes.len().saturating_sub(unsent));
-        image.in_flight = bytes;
-    }
+    let lengths = Lengths {
+        in_flight: written.saturating_sub(unsent),
+        pending: unsent.min(written),
+        unread: ends.unread as usize,
+    };
+    (image.in_flight, image.pending) = unacknowledged(sock, lengths, look)?;
     image.unread = Vec::new();
     if ends.unread > 0 {
         sock.select(Queue::Receive)?;
-        image.unread = sock.peek(ends.unread as usize)?;
+        let shown = lengths.unread.min(look.keep);
+        let got = sock.peek(&mut image.unread, shown)?.len();
+        image.unread.truncate(got);
     }
     sock.select(Queue::None)?;
-    let whole = image.in_flight.len() + image.pending.len() == written
-        && image.unread.len() == ends.unread as usize;
-    if whole { Ok(()) } else { Err(Error::Moving { local: image.local, remote: image.remote }) }
+    if image.unread.len() == lengths.unread.min(look.keep) {
+        return Ok(lengths);
+    }
+    Err(Error::Moving { local: image.local, remote: image.remote })
+}
+
+/// The first bytes in flight, and the first pending ones.
+fn unacknowledged(
+    sock: &Sock,
+    lengths: Lengths,
+    look: &mut Look<'_>,
+) -> Result<(Vec<u8>, Vec<u8>)> {
+    let written = lengths.in_flight + lengths.pending;
+    if written == 0 || (look.lives_on && written > SEND_QUEUE_BYTES_MAX) {
+        return Ok(Default::default());
+    }
+    sock.select(Queue::Send)?;
+    let bytes = sock.peek(look.room, written + SEGMENT_BYTES_MAX)?;
+    // What is acknowledged of the first segment comes before. Should others have been acknowledged
+    // meanwhile, there are fewer, and the ends have moved.
+    let bytes = &bytes[bytes.len().saturating_sub(written)..];
+    let (in_flight, pending) = bytes.split_at(bytes.len().saturating_sub(lengths.pending));
+    let first = |list: &[u8]| list[..list.len().min(look.keep)].to_vec();
+    Ok((first(in_flight), first(pending)))
 }
 
 fn bounded(bytes: usize) -> Result<()> {
@@ -280,7 +372,12 @@ pub fn savable(info: &SockInfo) -> std::result::Result<State, Unsavable> {
         TcpState::Other(other) => other,
     };
     let state = State::from_kernel(number)?;
-    if info.inode == 0 { Err(Unsavable::Orphan(state)) } else { Ok(state) }
+    match state {
+        _ if info.inode != 0 => Ok(state),
+        // Who closes a socket sends a FIN: without one it was never held.
+        State::Established | State::CloseWait => Err(Unsavable::NotAccepted),
+        _ => Err(Unsavable::Orphan(state)),
+    }
 }
 
 impl AsRawFd for Held {

@@ -1,18 +1,19 @@
 //! Socket images: reading the state of live TCP connections and putting it into new sockets, by
 //! `TCP_REPAIR` (Linux 4.8 and later; CAP_NET_ADMIN in the socket's network namespace).
 //!
-//! [`socket_of`] takes a socket out of a running process, [`hold`] reads it, [`restore`] makes it
-//! anew, and [`handover`] gives it to an application that takes connections so.
+//! [`socket_of`] takes a socket out of a running process, [`hold`] reads XX, and [`handover`] gives it to an application that takes connections so.
 
 pub mod handover;
 mod hold;
 mod inject;
+mod live;
 mod process;
 mod renew;
 mod restore;
 mod sock;
 
 pub use hold::{Held, hold, savable};
+pub use live::{Frozen, LiveImage, read_live};
 pub use process::{ProcessSocket, pidfd_open, socket_of, sockets_of};
 pub use renew::{TsClock, clocks, renew};
 pub use restore::restore;

@@ -140,6 +140,15 @@ impl Sock {
         self.name("read TCP_ULP", ULP)
     }
 
+    /// `SO_PEEK_OFF`; negative if it is off, or TCP has none yet (before Linux 6.9).
+    pub(super) fn peek_offset(&self) -> i32 {
+        self.get("SO_PEEK_OFF", SOCK, libc::SO_PEEK_OFF).unwrap_or(-1)
+    }
+
+    pub(super) fn set_peek_offset(&self, offset: i32) -> Result<()> {
+        self.set("SO_PEEK_OFF", SOCK, libc::SO_PEEK_OFF, offset)
+    }
+
     pub(super) fn enter_repair(&self) -> Result<()> {
         self.set("TCP_REPAIR", TCP, REPAIR, 1)
     }
@@ -185,6 +194,12 @@ impl Sock {
             return Ok(());
         }
         Err(failed("set SO_ATTACH_FILTER", io::Error::last_os_error()))
+    }
+
+    /// Whether the application has given it a filter of its own.
+    pub(super) fn has_filter(&self) -> bool {
+        // Asked with no room, the kernel answers how many instructions it has.
+        self.raw_get(SOCK, libc::SO_GET_FILTER, &mut []).is_ok_and(|count| count > 0)
     }
 
     /// The end of [`Sock::deafen`].
@@ -247,17 +262,18 @@ impl Sock {
         Ok((all, self.count("count unsent bytes", SIOCOUTQNSD)?))
     }
 
-    /// Reads the selected queue and leaves it as it is: up to `len` bytes.
-    pub(super) fn peek(&self, len: usize) -> Result<Vec<u8>> {
-        let mut bytes = vec![0; len];
+    /// Reads up to `len` bytes of the selected queue into `room`, and leaves the queue as it is.
+    pub(super) fn peek<'a>(&self, room: &'a mut Vec<u8>, len: usize) -> Result<&'a [u8]> {
+        if room.len() < len {
+            room.resize(len, 0);
+        }
         let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
         // SAFETY: the buffer is live and writable for the length passed.
-        let got = unsafe { libc::recv(self.0.as_raw_fd(), bytes.as_mut_ptr().cast(), len, flags) };
+        let got = unsafe { libc::recv(self.0.as_raw_fd(), room.as_mut_ptr().cast(), len, flags) };
         let Ok(got) = usize::try_from(got) else {
             return Err(failed("read a queue", io::Error::last_os_error()));
         };
-        bytes.truncate(got);
-        Ok(bytes)
+        Ok(&room[..got])
     }
 
     /// Puts all of it into the queue, at once.

@@ -153,6 +153,7 @@ impl Rig {
             gate_frames_max: 256,
             retained_frames_max: 64,
             flows_max: 16,
+            clone_wait_ns: 700 * MS,
             witness: false,
         };
         let q = Rc::new(RefCell::new(Queues::default()));
@@ -586,6 +587,24 @@ fn a_frame_waits_for_the_output_it_acknowledges_with_partial_acks() {
     exchange(&mut a, &mut b, 10);
     let got = segments(&b.sent(PortRole::Host));
     assert_eq!(got.last().map(|s| (s.ack, s.payload_len)), Some((srv(20), 4)));
+}
+
+#[test]
+fn a_clone_that_owes_output_longer_than_configured_has_diverged() {
+    let (mut a, mut b) = trio_pair(CommitPolicy::Quorum);
+    let late = b.config.clone_wait_ns / MS;
+    handshake(&mut a, &mut b);
+    request(&mut a, &mut b, b"get");
+    a.give(PortRole::Client, from_client(cli(3), srv(20), ACK, b"more"));
+    exchange(&mut a, &mut b, 20);
+    assert_eq!(b.counter("ack_waits"), 1);
+    b.stand_still(late - 10);
+    b.poll();
+    assert!(b.dp.snapshot(b.now_ns).fit, "there is time left");
+    b.stand_still(10);
+    b.poll();
+    assert!(!b.dp.snapshot(b.now_ns).fit);
+    assert_eq!(b.counter("ack_waits_expired"), 1);
 }
 
 #[test]

@@ -10,11 +10,13 @@ use understudy_config::{Config, Proto};
 use understudy_linux::adopt::{Adopter, Adoption};
 use understudy_linux::capsule::{App, AppSpec, DeathProbe};
 use understudy_linux::netns::NetNs;
-use understudy_linux::{rtnl, socks};
+use understudy_linux::{orphan, rtnl, socks};
 
 /// The dataplane's end of the host port's veth pair.
 pub const HOST_INTERFACE: &str = "us-host";
 const APP_INTERFACE: &str = "eth0";
+/// Below the state directory: which process is the application.
+const PROCESS_FILE: &str = "application.pid";
 /// Connections a clone can carry.
 pub const FLOWS_MAX: u32 = 65536;
 
@@ -63,7 +65,12 @@ impl NodeCapsule {
             env: service.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
             stdout_log: self.log_file(),
         };
+        let record = self.config.control.state_dir.join(PROCESS_FILE);
+        if let Some(pid) = orphan::end(&record)? {
+            tracing::warn!(pid, "ended the application that a killed daemon had left behind");
+        }
         let app = App::spawn(&self.ns, &spec)?;
+        orphan::note(&record, app.pid())?;
         let started = (app.pid(), app.death_probe()?);
         self.app = Some(app);
         Ok(started)

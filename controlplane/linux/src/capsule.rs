@@ -1,5 +1,6 @@
 //! The application's process: in the capsule's network namespace, pid 1 of a pid namespace of its
-//! own, in the host's mount namespace, and never outliving the daemon.
+//! own, in the host's mount namespace, killed with the daemon unless it changes its user (then
+//! `orphan` ends it before the next one starts).
 //!
 //! The child is made as `vfork` would (`CLONE_VM | CLONE_VFORK`), not by `fork`: a fork would mark
 //! the daemon's private memory copy-on-write under running poll-mode cores, and private huge
@@ -187,16 +188,7 @@ impl App {
     pub fn kill(&mut self) {
         let end = Instant::now() + KILL_WAIT;
         while self.try_wait().is_none() {
-            // SAFETY: the descriptor is a pidfd that we own; a null siginfo is allowed.
-            unsafe {
-                libc::syscall(
-                    libc::SYS_pidfd_send_signal,
-                    self.pidfd.as_raw_fd(),
-                    libc::SIGKILL,
-                    ptr::null::<libc::siginfo_t>(),
-                    0,
-                )
-            };
+            kill_by(self.pidfd.as_fd());
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 tracing::error!(pid = self.pid, "the application does not die; leaving it");
@@ -205,6 +197,20 @@ impl App {
             let _ = poll_fds(&[self.pidfd.as_fd()], left);
         }
     }
+}
+
+/// SIGKILL by pidfd; whoever has ended already has got what was meant for it.
+pub(crate) fn kill_by(pidfd: BorrowedFd<'_>) {
+    // SAFETY: the pidfd is open because it is borrowed; a null siginfo is allowed.
+    unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            libc::SIGKILL,
+            ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
 }
 
 impl Drop for App {

@@ -108,9 +108,12 @@ fn put(pg: &mut Pg, n: usize) {
     assert_eq!(pg.execute("put", &[&row[0], &row[1]], 'T').unwrap(), [[row[0].clone()]]);
 }
 
-#[test]
-fn postgres_transaction() {
+/// What happens to a primary; gives the moment just before.
+type Death = fn(&mut Scenario, Member) -> anyhow::Result<u64>;
+
+fn postgres_survives(death: Death) {
     let Some(mut scenario) = ready(postgres::options, postgres::prepare) else { return };
+    postgres::wait_ready(&scenario.lab).unwrap();
     let (netns, target) = (scenario.lab.client_netns(), vip4(postgres::PORT));
     let mut open = Pg::connect_in(&netns, target).unwrap();
     let tables = "CREATE TABLE kept (n int PRIMARY KEY, word text); CREATE TABLE busy (n int)";
@@ -122,7 +125,8 @@ fn postgres_transaction() {
     open.prepare("put", "INSERT INTO kept VALUES ($1, $2) RETURNING n").unwrap();
     open.query("BEGIN", 'T').unwrap();
     (0..20).for_each(|n| put(&mut open, n));
-    let (old, killed_ns) = crash_primary(&mut scenario);
+    let old = scenario.primary().unwrap();
+    let killed_ns = death(&mut scenario, old).unwrap();
     (20..40).for_each(|n| put(&mut open, n));
     assert_eq!(open.query(ALL_KEPT, 'T').unwrap(), kept(40), "its own, uncommitted");
     let mut other = Pg::connect_in(&netns, target).unwrap();
@@ -140,6 +144,17 @@ fn postgres_transaction() {
     scenario.check_wire(1).unwrap();
 }
 
+#[test]
+fn postgres_transaction() {
+    postgres_survives(|scenario, primary| scenario.trio.crash(&scenario.lab, primary));
+}
+
+/// The postmaster alone is killed; the kernel ends the sessions' processes with it.
+#[test]
+fn postgres_killed_with_its_sessions() {
+    postgres_survives(|scenario, primary| scenario.trio.node(primary).kill_application());
+}
+
 /// One session relies on the other's answer before its client's kernel has acknowledged that (it
 /// waits up to 40 ms): the log does not tell a clone which came first, and its two processes may
 /// take them the other way round.
@@ -147,6 +162,7 @@ fn postgres_transaction() {
 #[ignore = "measures what is not kept in order"]
 fn postgres_two_sessions() {
     let Some(mut scenario) = ready(postgres::options, postgres::prepare) else { return };
+    postgres::wait_ready(&scenario.lab).unwrap();
     let (netns, target) = (scenario.lab.client_netns(), vip4(postgres::PORT));
     let heard = Capture::start(&scenario.lab, WHOLE).unwrap();
     let inside = Capture::of_applications(&scenario.lab, &Member::ALL, WHOLE).unwrap();

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use super::{words, work_dirs};
 use crate::cmd;
 use crate::node::NodeOptions;
-use crate::topology::Lab;
+use crate::topology::{Lab, Member};
 
 /// Where it listens.
 pub const PORT: u16 = 5432;
@@ -18,6 +18,7 @@ pub const PORT: u16 = 5432;
 const AS_POSTGRES: &str =
     "/usr/bin/setpriv --reuid=postgres --regid=postgres --clear-groups --pdeathsig=KILL --";
 const INITDB_TIMEOUT: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// Everything else is Debian's default. Huge pages are the data plane's here, and what three
 /// servers on one machine share, System V memory, is each one's own (`unshare --ipc`).
 const SETTINGS: &str = "
@@ -63,6 +64,19 @@ pub fn prepare(lab: &Lab) -> Result<()> {
     append(&first.join("pg_hba.conf"), "host all all all trust\n")?;
     for copy in &dirs[1..] {
         cmd::run(&["cp", "-a", &text, &copy.to_string_lossy()])?;
+    }
+    Ok(())
+}
+
+/// Waits until every node's server takes sessions. Its port is bound earlier, and a clone that
+/// refuses what the primary accepted is another server from then on.
+pub fn wait_ready(lab: &Lab) -> Result<()> {
+    for member in Member::ALL {
+        let log = lab.dir().join(format!("{member}-state/application.log"));
+        cmd::wait_until(&format!("PostgreSQL on {member}"), START_TIMEOUT, || {
+            let text = fs::read_to_string(&log).unwrap_or_default();
+            Ok(text.contains("database system is ready to accept connections"))
+        })?;
     }
     Ok(())
 }

@@ -592,24 +592,6 @@ fn a_frame_waits_for_the_output_it_acknowledges_with_partial_acks() {
 }
 
 #[test]
-fn a_clone_that_owes_output_longer_than_configured_has_diverged() {
-    let (mut a, mut b) = trio_pair(CommitPolicy::Quorum);
-    let late = b.config.clone_wait_ns / MS;
-    handshake(&mut a, &mut b);
-    request(&mut a, &mut b, b"get");
-    a.give(PortRole::Client, from_client(cli(3), srv(20), ACK, b"more"));
-    exchange(&mut a, &mut b, 20);
-    assert_eq!(b.counter("ack_waits"), 1);
-    b.stand_still(late - 10);
-    b.poll();
-    assert!(b.dp.snapshot(b.now_ns).fit, "there is time left");
-    b.stand_still(10);
-    b.poll();
-    assert!(!b.dp.snapshot(b.now_ns).fit);
-    assert_eq!(b.counter("ack_waits_expired"), 1);
-}
-
-#[test]
 fn a_frame_beyond_the_clones_window_is_parked_in_order() {
     let (mut a, mut b) = trio_pair(CommitPolicy::Quorum);
     handshake(&mut a, &mut b);

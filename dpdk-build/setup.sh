@@ -17,6 +17,7 @@ PACKAGES=(
     pkg-config build-essential
     redis-server redis-tools                     # what the demo and the lab protect
     etcd-server etcd-client                      # the arbiter of two nodes in the tests
+    nginx postgresql bird2                       # what else the lab protects
     iproute2 ethtool tcpdump procps util-linux   # what the lab is built with
 )
 # Of 1.x: the workspace's rust-version.
@@ -100,8 +101,9 @@ packages() {
         return
     fi
     install_packages "${wanted[@]}"
-    case " ${wanted[*]} " in *" redis-server "*) silence redis-server ;; esac
-    case " ${wanted[*]} " in *" etcd-server "*) silence etcd ;; esac
+    for package in redis-server etcd-server:etcd nginx postgresql bird2:bird; do
+        case " ${wanted[*]} " in *" ${package%%:*} "*) silence "${package#*:}" ;; esac
+    done
 }
 
 # Only after this script installed it: a service that was here before is somebody's.

@@ -153,6 +153,9 @@ pub struct ServiceConfig {
     /// What a replica does with the log.
     #[serde(default)]
     pub clone: CloneMode,
+    /// How late a clone may be with what clients have already had from the primary.
+    #[serde(default = "clone_wait_ms_default")]
+    pub clone_wait_ms: u64,
     /// Directories whose contents are part of the application's state, in every checkpoint.
     #[serde(default)]
     pub state_dirs: Vec<PathBuf>,
@@ -160,6 +163,10 @@ pub struct ServiceConfig {
 
 fn ready_timeout_ms_default() -> u64 {
     30_000
+}
+
+fn clone_wait_ms_default() -> u64 {
+    5_000
 }
 
 fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpAddr>, D::Error> {

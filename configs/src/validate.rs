@@ -211,7 +211,8 @@ fn service(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {
         }
         no_nul(source, at, value)?;
     }
-    range(source, &["service", "ready_timeout_ms"], service.ready_timeout_ms, 1..=HOUR_MS)
+    range(source, &["service", "ready_timeout_ms"], service.ready_timeout_ms, 1..=HOUR_MS)?;
+    range(source, &["service", "clone_wait_ms"], service.clone_wait_ms, 1..=HOUR_MS)
 }
 
 fn ports(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {

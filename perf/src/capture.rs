@@ -222,6 +222,7 @@ fn config() -> DataplaneConfig {
         gate_frames_max: 4096,
         retained_frames_max: 4096,
         flows_max: 1024,
+        clone_wait_ns: 5_000 * MS,
         witness: false,
     }
 }

@@ -237,6 +237,7 @@ fn dataplane_config(config: &Config, replica_mac: [u8; 6]) -> DataplaneConfig {
         gate_frames_max: GATE_FRAMES_MAX,
         retained_frames_max: RETAINED_FRAMES_MAX,
         flows_max: if config.is_witness() { 0 } else { FLOWS_MAX as usize },
+        clone_wait_ns: config.service.clone_wait_ms * MS,
         witness: config.is_witness(),
     }
 }

@@ -10,13 +10,20 @@ use understudy_config::{Config, Proto};
 use understudy_linux::adopt::{Adopter, Adoption};
 use understudy_linux::capsule::{App, AppSpec, DeathProbe};
 use understudy_linux::netns::NetNs;
-use understudy_linux::{rtnl, socks};
+use understudy_linux::{orphan, rtnl, socks};
 
 /// The dataplane's end of the host port's veth pair.
 pub const HOST_INTERFACE: &str = "us-host";
 const APP_INTERFACE: &str = "eth0";
+/// Below the state directory: which process is the application.
+const PROCESS_FILE: &str = "application.pid";
 /// Connections a clone can carry.
 pub const FLOWS_MAX: u32 = 65536;
+
+/// Where the application's process is written down, for a life after a daemon that was killed.
+fn record(config: &Config) -> PathBuf {
+    config.control.state_dir.join(PROCESS_FILE)
+}
 
 /// Everything the application lives in.
 pub struct NodeCapsule {
@@ -30,6 +37,9 @@ pub struct NodeCapsule {
 impl NodeCapsule {
     /// Makes the namespace with VIP and VMAC, standby until told otherwise; nothing runs in it yet.
     pub fn create(config: &Arc<Config>) -> anyhow::Result<NodeCapsule> {
+        if let Some(pid) = orphan::end(&record(config))? {
+            tracing::warn!(pid, "ended the application that a killed daemon had left behind");
+        }
         let ns = NetNs::create().context("cannot make the capsule's network namespace")?;
         let mtu = u32::from(config.ports.host.mtu);
         let veth = rtnl::VethSpec {
@@ -64,6 +74,7 @@ impl NodeCapsule {
             stdout_log: self.log_file(),
         };
         let app = App::spawn(&self.ns, &spec)?;
+        orphan::note(&record(&self.config), app.pid())?;
         let started = (app.pid(), app.death_probe()?);
         self.app = Some(app);
         Ok(started)
@@ -72,6 +83,7 @@ impl NodeCapsule {
     /// Lets an application go on that was restored, and takes care of it from now on.
     pub fn install(&mut self, app: App) -> anyhow::Result<(i32, DeathProbe)> {
         self.stop_app();
+        orphan::note(&record(&self.config), app.pid())?;
         let started = (app.pid(), app.death_probe()?);
         app.go_on()?;
         self.app = Some(app);

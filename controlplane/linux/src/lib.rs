@@ -12,6 +12,7 @@ mod error;
 pub mod image;
 pub mod netns;
 mod nl;
+pub mod orphan;
 pub mod poll;
 pub mod preflight;
 mod ptrace;

@@ -96,6 +96,23 @@ fn kill_ends_the_whole_pid_namespace() {
 }
 
 #[test]
+fn death_is_seen_and_life_is_not_mistaken_for_it() {
+    if !root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let ns = NetNs::create().unwrap();
+    let mut app = App::spawn(&ns, &spec(&dir, &["sh", "-c", "sleep 0.2; exec sleep 0.2"])).unwrap();
+    let probe = app.death_probe().unwrap();
+    while app.try_wait().is_none() {
+        let is_dying = probe.is_dying();
+        let ended = poll_fds(&[app.pidfd()], Duration::from_millis(20)).unwrap()[0];
+        assert!(!is_dying || ended);
+    }
+    assert!(probe.is_dying());
+}
+
+#[test]
 fn commands_that_cannot_run_are_named() {
     if !root() {
         return;

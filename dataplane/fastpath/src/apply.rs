@@ -8,6 +8,8 @@
 //! connections it inherited, since the old primary may have sent more than the
 //! clone so far.
 
+mod again;
+
 use std::collections::VecDeque;
 
 use arrayvec::ArrayVec;
@@ -32,22 +34,13 @@ const PENDING_MAX: usize = 16384;
 const UNCONFIRMED_MAX: usize = 512;
 /// But it does not wait longer than this for a confirmation.
 const CONFIRM_WAIT_NS: u64 = 5 * MS;
-/// A frame not acknowledged by the clone's kernel in this time is given again; doubled each time.
-const REDELIVER_NS: u64 = 60 * MS;
-const REDELIVERIES_MAX: u8 = 8;
-/// Sooner, if the kernel has asked for it so often.
-const DUP_ACKS: u8 = 3;
 /// A connection of which the clone's kernel says nothing is handed over again after this time.
 const READOPT_NS: u64 = 50 * MS;
 const ADOPTIONS_MAX: u8 = 100;
-/// A closed window is probed with the parked frame after this time.
-const WINDOW_PROBE_NS: u64 = 300 * MS;
 /// No window is larger (RFC 7323: 2^30); what is further ahead is not of this connection.
 const AHEAD_MAX: i32 = 1 << 30;
 /// Repeated SYNs to be answered in one poll; the client sends more.
 const SYNACKS_DUE_MAX: usize = 32;
-/// How often the ring is scanned without a reason.
-const SCAN_INTERVAL_NS: u64 = MS;
 
 /// Whose output the clients see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -667,140 +660,6 @@ impl Apply {
             });
         }
         true
-    }
-
-    fn note_given(&mut self, now_ns: u64) {
-        if self.unconfirmed == 0 {
-            self.confirmed_at_ns = now_ns;
-        }
-        self.unconfirmed += 1;
-    }
-
-    /// Looks again at what is parked or unconfirmed.
-    pub fn scan_pending<P: Ports>(&mut self, cx: &mut Context<'_, P>) {
-        if !self.output_seen && cx.now_ns < self.scan_due_ns {
-            return;
-        }
-        self.output_seen = false;
-        self.scan_due_ns = cx.now_ns + SCAN_INTERVAL_NS;
-        self.scan += 1;
-        self.unconfirmed = 0;
-        for i in 0..self.pending.len() {
-            let entry = self.pending[i];
-            let state = match entry.state {
-                PendingState::Done => continue,
-                PendingState::Parked { since_ns } => self.scan_parked(cx, &entry, since_ns),
-                PendingState::Delivered { at_ns, tries } => {
-                    self.scan_delivered(cx, &entry, at_ns, tries)
-                }
-            };
-            match (entry.state, state) {
-                (_, PendingState::Delivered { .. }) => self.unconfirmed += 1,
-                (PendingState::Delivered { .. }, _) => self.confirmed_at_ns = cx.now_ns,
-                _ => {}
-            }
-            self.pending[i].state = state;
-        }
-        while self.pending.front().is_some_and(|p| p.state == PendingState::Done) {
-            self.pending.pop_front();
-        }
-        // One slow connection at the front must not fill the ring with what is done.
-        if self.pending.len() > PENDING_MAX / 2 {
-            self.pending.retain(|p| p.state != PendingState::Done);
-        }
-    }
-
-    fn scan_parked<P: Ports>(
-        &mut self,
-        cx: &mut Context<'_, P>,
-        entry: &Pending,
-        since_ns: u64,
-    ) -> PendingState {
-        let scan = self.scan;
-        let log = cx.log;
-        let record = log.record(entry.at);
-        let segment = record.as_ref().and_then(|r| Segment::parse(r.payload));
-        let (Some(flow), Some(record), Some(segment)) =
-            (self.flows.get_mut(entry.flow), record, segment)
-        else {
-            return PendingState::Done;
-        };
-        if flow.blocked_in_scan == scan {
-            return entry.state;
-        }
-        let verdict = verdict(flow, &segment);
-        let probe = verdict == Verdict::AheadOfWindow && cx.now_ns >= since_ns + WINDOW_PROBE_NS;
-        match verdict {
-            Verdict::AheadOfOutput => {
-                flow.blocked_in_scan = scan;
-                self.hand_over_again(cx, record.payload, &segment, entry.flow);
-                self.partial_ack(cx, record.payload, &segment, entry.flow);
-                entry.state
-            }
-            Verdict::AheadOfWindow if !probe => {
-                flow.blocked_in_scan = scan;
-                entry.state
-            }
-            _ => {
-                // First: the adoption takes its numbers from the next frame of the flow.
-                self.hand_over_again(cx, record.payload, &segment, entry.flow);
-                match verdict {
-                    _ if !self.give(
-                        cx,
-                        record.payload,
-                        &segment,
-                        entry.flow,
-                        verdict,
-                        Given::WasParked,
-                    ) =>
-                    {
-                        entry.state
-                    }
-                    Verdict::Untracked => PendingState::Done,
-                    _ => PendingState::Delivered { at_ns: cx.now_ns, tries: 0 },
-                }
-            }
-        }
-    }
-
-    fn scan_delivered<P: Ports>(
-        &mut self,
-        cx: &mut Context<'_, P>,
-        entry: &Pending,
-        at_ns: u64,
-        tries: u8,
-    ) -> PendingState {
-        let Some(flow) = self.flows.get_mut(entry.flow) else { return PendingState::Done };
-        if !before(flow.rcv_nxt, entry.seq_end) {
-            return PendingState::Done;
-        }
-        // At the kernel's word (RFC 5681, fast retransmit), or after a while.
-        let asked = tries == 0 && flow.dup_acks >= DUP_ACKS;
-        if cx.now_ns < at_ns + (REDELIVER_NS << tries) && !asked {
-            return entry.state;
-        }
-        let log = cx.log;
-        let hopeless =
-            tries >= REDELIVERIES_MAX || cx.now_ns >= at_ns + (REDELIVER_NS << REDELIVERIES_MAX);
-        let record = log.record(entry.at).filter(|_| !hopeless);
-        let Some((record, segment)) =
-            record.and_then(|r| Segment::parse(r.payload).map(|s| (r, s)))
-        else {
-            cx.counters.redelivery_given_up += 1;
-            self.fit &= !flow.is_untouched();
-            return PendingState::Done;
-        };
-        if before(flow.rcv_nxt, segment.seq) {
-            // What comes before it is missing. It may be there itself, and if the connection is
-            // closed once the gap is filled, it would be reset for a second delivery.
-            return entry.state;
-        }
-        flow.dup_acks = 0;
-        let newest = flow.client_tsval;
-        self.hand_over_again(cx, record.payload, &segment, entry.flow);
-        cx.deliver_again(record.payload, &segment, newest);
-        cx.counters.redelivered += 1;
-        PendingState::Delivered { at_ns: cx.now_ns, tries: tries + 1 }
     }
 
     /// The capsule's kernel sent this segment. Says what becomes of it, and by how much its TSval

@@ -54,9 +54,7 @@ const _: () = assert!(PEERS_MAX <= understudy_seal::PEERS_MAX);
 /// Room in a frame for what the channel writes.
 const HEADER_ROOM: [u8; PDU_HEADER_LEN] = [0; PDU_HEADER_LEN];
 const TAG_ROOM: [u8; PDU_TAG_LEN] = [0; PDU_TAG_LEN];
-/// A replica waits this long for its clone's output before it calls it divergent.
-const CLONE_WAIT_NS: u64 = 5_000 * MS;
-/// At takeover it waits less: the client's patience is what counts.
+/// At takeover a node waits less for its clone's output: the client's patience is what counts.
 const FINISH_WAIT_NS: u64 = 100 * MS;
 
 /// A clone this little behind is level: a takeover need not wait for it noticeably.
@@ -91,6 +89,8 @@ pub struct DataplaneConfig {
     pub retained_frames_max: usize,
     /// Connections a clone can carry.
     pub flows_max: usize,
+    /// A replica waits this long for its clone's output before it calls it divergent.
+    pub clone_wait_ns: u64,
     /// No clone here, and no client or host port: the log is held for the others.
     pub witness: bool,
 }
@@ -108,6 +108,15 @@ struct Reign {
     /// Everything before the reign has been applied, inherited output handed over.
     level: bool,
     draining: bool,
+}
+
+/// How long what the clone owes may hold up the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Patience {
+    /// A replica's: what comes later than that is divergence.
+    Clone,
+    /// A successor's: what comes later than that only comes later.
+    Takeover,
 }
 
 enum Role {

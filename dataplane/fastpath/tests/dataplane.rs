@@ -153,6 +153,7 @@ impl Rig {
             gate_frames_max: 256,
             retained_frames_max: 64,
             flows_max: 16,
+            clone_wait_ns: 700 * MS,
             witness: false,
         };
         let q = Rc::new(RefCell::new(Queues::default()));
@@ -505,19 +506,21 @@ fn the_control_plane_hears_who_leaves_the_commit_set_and_who_comes_back() {
 }
 
 #[test]
-fn a_dying_applications_fin_never_leaves() {
+fn what_a_dying_application_says_never_leaves() {
     let (mut a, mut b) = trio_pair(CommitPolicy::Quorum);
     handshake(&mut a, &mut b);
-    a.give(PortRole::Host, from_server(srv(0), cli(0), ACK, 500, b"last words"));
-    a.give(PortRole::Host, from_server(srv(10), cli(0), ACK | FIN, 500, b""));
-    a.q.borrow_mut().dying = true;
+    a.give(PortRole::Host, from_server(srv(0), cli(0), ACK, 500, b"an answer."));
     exchange(&mut a, &mut b, 10);
-    a.give(PortRole::Host, from_server(srv(10), cli(0), ACK | RST, 500, b""));
+    a.q.borrow_mut().dying = true;
+    a.give(PortRole::Host, from_server(srv(10), cli(0), ACK, 500, b"last words"));
+    a.give(PortRole::Host, from_server(srv(20), cli(0), ACK | FIN, 500, b""));
+    exchange(&mut a, &mut b, 10);
+    a.give(PortRole::Host, from_server(srv(20), cli(0), ACK | RST, 500, b""));
     exchange(&mut a, &mut b, 10);
     let out = segments(&a.sent(PortRole::Client));
     assert_eq!(out.iter().map(|s| (s.flags, s.payload_len)).collect::<Vec<_>>(), vec![(ACK, 10)]);
     assert!(std::iter::from_fn(|| a.dp.poll_event()).any(|e| matches!(e, Event::ServiceDying)));
-    assert_eq!(a.counter("death_withheld"), 2);
+    assert_eq!(a.counter("death_withheld"), 3);
 }
 
 #[test]

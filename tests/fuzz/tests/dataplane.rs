@@ -108,6 +108,7 @@ fn config() -> DataplaneConfig {
         gate_frames_max: 256,
         retained_frames_max: 64,
         flows_max: 32,
+        clone_wait_ns: 5_000 * MS,
         witness: false,
     }
 }

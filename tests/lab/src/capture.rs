@@ -31,10 +31,15 @@ pub enum Port {
     Clients,
     /// From a node's client port.
     Node(Member),
+    /// From a node's application, whether anybody else hears it or not.
+    Host(Member),
 }
 
+/// The data plane's end of a node's host port.
+const HOST_PORT: &str = "us-host";
+
 impl Port {
-    /// All four, with the names of the switch's ports.
+    /// The switch's four, with the names of the switch's ports.
     fn all() -> Vec<(Port, String)> {
         let nodes = Member::ALL.map(|m| (Port::Node(m), Net::Client.switch_port(m)));
         nodes.into_iter().chain([(Port::Clients, "cl-x".to_string())]).collect()
@@ -68,6 +73,25 @@ impl Capture {
             let socket = sys::in_netns(&lab.switch_netns(), || PacketSocket::open(&name, true))?;
             sockets.push((port, socket.with_context(|| format!("capture on {name}"))?));
         }
+        Self::listen(lab, sockets, keep_bytes)
+    }
+
+    /// Starts on the host ports of these nodes: what each application says, a clone's too.
+    pub fn of_applications(lab: &Lab, members: &[Member], keep_bytes: usize) -> Result<Capture> {
+        let mut sockets = Vec::new();
+        for &member in members {
+            let netns = lab.node_netns(member);
+            let socket = sys::in_netns(&netns, || PacketSocket::open(HOST_PORT, true))?;
+            sockets.push((Port::Host(member), socket.context("capture on a host port")?));
+        }
+        Self::listen(lab, sockets, keep_bytes)
+    }
+
+    fn listen(
+        lab: &Lab,
+        mut sockets: Vec<(Port, PacketSocket)>,
+        keep_bytes: usize,
+    ) -> Result<Capture> {
         let stop = Arc::new(AtomicBool::new(false));
         let ended = Arc::clone(&stop);
         let handle = sys::spawn_in_netns(&lab.switch_netns(), "lab-capture", move || {

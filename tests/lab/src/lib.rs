@@ -5,6 +5,8 @@
 //! operator sees (configuration files, the CLI's JSON) and what a client and a
 //! switch see (bytes, frames, times), and judges from that alone.
 
+pub mod apps;
+pub mod bgp;
 pub mod capture;
 pub mod clients;
 pub mod cmd;
@@ -21,6 +23,7 @@ pub mod plain;
 pub mod proc;
 pub mod scenario;
 pub mod server;
+pub mod stream;
 pub mod sys;
 pub mod topology;
 

@@ -139,7 +139,7 @@ impl Node {
         };
         fs::create_dir_all(&node.state_dir)?;
         node.write_keys(&[FIRST_KEY])?;
-        let table = configuration(&node, &path("-work"), options)?;
+        let table = configuration(&node, &work_dir(lab, member), options)?;
         fs::write(&node.config, toml::to_string(&table)?)?;
         Ok(node)
     }
@@ -337,6 +337,11 @@ impl Node {
         fs::remove_dir_all(&self.state_dir)?;
         Ok(fs::create_dir_all(&self.state_dir)?)
     }
+}
+
+/// Where a node's application works.
+pub fn work_dir(lab: &Lab, member: Member) -> PathBuf {
+    lab.dir().join(format!("{member}-work"))
 }
 
 /// The shipped file of a node with the lab's paths and the test's changes.

@@ -70,6 +70,19 @@ impl Scenario {
         Self::start_in(Lab::new, options)
     }
 
+    /// The same, after `prepare` has given the applications what they begin with.
+    pub fn start_prepared(
+        options: &NodeOptions,
+        prepare: impl FnOnce(&Lab) -> Result<()>,
+    ) -> Result<Scenario> {
+        let lab = || {
+            let lab = Lab::new()?;
+            prepare(&lab)?;
+            Ok(lab)
+        };
+        Self::start_in(lab, options)
+    }
+
     /// The same, in a lab with forwarders on these networks.
     pub fn start_impaired(options: &NodeOptions, nets: &[Net], seed: u64) -> Result<Scenario> {
         Self::start_in(|| Lab::impaired(nets, seed), options)

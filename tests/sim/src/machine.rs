@@ -411,6 +411,7 @@ fn dataplane_config(scenario: &Scenario, id: NodeId) -> DataplaneConfig {
         gate_frames_max: GATE_FRAMES_MAX,
         retained_frames_max: RETAINED_FRAMES_MAX,
         flows_max: 1024,
+        clone_wait_ns: 5_000 * MS,
         witness: false,
     }
 }

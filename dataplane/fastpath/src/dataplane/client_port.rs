@@ -112,7 +112,7 @@ impl<P: Ports> Dataplane<P> {
 
     pub(super) fn deliver_direct(&mut self, now_ns: u64, frame: P::Frame, ports: &mut P) {
         let inherited =
-            self.with_apply(now_ns, FINISH_WAIT_NS, ports, |a, cx| a.take_if_inherited(cx));
+            self.with_apply(now_ns, Patience::Takeover, ports, |a, cx| a.take_if_inherited(cx));
         if !inherited {
             if !self.host_out.push(ports, frame) {
                 // A clone will get it, so this application must: the applier tries again.

@@ -81,15 +81,15 @@ impl<P: Ports> Dataplane<P> {
         self.gate.push(tag, frame);
     }
 
-    /// A dying application's kernel closes its connections. Nothing of that may leave, since a
-    /// clone goes on with them. Asked once a burst and only when something closes: it costs a
-    /// system call.
+    /// A dying application's kernel closes its connections, and its other processes may have last
+    /// words. Nothing of that may leave, since a clone goes on with them. Asked once a burst and
+    /// only when something is said: it costs a system call.
     pub(super) fn withhold(&mut self, frame: &[u8], ports: &P) -> bool {
         if self.service_dying {
             return true;
         }
-        let closes = Segment::parse(frame).is_some_and(|s| s.flags & (FIN | RST) != 0);
-        if !closes || self.seen_alive {
+        let says = |s: Segment| s.payload_len > 0 || s.flags & (FIN | RST) != 0;
+        if self.seen_alive || !Segment::parse(frame).is_some_and(says) {
             return false;
         }
         self.seen_alive = !ports.service_is_dying();

@@ -9,17 +9,17 @@ impl<P: Ports> Dataplane<P> {
                 let serve = *serve;
                 self.claim(now_ns);
                 let limit = if serve { self.log.boundary() } else { self.committed };
-                self.apply_until(now_ns, Mode::Clone, limit, FINISH_WAIT_NS, ports)
+                self.apply_until(now_ns, Mode::Clone, limit, Patience::Takeover, ports)
             }
             Role::Follow(receiver) => {
                 self.committed = self.committed.max(receiver.committed().min(self.log.end()));
                 let busy =
-                    self.apply_until(now_ns, Mode::Clone, self.committed, CLONE_WAIT_NS, ports);
+                    self.apply_until(now_ns, Mode::Clone, self.committed, Patience::Clone, ports);
                 self.acknowledge(now_ns, ports) || busy
             }
             Role::Lead(_) => self.poll_reign(now_ns, ports),
             Role::Idle | Role::Fenced => {
-                self.apply_until(now_ns, Mode::Clone, self.committed, CLONE_WAIT_NS, ports)
+                self.apply_until(now_ns, Mode::Clone, self.committed, Patience::Clone, ports)
             }
         }
     }
@@ -48,15 +48,15 @@ impl<P: Ports> Dataplane<P> {
         if !level {
             // A caretaker's clone stays a clone: what is not committed may turn out not to be history.
             let limit = if serve { opened_at } else { self.committed };
-            busy |= self.apply_until(now_ns, Mode::Clone, limit, FINISH_WAIT_NS, ports);
+            busy |= self.apply_until(now_ns, Mode::Clone, limit, Patience::Takeover, ports);
             if serve && self.apply.cursor() == opened_at && self.is_quiet(now_ns) {
                 self.take_over(now_ns, ports);
             }
         } else if draining && !self.is_held() {
-            self.with_apply(now_ns, 0, ports, |a, cx| a.scan_pending(cx));
+            self.with_apply(now_ns, Patience::Takeover, ports, |a, cx| a.scan_pending(cx));
         } else {
             let end = self.log.end();
-            busy |= self.apply_until(now_ns, Mode::Primary, end, FINISH_WAIT_NS, ports);
+            busy |= self.apply_until(now_ns, Mode::Primary, end, Patience::Takeover, ports);
         }
         self.answer_repeated_syns(ports);
         busy
@@ -111,7 +111,7 @@ impl<P: Ports> Dataplane<P> {
         }
         self.retained.clear();
         for at in self.apply.take_unanswered_syns() {
-            self.with_apply(now_ns, 0, ports, |_, cx| {
+            self.with_apply(now_ns, Patience::Takeover, ports, |_, cx| {
                 let log = cx.log;
                 log.record(at).map(|r| cx.deliver(r.payload))
             });
@@ -149,7 +149,7 @@ impl<P: Ports> Dataplane<P> {
         now_ns: u64,
         mode: Mode,
         limit: Position,
-        wait_ns_max: u64,
+        patience: Patience,
         ports: &mut P,
     ) -> bool {
         if !self.service_up || self.is_held() {
@@ -157,15 +157,15 @@ impl<P: Ports> Dataplane<P> {
         }
         let from = self.apply.cursor();
         let given = self.counters.delivered_frames;
-        let busy = self
-            .with_apply(now_ns, wait_ns_max, ports, |a, cx| a.run(cx, mode, limit, APPLY_BUDGET));
+        let busy =
+            self.with_apply(now_ns, patience, ports, |a, cx| a.run(cx, mode, limit, APPLY_BUDGET));
         if self.counters.delivered_frames > given {
             self.host_used_at_ns = now_ns;
         }
         if mode == Mode::Clone {
             self.observe_neighbors(from);
         }
-        if wait_ns_max == CLONE_WAIT_NS && self.log.is_corrupt() {
+        if patience == Patience::Clone && self.log.is_corrupt() {
             self.apply.mark_unfit();
         }
         busy
@@ -184,7 +184,7 @@ impl<P: Ports> Dataplane<P> {
     pub(super) fn with_apply<R>(
         &mut self,
         now_ns: u64,
-        wait_ns_max: u64,
+        patience: Patience,
         ports: &mut P,
         f: impl FnOnce(&mut Apply, &mut Context<'_, P>) -> R,
     ) -> R {
@@ -192,8 +192,11 @@ impl<P: Ports> Dataplane<P> {
         let mut cx = Context {
             now_ns,
             log_now_ns,
-            wait_ns_max,
-            expiry_is_divergence: wait_ns_max == CLONE_WAIT_NS,
+            wait_ns_max: match patience {
+                Patience::Clone => self.config.clone_wait_ns,
+                Patience::Takeover => FINISH_WAIT_NS,
+            },
+            expiry_is_divergence: patience == Patience::Clone,
             log: &self.log,
             ports,
             host: &mut self.host_out,

@@ -41,3 +41,21 @@ fn a_frame_that_a_clone_does_not_confirm_does_not_fill_the_log_for_ever() {
     assert_eq!(a.dp.log().end(), b.dp.log().end());
     assert!(b.dp.log().start() > 0);
 }
+
+#[test]
+fn a_clone_that_owes_output_longer_than_configured_has_diverged() {
+    let (mut a, mut b) = trio_pair(CommitPolicy::Quorum);
+    let late = b.config.clone_wait_ns / MS;
+    handshake(&mut a, &mut b);
+    request(&mut a, &mut b, b"get");
+    a.give(PortRole::Client, from_client(cli(3), srv(20), ACK, b"more"));
+    exchange(&mut a, &mut b, 20);
+    assert_eq!(b.counter("ack_waits"), 1);
+    b.stand_still(late - 10);
+    b.poll();
+    assert!(b.dp.snapshot(b.now_ns).fit, "there is time left");
+    b.stand_still(10);
+    b.poll();
+    assert!(!b.dp.snapshot(b.now_ns).fit);
+    assert_eq!(b.counter("ack_waits_expired"), 1);
+}

@@ -98,6 +98,17 @@ impl Wire {
         Ok(self.unread.drain(..count).collect())
     }
 
+    /// Takes so many bytes.
+    pub fn exactly(&mut self, count: usize, timeout: Duration) -> Result<Vec<u8>> {
+        let deadline = Instant::now() + timeout;
+        while self.unread.len() < count {
+            if self.read_some(deadline)? == 0 && Instant::now() >= deadline {
+                bail!("{} bytes of {count} within {timeout:?}", self.unread.len());
+            }
+        }
+        Ok(self.unread.drain(..count).collect())
+    }
+
     /// Takes one reply, which must be this one, with nothing behind it.
     pub fn expect(&mut self, expected: &[u8], timeout: Duration) -> Result<()> {
         let reply =

@@ -1,10 +1,11 @@
-//! Benchmarks of the data path, without a network card.
+//! Benchmarks, without a network card.
 //!
 //! [`memory`] is the world that the data path runs in, [`capture`] what is measured in it,
-//! [`sealing`] what sealing a PDU costs, [`paired`] how two things are compared on a machine that has other things to do.
+//! [`checkpoint`] what a checkpoint costs, [`sealing`] what sealing a PDU costs, [`paired`] how two things are compared on a machine that has other things to do.
 #![forbid(unsafe_code)]
 
 pub mod capture;
+pub mod checkpoint;
 pub mod memory;
 pub mod paired;
 pub mod sealing;

@@ -42,7 +42,14 @@ const ALLOWED: [(&str, &[&str]); 21] = [
     ),
     (
         "understudy-perf",
-        &["understudy-wire", "understudy-seal", "understudy-log", "understudy-fastpath"],
+        &[
+            "understudy-wire",
+            "understudy-seal",
+            "understudy-log",
+            "understudy-fastpath",
+            "understudy-linux",
+            "understudy-checkpoint",
+        ],
     ),
     (
         "understudy-sim",

@@ -25,6 +25,7 @@ pub struct Truth {
     majority: usize,
     compared: BTreeMap<NodeId, (u64, Position)>,
     leaders: BTreeMap<Epoch, NodeId>,
+    elected: BTreeMap<Epoch, NodeId>,
     opened: Epoch,
     released: (Epoch, NodeId),
     /// The newest frame of each life's capsule that left.
@@ -52,6 +53,14 @@ impl Truth {
     /// Newest reign that released anything.
     pub fn released_epoch(&self) -> Epoch {
         self.released.0
+    }
+
+    /// A node says that it has won an epoch: the only one ever, even if it reigns for no time at all.
+    pub fn won(&mut self, id: NodeId, epoch: Epoch) -> Result<(), String> {
+        match *self.elected.entry(epoch).or_insert(id) {
+            first if first == id => Ok(()),
+            first => Err(format!("epoch {epoch} was won by node {first} and node {id}")),
+        }
     }
 
     /// A node's data path has moved.

@@ -488,7 +488,7 @@ impl Host {
             if client.due_ns() > now_ns {
                 continue;
             }
-            let (port, body) = (client.port, client.send(now_ns, self.loading));
+            let (port, body) = (client.port, client.send(now_ns, self.loading, &mut self.rng));
             if let Some((body, mac)) = body.zip(self.vip_mac) {
                 let from = ((self.ip, port), client_mac(self.index));
                 let to = (udp::service_end(vip_for(self.ip)), mac);

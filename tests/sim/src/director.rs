@@ -6,7 +6,7 @@ use understudy_fastpath::MS;
 use understudy_proto::{LocalFact, TimelineKind};
 use understudy_wire::NodeId;
 
-use crate::course::{Act, Course, Who};
+use crate::course::{Act, Change, Course, Who};
 use crate::machine::Slowness;
 use crate::net::{Plug, Way};
 use crate::scenario::{Fault, Mutation, Profile, SECOND_FAULTS, Scenario};
@@ -190,8 +190,12 @@ impl Director {
     /// A course of events begins.
     fn play(&mut self, w: &mut World, mut course: Course) {
         let now = w.now_ns;
+        *w.notes.entry(format!("Course::{}", course.name)).or_default() += 1;
+        for (change, way) in std::mem::take(&mut course.ways) {
+            change_way(w, change, way);
+        }
         for (id, fault, length) in std::mem::take(&mut course.opening) {
-            self.hit(w, id, fault, now + length);
+            self.worsen(w, id, fault, now + length);
         }
         self.phase = Phase::Episode { until: now + course.length_ns };
         self.course = course;
@@ -206,9 +210,9 @@ impl Director {
     fn follow(&mut self, w: &mut World, heard: Option<(NodeId, TimelineKind)>) {
         let speaker = heard.map_or(0, |(id, _)| id);
         let mut at = w.now_ns;
-        for cue in self.course.take_due(heard.map(|(_, kind)| kind)) {
+        for cue in self.course.take_due(heard) {
             at += w.rng.range(cue.after_ns.0, cue.after_ns.1);
-            self.acts.push((at, cue.act.said_by(speaker)));
+            self.acts.extend(cue.acts.iter().map(|act| (at, act.said_by(speaker))));
             w.push(at, Event::Act);
         }
     }
@@ -230,9 +234,18 @@ impl Director {
                     let id = name(who, w);
                     self.hit(w, id, fault, now + length);
                 }
+                Act::Worsen(who, fault, length) => {
+                    let id = name(who, w);
+                    self.worsen(w, id, fault, now + length);
+                }
                 Act::Mend(who) => {
                     let id = name(who, w);
                     self.relieve(w, |v| v.id == id);
+                }
+                Act::Way(change, way) => change_way(w, change, way),
+                Act::Flush => {
+                    w.note(format!("FLUSH of {} PDUs that waited", w.held.len()));
+                    w.flush();
                 }
             }
         }
@@ -240,6 +253,13 @@ impl Director {
 
     fn hit(&mut self, w: &mut World, id: NodeId, fault: Fault, until: u64) {
         if self.victims.iter().all(|v| v.id != id) {
+            self.worsen(w, id, fault, until);
+        }
+    }
+
+    /// Also to a node that something is wrong with.
+    fn worsen(&mut self, w: &mut World, id: NodeId, fault: Fault, until: u64) {
+        if self.victims.iter().all(|v| (v.id, v.fault) != (id, fault)) {
             w.note(format!("FAULT {fault:?} at node {id}"));
             *w.notes.entry(format!("{fault:?}")).or_default() += 1;
             self.victims.push(Victim { id, fault, until });
@@ -288,6 +308,8 @@ impl Director {
         }
         self.course = Course::default();
         self.acts.clear();
+        w.cuts.open_all();
+        w.flush();
         self.relieve(w, |_| true);
         self.phase = Phase::Settling { since: w.now_ns };
     }
@@ -345,6 +367,15 @@ impl Director {
                 w.note(format!("  node {id}: {socket:?}"));
             }
         }
+    }
+}
+
+fn change_way(w: &mut World, change: Change, way: Way) {
+    w.note(format!("{change:?} {way:?}"));
+    match change {
+        Change::Sever => w.cuts.sever(way),
+        Change::Hold => w.cuts.hold(way),
+        Change::Open => w.cuts.open(way),
     }
 }
 

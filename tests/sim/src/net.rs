@@ -51,24 +51,55 @@ pub enum Way {
     ToNode(NodeId),
 }
 
-/// What is cut at the moment.
+/// What is cut at the moment, and where what is sent waits in a queue.
 #[derive(Clone, Debug, Default)]
-pub struct Cuts(BTreeSet<Way>);
+pub struct Cuts {
+    faults: BTreeSet<Way>,
+    arranged: BTreeSet<Way>,
+    held: BTreeSet<Way>,
+}
 
 impl Cuts {
-    /// Cuts a way.
+    /// Cuts a way, by a fault.
     pub fn cut(&mut self, way: Way) {
-        self.0.insert(way);
+        self.faults.insert(way);
+    }
+
+    /// Cuts a way until it is opened.
+    pub fn sever(&mut self, way: Way) {
+        self.arranged.insert(way);
+    }
+
+    /// Makes what goes this way wait, until it is opened; what waits already goes on waiting.
+    pub fn hold(&mut self, way: Way) {
+        self.held.insert(way);
+    }
+
+    /// Opens a way that was severed or held.
+    pub fn open(&mut self, way: Way) {
+        self.arranged.remove(&way);
+        self.held.remove(&way);
     }
 
     /// Whether a way is cut.
     pub fn is_cut(&self, way: Way) -> bool {
-        self.0.contains(&way)
+        self.faults.contains(&way) || self.arranged.contains(&way)
     }
 
-    /// Mends all.
+    /// Whether what goes this way waits.
+    pub fn is_held(&self, way: Way) -> bool {
+        self.held.contains(&way)
+    }
+
+    /// Mends what faults cut.
     pub fn heal(&mut self) {
-        self.0.clear();
+        self.faults.clear();
+    }
+
+    /// Opens all that was severed or held.
+    pub fn open_all(&mut self) {
+        self.arranged.clear();
+        self.held.clear();
     }
 }
 

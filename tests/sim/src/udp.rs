@@ -1,8 +1,9 @@
 //! Datagrams: the service's replies over UDP, and a client that repeats itself until it has them.
 //!
-//! A request is a number, one above the last one answered. The service folds each number it has
-//! not seen into the client's digest, and answers with number and digest: a request forgotten, or
-//! applied twice or out of order, shows in every reply after it.
+//! A request is a number, one above the last one answered, and a wish. A client without a reply asks
+//! again, and may wish something else by then. The service folds the first wish it gets for a number
+//! into the client's digest, and answers with number and digest: a request forgotten, applied twice or
+//! out of order, or a wish that never was history, shows in every reply after it.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -90,17 +91,23 @@ pub struct Service(BTreeMap<(IpAddr, u16), (u64, u64)>);
 impl Service {
     /// What the service answers.
     pub fn reply(&mut self, datagram: &Datagram) -> Option<Vec<u8>> {
-        let number = u64::from_be_bytes(*datagram.body.first_chunk()?);
+        let (number, wish) = words(&datagram.body)?;
         let (last, digest) = self.0.entry(datagram.from).or_default();
         if number > *last {
-            (*last, *digest) = (number, fold(*digest, number));
+            (*last, *digest) = (number, fold(*digest, number, wish));
         }
         (number == *last).then(|| [number.to_be_bytes(), digest.to_be_bytes()].concat())
     }
 }
 
-fn fold(digest: u64, number: u64) -> u64 {
-    mix(digest.rotate_left(7) ^ mix(number))
+fn fold(digest: u64, number: u64, wish: u64) -> u64 {
+    mix(digest.rotate_left(7) ^ mix(number) ^ wish)
+}
+
+/// The two words of a request, and of a reply.
+fn words(body: &[u8]) -> Option<(u64, u64)> {
+    let (first, rest) = body.split_first_chunk()?;
+    Some((u64::from_be_bytes(*first), u64::from_be_bytes(*rest.first_chunk()?)))
 }
 
 /// One client's conversation.
@@ -109,6 +116,8 @@ pub struct Client {
     /// Its port.
     pub port: u16,
     number: u64,
+    /// Wished for this number, the newest last.
+    wishes: Vec<u64>,
     digest: u64,
     due_ns: u64,
     waiting: bool,
@@ -119,7 +128,15 @@ pub struct Client {
 impl Client {
     /// Begins at a moment.
     pub fn new(port: u16, at_ns: u64) -> Client {
-        Client { port, number: 0, digest: 0, due_ns: at_ns, waiting: false, replies: 0 }
+        Client {
+            port,
+            number: 0,
+            wishes: Vec::new(),
+            digest: 0,
+            due_ns: at_ns,
+            waiting: false,
+            replies: 0,
+        }
     }
 
     /// When it has something to send, unless a reply comes first.
@@ -133,40 +150,48 @@ impl Client {
     }
 
     /// What it sends now: the next request, or the last one again.
-    pub fn send(&mut self, now_ns: u64, loading: bool) -> Option<Vec<u8>> {
+    pub fn send(&mut self, now_ns: u64, loading: bool, rng: &mut Rng) -> Option<Vec<u8>> {
         if !self.waiting && !loading {
             self.due_ns = u64::MAX;
             return None;
         }
         if !self.waiting {
             self.number += 1;
-            self.digest = fold(self.digest, self.number);
-            self.waiting = true;
+            self.wishes.clear();
         }
+        if !self.waiting || rng.percent(50) {
+            self.wishes.push(rng.bits());
+        }
+        self.waiting = true;
         self.due_ns = now_ns + RETRY_NS;
-        Some(self.number.to_be_bytes().to_vec())
+        let wish = self.wishes.last().copied().unwrap_or_default();
+        Some([self.number.to_be_bytes(), wish.to_be_bytes()].concat())
     }
 
     /// Takes a reply. An error: it is not what the service owes.
     pub fn take(&mut self, now_ns: u64, body: &[u8], rng: &mut Rng) -> Result<(), String> {
-        let word = |at: usize| body.get(at..at + 8).and_then(|b| b.try_into().ok());
-        let (Some(number), Some(digest)) = (word(0), word(8)) else {
+        let Some((number, digest)) = words(body) else {
             return Err(format!("port {}: a reply of {} bytes", self.port, body.len()));
         };
-        let (number, digest) = (u64::from_be_bytes(number), u64::from_be_bytes(digest));
-        if number != self.number || !self.waiting {
+        if number != self.number {
             // A late copy.
             return Ok(());
         }
-        if digest != self.digest {
+        let owed = match self.waiting {
+            true => self.wishes.iter().any(|wish| digest == fold(self.digest, number, *wish)),
+            false => digest == self.digest,
+        };
+        if !owed {
             return Err(format!(
                 "port {}: datagram {number} is answered from another past",
                 self.port
             ));
         }
-        self.waiting = false;
-        self.replies += 1;
-        self.due_ns = now_ns + rng.below(THINK_NS_MAX);
+        if self.waiting {
+            (self.waiting, self.digest) = (false, digest);
+            self.replies += 1;
+            self.due_ns = now_ns + rng.below(THINK_NS_MAX);
+        }
         Ok(())
     }
 }

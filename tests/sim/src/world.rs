@@ -91,6 +91,8 @@ pub struct World {
     pub hosts: Vec<Host>,
     /// What is cut.
     pub cuts: Cuts,
+    /// What waits between nodes, see [`Cuts::hold`].
+    pub held: Vec<Event>,
     /// The clients' switch.
     pub switch: Switch,
     /// The one history.
@@ -134,6 +136,7 @@ impl World {
             host_due: vec![u64::MAX; hosts.len()],
             hosts,
             cuts: Cuts::default(),
+            held: Vec::new(),
             switch: Switch::default(),
             truth: Truth::new(scenario.majority()),
             director: Director::new(&scenario),

@@ -7,7 +7,7 @@ use understudy_wire::tcp::Segment;
 
 use super::*;
 use crate::frames::replica_mac;
-use crate::net::arrivals;
+use crate::net::{Weather, arrivals};
 use crate::tamper;
 
 impl World {
@@ -19,12 +19,9 @@ impl World {
         tamper::frame_sent(self.scenario.mutation, &mut bytes);
         let all = eth.dst[0] & 1 == 1;
         for to in (1..=self.scenario.nodes).filter(|to| *to != from) {
-            let cut = self.cuts.is_cut(Way::Replica(from, to));
-            if cut || !(all || eth.dst == replica_mac(to)) {
-                continue;
-            }
-            for at in arrivals(&mut self.rng, &self.scenario.replica, self.now_ns) {
-                self.push(at, Event::Replica(to, bytes.clone()));
+            if all || eth.dst == replica_mac(to) {
+                let way = Way::Replica(from, to);
+                self.send(way, self.scenario.replica, Event::Replica(to, bytes.clone()));
             }
         }
     }
@@ -44,13 +41,31 @@ impl World {
         let mut datagram = datagram.to_vec();
         tamper::sent(self.scenario.mutation, Path::Second, &mut datagram);
         for to in (1..=self.scenario.nodes).filter(|to| *to != from) {
-            let addressed = target == TARGET_ALL || target == to;
-            if !addressed || self.cuts.is_cut(Way::Second(from, to)) {
-                continue;
+            if target == TARGET_ALL || target == to {
+                let way = Way::Second(from, to);
+                self.send(way, self.scenario.second, Event::Datagram(to, datagram.clone()));
             }
-            for at in arrivals(&mut self.rng, &self.scenario.second, self.now_ns) {
-                self.push(at, Event::Datagram(to, datagram.clone()));
-            }
+        }
+    }
+
+    /// Between two nodes: cut, held, or subject to the weather.
+    fn send(&mut self, way: Way, weather: Weather, arrival: Event) {
+        if self.cuts.is_cut(way) {
+            return;
+        }
+        if self.cuts.is_held(way) {
+            return self.held.push(arrival);
+        }
+        for at in arrivals(&mut self.rng, &weather, self.now_ns) {
+            self.push(at, arrival.clone());
+        }
+    }
+
+    /// What waited in a queue arrives, in its order.
+    pub fn flush(&mut self) {
+        for (i, arrival) in std::mem::take(&mut self.held).into_iter().enumerate() {
+            let at = self.now_ns + 20 * US + i as u64 * 100;
+            self.push(at, arrival);
         }
     }
 

@@ -221,6 +221,11 @@ impl World {
                 }
                 let (kind, epoch, text) = (event.kind, event.epoch, &event.text);
                 self.note(format!("node {id} epoch {epoch} {kind:?}: {text}"));
+                if kind == TimelineKind::ElectionWon
+                    && let Err(text) = self.truth.won(id, epoch)
+                {
+                    self.violate(text);
+                }
                 self.direct(|director, world| director.hear(world, id, kind));
             }
             Effect::Switchover(result) => {

@@ -118,7 +118,8 @@ impl Rig {
         let _ = fs::remove_dir_all(&plain);
         fs::create_dir_all(&plain)?;
         let mut dumped = None;
-        for ours in [pair % 2 == 0, pair % 2 != 0] {
+        let first = pair.is_multiple_of(2);
+        for ours in [first, !first] {
             let begun = Instant::now();
             if ours {
                 let done = self.criu.dump(&self.capsule, app.pid(), &[], draft.dir(), &work)?;

@@ -3,6 +3,7 @@
 //! No test asserts a speed: what it took is printed, and bounded by a generous liveness bound.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use understudy_api::Status;
 use understudy_lab::clients::Task;
 use understudy_lab::clients::data::Data;
 use understudy_lab::clients::pipelined::Pipelined;
-use understudy_lab::node::{READY_TIMEOUT, vip4};
+use understudy_lab::node::{READY_TIMEOUT, vip4, vip6};
 use understudy_lab::{Member, NodeOptions, Scenario, Verdict, cmd, scenario};
 
 const REDIS: u16 = 6379;
@@ -47,9 +48,13 @@ fn done(task: Task) -> Verdict {
 }
 
 fn load(scenario: &Scenario, connections: usize) -> Task {
+    load_to(scenario, vip4(REDIS), connections)
+}
+
+fn load_to(scenario: &Scenario, target: SocketAddr, connections: usize) -> Task {
     let plan = Pipelined {
-        target: vip4(REDIS),
-        prefix: "lane".into(),
+        target,
+        prefix: format!("lane{}", if target.is_ipv4() { 4 } else { 6 }),
         connections,
         depth: 8,
         pause: ms(20),
@@ -106,7 +111,8 @@ fn kill_primary(scenario: &mut Scenario, task: &Task) -> (Member, u64, Member) {
 fn five_kills() {
     let Some(mut scenario) = two_of_three(&options()) else { return };
     done(data().write(&scenario.lab.client_netns()).unwrap());
-    let task = load(&scenario, 100);
+    let task = load(&scenario, 80);
+    let ipv6 = load_to(&scenario, vip6(REDIS), 20);
     scenario.trio.node(Member::C).start().unwrap();
     joins(&mut scenario, Member::C);
     let mut kills = Vec::new();
@@ -129,6 +135,10 @@ fn five_kills() {
         joins(&mut scenario, old);
         task.wait_progress(200, STALL_MAX).unwrap();
     }
+    ipv6.wait_progress(200, STALL_MAX).unwrap();
+    let verdict = ipv6.finish().unwrap();
+    println!("{verdict}");
+    verdict.assert_pass();
     let verdict = task.finish().unwrap();
     for (kill, &killed_ns) in kills.iter().enumerate() {
         let stall = verdict.stall(killed_ns).around_ns().map(|ns| ns as f64 / 1e6);

@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use understudy_api::Status;
 use understudy_lab::clients::Task;
+use understudy_lab::clients::counter::Counter;
 use understudy_lab::clients::data::Data;
 use understudy_lab::clients::pipelined::Pipelined;
 use understudy_lab::node::{READY_TIMEOUT, vip4, vip6};
+use understudy_lab::topology::VIP4;
 use understudy_lab::{Member, NodeOptions, Scenario, Verdict, cmd, scenario};
 
 const REDIS: u16 = 6379;
@@ -322,4 +324,37 @@ fn takeover(scenario: &mut Scenario, new: Member, killed_ns: u64) {
     let told = ["redelivered", "parked", "ack_waits", "ack_waits_expired", "host_tx_dropped"];
     let told = told.map(|name| format!("{name} {}", counters.get(name).copied().unwrap_or(0)));
     println!("  {new}: {}", told.join(", "));
+}
+
+/// A clone that leaves the primary's way is noticed and made anew from another one's checkpoint; the
+/// client's connection goes on with it.
+#[test]
+fn a_clone_that_diverged() {
+    let mut impatient = NodeOptions::default();
+    impatient.set.push(("service.clone_wait_ms".into(), 1000.into()));
+    let can = scenario::can_run(&["understudyd", "understudy"]);
+    let Some(mut scenario) = can.then(|| Scenario::start(&impatient).unwrap()) else { return };
+    let plan = Counter { target: vip4(REDIS), key: "count".into(), pause: ms(2) };
+    let task = plan.start(&scenario.lab.client_netns()).unwrap();
+    // Replies of four digits; the clone's become shorter.
+    task.wait_progress(1500, ms(60_000)).unwrap();
+    let (_, spoilt, _) = replicas(&mut scenario);
+    let pid = scenario.trio.node(spoilt).status().unwrap().service.app_pid.unwrap().to_string();
+    let set = ["nsenter", "--net", "-t", &pid, "redis-cli", "-h", VIP4, "set", "count", "1"];
+    assert_eq!(cmd::run(&set).unwrap().trim(), "OK");
+    let node = scenario.trio.node(spoilt);
+    cmd::wait_until("the divergence", READY_TIMEOUT, || {
+        Ok(node.status()?.not_ready_because.iter().any(|why| why == "the clone has diverged"))
+    })
+    .unwrap();
+    joins(&mut scenario, spoilt);
+    // It serves: what was made anew goes on where the others were.
+    let from = scenario.primary().unwrap();
+    scenario.trio.node(from).switchover(Some(spoilt)).unwrap();
+    scenario.trio.wait_primary(Some(from), READY_TIMEOUT).unwrap();
+    task.wait_progress(200, STALL_MAX).unwrap();
+    let verdict = task.finish().unwrap();
+    println!("{verdict}");
+    verdict.assert_pass();
+    scenario.check_wire(1).unwrap();
 }

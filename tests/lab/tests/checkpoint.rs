@@ -13,8 +13,9 @@ use understudy_lab::clients::counter::Counter;
 use understudy_lab::clients::data::Data;
 use understudy_lab::clients::pipelined::Pipelined;
 use understudy_lab::node::{READY_TIMEOUT, vip4, vip6};
+use understudy_lab::pattern::Rng;
 use understudy_lab::topology::VIP4;
-use understudy_lab::{Member, NodeOptions, Scenario, Verdict, cmd, scenario};
+use understudy_lab::{Member, NodeOptions, Scenario, Verdict, cmd, scenario, sys};
 
 const REDIS: u16 = 6379;
 const STALL_MAX: Duration = Duration::from_secs(10);
@@ -355,6 +356,40 @@ fn a_clone_that_diverged() {
     task.wait_progress(200, STALL_MAX).unwrap();
     let verdict = task.finish().unwrap();
     println!("{verdict}");
+    verdict.assert_pass();
+    scenario.check_wire(1).unwrap();
+}
+
+/// Killed again and again while it joins, in the transfer, in the restore, in the first steps: it
+/// becomes whole when it is let, and nobody notices.
+#[test]
+fn killed_while_it_joins() {
+    let Some(mut scenario) = wrapped(&options()) else { return };
+    let task = load(&scenario, 20);
+    let (primary, _, node) = replicas(&mut scenario);
+    let number = |name: &str, default: u64| {
+        std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+    };
+    let seed = number("UNDERSTUDY_SEED", sys::unix_ns());
+    println!("UNDERSTUDY_SEED={seed}");
+    let mut rng = Rng::new(seed);
+    scenario.trio.crash(&scenario.lab, node).unwrap();
+    for _ in 0..number("UNDERSTUDY_KILLS", 6) {
+        scenario.trio.revive(&scenario.lab, node).unwrap();
+        let wait = ms(300 + rng.below(2200));
+        std::thread::sleep(wait);
+        let status = scenario.trio.node(node).status().ok();
+        let stage = status.and_then(|s| s.checkpoints?.restoring).map(|r| r.stage);
+        println!("killed after {wait:?}: {}", stage.unwrap_or_else(|| "-".into()));
+        scenario.trio.crash(&scenario.lab, node).unwrap();
+        task.wait_progress(50, STALL_MAX).unwrap();
+    }
+    scenario.trio.revive(&scenario.lab, node).unwrap();
+    joins(&mut scenario, node);
+    assert_eq!(scenario.primary().unwrap(), primary);
+    let (_, killed_ns, _) = kill_primary(&mut scenario, &task);
+    let verdict = task.finish().unwrap();
+    println!("{verdict} stall {:?} ns", verdict.stall(killed_ns).around_ns());
     verdict.assert_pass();
     scenario.check_wire(1).unwrap();
 }

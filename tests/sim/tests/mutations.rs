@@ -39,6 +39,9 @@ const BUGS: &[(Mutation, Profile, &[&str])] = &[
     (Mutation::UnwrittenVote, Profile::Elections, LOST_OR_TWICE),
     (Mutation::VoteWithoutPromise, Profile::Elections, LOST_OR_TWICE),
     (Mutation::KeptClone, Profile::Partitions, &["another past", "expected"]),
+    (Mutation::IgnoredMin, Profile::Groups, &["hold it"]),
+    (Mutation::EarlyAlone, Profile::Groups, &["goes on alone"]),
+    (Mutation::BlindWrites, Profile::Groups, &["goes on alone", "is led by", "was won by"]),
     (Mutation::NoAnnouncement, Profile::Crashes, &["liveness", "settled"]),
 ];
 

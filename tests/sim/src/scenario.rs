@@ -363,13 +363,7 @@ impl Scenario {
         let elections = profile == Profile::Elections;
         // What a ballot of an earlier epoch is held back for.
         let late = elections && rng.percent(50);
-        let five = rng.percent(match profile {
-            Profile::Chaos | Profile::Elections => 30,
-            Profile::All => 15,
-            _ => 0,
-        });
-        let alike = Group::of(if five { 5 } else { 3 });
-        let group = if groups { Group::draw(rng) } else { alike };
+        let group = group(profile, rng);
         let is_beyond = profile.is_beyond() || groups && rng.percent(50);
         let weather = |rng: &mut Rng, loss_percent_max: u64| Weather {
             loss_ppm: if wet { rng.below(loss_percent_max * 10_000) } else { 0 },
@@ -397,13 +391,7 @@ impl Scenario {
             is_beyond,
             hosts,
             connections: rng.range(1, 3) as usize,
-            episodes: match profile {
-                Profile::Calm => 2,
-                Profile::Chaos => rng.range(1, 8),
-                Profile::Elections => rng.range(4, 8),
-                _ if is_beyond => rng.range(1, 8),
-                _ => rng.range(1, 4),
-            },
+            episodes: episodes(profile, is_beyond, rng),
             heartbeat_ns: 10 * MS,
             suspect_ns,
             lease_ns,
@@ -430,6 +418,27 @@ impl Scenario {
             slow_service_ns_max: rng.pick(&[0, 20, 60]) * MS,
             rest_ns_max: rng.pick(&[400_000, 2 * MS, 3 * MS, 3 * MS]),
         }
+    }
+}
+
+fn group(profile: Profile, rng: &mut Rng) -> Group {
+    let five = rng.percent(match profile {
+        Profile::Chaos | Profile::Elections => 30,
+        Profile::All => 15,
+        _ => 0,
+    });
+    match profile {
+        Profile::Groups => Group::draw(rng),
+        _ => Group::of(if five { 5 } else { 3 }),
+    }
+}
+
+fn episodes(profile: Profile, is_beyond: bool, rng: &mut Rng) -> u64 {
+    match profile {
+        Profile::Calm => 2,
+        Profile::Elections => rng.range(4, 8),
+        _ if is_beyond => rng.range(1, 8),
+        _ => rng.range(1, 4),
     }
 }
 

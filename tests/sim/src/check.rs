@@ -22,7 +22,7 @@ pub fn holds(log: &CaptureLog, from: Position, bytes: &[u8]) -> bool {
 pub struct Truth {
     /// Its bytes.
     pub bytes: Vec<u8>,
-    majority: usize,
+    required: usize,
     compared: BTreeMap<NodeId, (u64, Position)>,
     leaders: BTreeMap<Epoch, NodeId>,
     elected: BTreeMap<Epoch, NodeId>,
@@ -35,9 +35,9 @@ pub struct Truth {
 }
 
 impl Truth {
-    /// Nothing committed yet.
-    pub fn new(majority: usize) -> Truth {
-        Truth { majority, ..Truth::default() }
+    /// Nothing committed yet. `required`: nodes that must hold what is.
+    pub fn new(required: usize) -> Truth {
+        Truth { required, ..Truth::default() }
     }
 
     /// How much is committed.
@@ -111,7 +111,7 @@ impl Truth {
             return Err(format!("node {id} committed up to {to} but does not hold {from}..{to}"));
         };
         let holders = holders(from, bytes);
-        if holders.len() < self.majority {
+        if holders.len() < if s.alone { 1 } else { self.required } {
             return Err(format!(
                 "node {id} in epoch {epoch} calls {from}..{to} committed, but only {holders:?} hold it"
             ));

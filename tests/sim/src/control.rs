@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 
 use understudy_fastpath::MS;
 use understudy_fastpath::command::{Command, ControlBody, DataRole, Event, Snapshot};
+use understudy_proto::arbiter::{ArbiterAnswer, ArbiterRequest, Wish};
 use understudy_proto::{
     Config, DpCommand, LocalFact, LogState, Node, Output, Path, Paths, Persisted, ServiceCommand,
     TimelineEvent, To,
@@ -40,7 +41,7 @@ pub enum App {
     },
     /// Seen ready.
     Ready,
-    /// Dead.
+    /// Dead, or never there: a witness has none.
     Gone,
 }
 
@@ -53,6 +54,8 @@ pub enum Effect {
     Persist(Persisted),
     /// Kill the application.
     KillApp,
+    /// Ask the arbiter.
+    Arbiter(ArbiterRequest),
     /// The process ends, to be started anew, and was delayed so long before.
     Die(u64),
     /// Something for the time line.
@@ -95,6 +98,8 @@ pub struct Control {
     pub links: VecDeque<LocalFact>,
     /// Epochs that became durable.
     pub persisted: VecDeque<Epoch>,
+    /// What the arbiter answered.
+    pub answers: VecDeque<(ArbiterRequest, ArbiterAnswer)>,
     /// Wishes of the operator.
     pub switchovers: VecDeque<Option<NodeId>>,
     last: Option<Snapshot>,
@@ -118,6 +123,10 @@ impl Control {
         backoff_ms: Option<u64>,
         mutation: Mutation,
     ) -> Control {
+        let app = match config.witness {
+            true => App::Gone,
+            false => App::Starting { checked_ns: now_ns },
+        };
         let mut node = Node::new(config, persisted, now_ns, now_ns).expect("valid settings");
         if mutation == Mutation::RecoveringVotes {
             node.handle_force_recovered(now_ns);
@@ -126,10 +135,11 @@ impl Control {
             channel,
             node,
             mutation,
-            app: App::Starting { checked_ns: now_ns },
+            app,
             datagrams: VecDeque::new(),
             links: VecDeque::new(),
             persisted: VecDeque::new(),
+            answers: VecDeque::new(),
             switchovers: VecDeque::new(),
             last: None,
             stuck_told: false,
@@ -166,6 +176,10 @@ impl Control {
         self.take_links(now_ns, q);
         while let Some(epoch) = self.persisted.pop_front() {
             self.node.handle_persisted(now_ns, epoch);
+            self.carry_out(now_ns, q);
+        }
+        while let Some((request, answer)) = self.answers.pop_front() {
+            self.node.handle_arbiter(now_ns, &request, answer);
             self.carry_out(now_ns, q);
         }
         self.watch_app(now_ns, q, facts);
@@ -284,8 +298,13 @@ impl Control {
                 Output::Persist { epoch, voted_for } => {
                     self.effects.push(Effect::Persist(Persisted { epoch, voted_for }));
                 }
-                // No group of the simulation has an arbiter.
-                Output::Arbiter(_) => {}
+                Output::Arbiter(request) => {
+                    let early = self.mutation == Mutation::EarlyAlone;
+                    if early && request.wish == Wish::Seclude {
+                        q.commands.push_back(Command::Alone { epoch: request.epoch, on: true });
+                    }
+                    self.effects.push(Effect::Arbiter(request));
+                }
                 Output::Dataplane(command) => self.order(command, q),
                 Output::Service(ServiceCommand::Restart) => self.restart(now_ns, q),
                 Output::Event(event) => self.effects.push(Effect::Note(event)),

@@ -185,6 +185,26 @@ impl Course {
         }
     }
 
+    /// Of two nodes, the primary's writes to the arbiter wait in a queue until it has lost the other one and is named
+    /// alone.
+    pub fn late_write(w: &mut World) -> Course {
+        let cast = Cast::new(w);
+        let (primary, other) = (cast.primary, cast.others[0]);
+        let (rng, s) = (&mut w.rng, cast.suspect_ns);
+        let way = Way::Arbiter(primary);
+        // Longer than the arbiter goes unasked.
+        let wait_ns = rng.range(1_000 * MS, 1_300 * MS);
+        let length_ns = wait_ns + 4 * s + rng.below(1_000 * MS);
+        let fault = rng.pick(&[Crash, Crash, Isolate, CutReplica, PauseBoth]);
+        let gone = vec![Act::Way(Change::Open, way), Act::Hit(Who::Node(other), fault, length_ns)];
+        let cues = [
+            Cue { on: &[], by: None, after_ns: (wait_ns, wait_ns), acts: gone },
+            Cue::when(primary, &[Alone], (0, 100 * MS), &[Act::Flush]),
+        ];
+        let ways = vec![(Change::Hold, way)];
+        Course { name: "late_write", ways, cues: cues.into(), length_ns, ..Course::default() }
+    }
+
     /// Whoever has voted starts anew while another one, a stranger to the first, still asks.
     fn strangers(cast: &Cast, rng: &mut Rng) -> Course {
         let fault = rng.pick(&[Crash, Crash, TornDisk]);

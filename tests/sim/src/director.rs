@@ -105,12 +105,12 @@ impl Director {
     /// The operator, as the daemon's message has it: a damaged file is removed once the others
     /// have been running without this node.
     fn repair(&mut self, w: &mut World) {
-        let serves = w.server().is_some();
+        let runs = w.runs();
         for i in 0..w.machines.len() {
             let m = &w.machines[i];
             let (id, refuses) = (m.id, m.life.is_none() && m.disk.load().is_none());
             let afflicted = self.victims.iter().any(|v| v.id == id);
-            if !refuses || afflicted || !serves {
+            if !refuses || afflicted || !runs {
                 self.missed.remove(&id);
                 continue;
             }
@@ -128,18 +128,17 @@ impl Director {
     fn settle(&mut self, w: &mut World, since: u64) {
         let profile = w.scenario.profile;
         let enough = match profile {
-            Profile::Chaos => true,
             // A reign to end, mostly.
             Profile::Elections => {
-                w.whole() >= w.scenario.majority() || w.now_ns > since + REIGN_NS_MAX
+                w.whole() >= w.scenario.group.majority() || w.now_ns > since + REIGN_NS_MAX
             }
-            _ => w.is_settled(),
+            _ => w.scenario.is_beyond || w.is_settled(),
         };
         if enough {
             w.note("settled");
             let longest = match profile {
                 Profile::Elections => 100 * MS,
-                Profile::Chaos => 200 * MS,
+                _ if w.scenario.is_beyond => 200 * MS,
                 _ => 700 * MS,
             };
             let until = w.now_ns + w.rng.range(20 * MS, longest);
@@ -151,8 +150,8 @@ impl Director {
     }
 
     fn strike(&mut self, w: &mut World) {
-        let chaos = w.scenario.profile.is_beyond();
-        let spare = w.whole().saturating_sub(w.scenario.majority());
+        let chaos = w.scenario.is_beyond;
+        let spare = w.whole().saturating_sub(w.scenario.group.quorum());
         if self.left == 0 {
             return self.begin_drain(w);
         }
@@ -166,6 +165,10 @@ impl Director {
         self.left -= 1;
         if w.scenario.profile == Profile::Elections {
             let course = Course::draw(w);
+            return self.play(w, course);
+        }
+        if w.scenario.group.alone_allowed() && w.rng.percent(30) {
+            let course = Course::late_write(w);
             return self.play(w, course);
         }
         let count = w.rng.range(1, if chaos { 3 } else { spare as u64 }) as usize;
@@ -198,6 +201,7 @@ impl Director {
             self.worsen(w, id, fault, now + length);
         }
         self.phase = Phase::Episode { until: now + course.length_ns };
+        self.bearable_since = now;
         self.course = course;
         self.follow(w, None);
     }
@@ -259,7 +263,8 @@ impl Director {
 
     /// Also to a node that something is wrong with.
     fn worsen(&mut self, w: &mut World, id: NodeId, fault: Fault, until: u64) {
-        if self.victims.iter().all(|v| (v.id, v.fault) != (id, fault)) {
+        let new = self.victims.iter().all(|v| (v.id, v.fault) != (id, fault));
+        if new && w.scenario.group.can_suffer(id, fault) {
             w.note(format!("FAULT {fault:?} at node {id}"));
             *w.notes.entry(format!("{fault:?}")).or_default() += 1;
             self.victims.push(Victim { id, fault, until });
@@ -293,14 +298,15 @@ impl Director {
         if self.victims.iter().any(|v| v.until <= now) {
             self.relieve(w, |v| v.until <= now);
         }
-        if self.victims.len() > usize::from(w.scenario.nodes) - w.scenario.majority() {
+        if self.victims.len() > usize::from(w.scenario.nodes) - w.scenario.group.quorum() {
             self.bearable_since = now;
         }
     }
 
     fn mend(&mut self, w: &mut World) {
-        let judged =
-            !w.scenario.profile.is_beyond() && w.now_ns >= self.bearable_since + TAKEOVER_NS_MAX;
+        let judged = !w.scenario.is_beyond
+            && w.scenario.group.serves_with_quorum()
+            && w.now_ns >= self.bearable_since + TAKEOVER_NS_MAX;
         if judged && w.server().is_none() {
             w.describe();
             w.violate("liveness: a connected majority is without a primary".into());
@@ -330,7 +336,7 @@ impl Director {
 
     fn begin_drain(&mut self, w: &mut World) {
         w.note("the load ends");
-        self.phase = match w.scenario.profile.is_beyond() {
+        self.phase = match w.scenario.is_beyond {
             true => Phase::Done,
             false => Phase::Draining { since: w.now_ns },
         };
@@ -408,6 +414,7 @@ fn sever(w: &mut World, id: NodeId, fault: Fault) {
         Fault::CutSecond => both_ways(w, id, Way::Second, (true, true)),
         Fault::DeafReplica => both_ways(w, id, Way::Replica, (false, true)),
         Fault::MuteReplica => both_ways(w, id, Way::Replica, (true, false)),
+        Fault::CutArbiter => w.cuts.cut(Way::Arbiter(id)),
         Fault::ClientMute => w.cuts.cut(Way::FromNode(id)),
         Fault::ClientDeaf => w.cuts.cut(Way::ToNode(id)),
         _ => {}

@@ -5,6 +5,7 @@
 //! checked at every step. A failure names its seed, and the seed replays it.
 #![forbid(unsafe_code)]
 
+pub mod arbiter;
 pub mod check;
 pub mod client;
 pub mod control;
@@ -12,6 +13,7 @@ pub mod course;
 pub mod director;
 pub mod disk;
 pub mod frames;
+pub mod group;
 pub mod kernel;
 pub mod machine;
 pub mod net;

@@ -10,6 +10,7 @@ use understudy_log::CaptureLog;
 use understudy_proto::{Config, LocalFact, Persisted};
 use understudy_seal::Path;
 use understudy_wire::NodeId;
+use understudy_wire::control::Role;
 
 use crate::control::{App, CapsuleFacts, Control, Queues};
 use crate::disk::Disk;
@@ -300,7 +301,8 @@ impl Machine {
             (self.clock, self.clock.local(now_ns)),
             rng.fork(),
         );
-        life.ready_at = Some(now_ns + rng.below(60 * MS));
+        let ready_at = now_ns + rng.below(60 * MS);
+        life.ready_at = Some(ready_at).filter(|_| scenario.group.witness != Some(self.id));
         if let Some(kernel) = self.kept.take() {
             life.kernel = kernel;
         }
@@ -356,12 +358,15 @@ impl Machine {
         let local_ns = self.clock.local(now_ns);
         let view = life.control.node.view(local_ns);
         let s = life.dp.snapshot(local_ns);
-        let ready = life.control.app == App::Ready && !view.recovering;
+        // A witness has neither application nor clone.
+        let witness = view.role == Role::Witness;
+        let ready = (witness || life.control.app == App::Ready) && !view.recovering;
+        let level = witness || s.fit && s.level;
         let placed = if self.id == by.id {
             s.role == DataRole::Lead(by.epoch)
         } else {
             let holds = s.log_end >= by.log_start;
-            s.role == DataRole::Follow(by.epoch) && s.fit && s.level && holds
+            s.role == DataRole::Follow(by.epoch) && level && holds
         };
         ready && placed && view.primary == Some(by.id)
     }
@@ -377,6 +382,9 @@ fn proto_config(scenario: &Scenario, id: NodeId, incarnation: u64) -> Config {
     );
     config.priority = 200 - id as u8;
     config.incarnation = incarnation;
+    config.witness = scenario.group.witness == Some(id);
+    config.arbiter = scenario.group.arbiter;
+    config.alone_allowed = scenario.group.alone_allowed();
     config
 }
 
@@ -391,6 +399,11 @@ fn dataplane_config(scenario: &Scenario, id: NodeId) -> DataplaneConfig {
         _ if scenario.commit_all => CommitPolicy::All,
         _ => CommitPolicy::Quorum,
     };
+    let witness = scenario.group.witness == Some(id);
+    let min_replicas = match scenario.mutation {
+        Mutation::IgnoredMin => scenario.group.min_replicas.min(usize::from(scenario.nodes) / 2),
+        _ => scenario.group.min_replicas,
+    };
     DataplaneConfig {
         me: id,
         cluster: CLUSTER,
@@ -402,7 +415,7 @@ fn dataplane_config(scenario: &Scenario, id: NodeId) -> DataplaneConfig {
         sender: SenderConfig {
             policy,
             voters: usize::from(scenario.nodes),
-            min_replicas: usize::from(scenario.nodes) / 2,
+            min_replicas,
             lease_ns,
             evict_after_ns: scenario.evict_after_ns,
             heartbeat_interval_ns: scenario.heartbeat_ns,
@@ -410,8 +423,8 @@ fn dataplane_config(scenario: &Scenario, id: NodeId) -> DataplaneConfig {
         },
         gate_frames_max: GATE_FRAMES_MAX,
         retained_frames_max: RETAINED_FRAMES_MAX,
-        flows_max: 1024,
+        flows_max: if witness { 0 } else { 1024 },
         clone_wait_ns: 5_000 * MS,
-        witness: false,
+        witness,
     }
 }

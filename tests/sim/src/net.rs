@@ -45,6 +45,8 @@ pub enum Way {
     Replica(NodeId, NodeId),
     /// On the second path.
     Second(NodeId, NodeId),
+    /// Between a node and the arbiter.
+    Arbiter(NodeId),
     /// From a node's client port to the switch.
     FromNode(NodeId),
     /// From the switch to a node's client port.

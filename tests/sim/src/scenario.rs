@@ -3,6 +3,7 @@
 use clap::ValueEnum;
 use understudy_fastpath::MS;
 
+use crate::group::Group;
 use crate::net::Weather;
 use crate::rng::Rng;
 
@@ -30,6 +31,9 @@ pub enum Profile {
     Chaos,
     /// Short reigns, and what follows on the events of an election (see `course`): only safety is judged.
     Elections,
+    /// A witness, more replicas than a majority, or two nodes and an arbiter: one victim at a time, or beyond what
+    /// is tolerated.
+    Groups,
 }
 
 impl Profile {
@@ -59,6 +63,28 @@ impl Profile {
                 &[Crash, Crash, TornDisk, PauseBoth, PauseData, PauseControl, AppExit]
             }
             Profile::Slow => &[SlowDisk, DiskStall, SlowLoop, SlowClone, SlowClone, Crash],
+            Profile::Groups => &[
+                Switchover,
+                Crash,
+                Crash,
+                TornDisk,
+                PauseBoth,
+                PauseData,
+                PauseControl,
+                AppExit,
+                DiskStall,
+                SlowLoop,
+                SlowClone,
+                Isolate,
+                Isolate,
+                CutReplica,
+                CutSecond,
+                CutArbiter,
+                DeafReplica,
+                MuteReplica,
+                ClientCarrier,
+                ReplicaCarrier,
+            ],
             Profile::Wrap => {
                 &[SlowLoop, SlowClone, CutReplica, PauseBoth, PauseData, Switchover, Crash]
             }
@@ -131,13 +157,13 @@ impl Profile {
         }
     }
 
-    /// More is broken than a group bears: there may be no primary, and every log may be lost.
-    pub fn is_beyond(self) -> bool {
+    fn is_beyond(self) -> bool {
         matches!(self, Profile::Chaos | Profile::Elections)
     }
 
     fn tolerates_seconds(self) -> bool {
-        matches!(self, Profile::Partitions | Profile::Crashes | Profile::Slow | Profile::All)
+        use Profile::*;
+        matches!(self, Partitions | Crashes | Slow | All | Groups)
     }
 
     fn is_wet(self) -> bool {
@@ -196,6 +222,8 @@ pub enum Fault {
     DeafReplica,
     /// Nobody hears the node on the replica network.
     MuteReplica,
+    /// The node does not reach the arbiter.
+    CutArbiter,
     /// The client port loses its carrier.
     ClientCarrier,
     /// The replica port loses its carrier.
@@ -252,6 +280,12 @@ pub enum Mutation {
     LeakedEnd,
     /// Nobody announces a takeover.
     NoAnnouncement,
+    /// `commit.min` is not heeded: a majority will do.
+    IgnoredMin,
+    /// A node goes on alone when it asks the arbiter, not when that has answered.
+    EarlyAlone,
+    /// The arbiter's register is written whatever it holds by then.
+    BlindWrites,
 }
 
 /// A whole run, before it runs.
@@ -265,6 +299,10 @@ pub struct Scenario {
     pub mutation: Mutation,
     /// Voters.
     pub nodes: u16,
+    /// What they are.
+    pub group: Group,
+    /// More is broken than a group bears: there may be no primary, and every log may be lost.
+    pub is_beyond: bool,
     /// Client machines.
     pub hosts: usize,
     /// Connections on each.
@@ -285,6 +323,8 @@ pub struct Scenario {
     pub second: Weather,
     /// The clients' network.
     pub client: Weather,
+    /// Between nodes and arbiter.
+    pub arbiter: Weather,
     /// Faults of devices and buffers, of a million.
     pub trouble_ppm: u64,
     /// Adoptions lost to a full accept queue, of a million.
@@ -316,17 +356,15 @@ pub struct Scenario {
 impl Scenario {
     /// The scenario of a seed.
     pub fn new(seed: u64, profile: Profile, mutation: Mutation, rng: &mut Rng) -> Scenario {
-        let wet = profile.is_wet();
+        let groups = profile == Profile::Groups;
+        let wet = profile.is_wet() || groups && rng.percent(50);
         let suspect_ns = rng.pick(&[60, 100, 200]) * MS;
         let lease_ns = suspect_ns * 6 / 10;
         let elections = profile == Profile::Elections;
         // What a ballot of an earlier epoch is held back for.
         let late = elections && rng.percent(50);
-        let five = rng.percent(match profile {
-            Profile::Chaos | Profile::Elections => 30,
-            Profile::All => 15,
-            _ => 0,
-        });
+        let group = group(profile, rng);
+        let is_beyond = profile.is_beyond() || groups && rng.percent(50);
         let weather = |rng: &mut Rng, loss_percent_max: u64| Weather {
             loss_ppm: if wet { rng.below(loss_percent_max * 10_000) } else { 0 },
             repeat_ppm: if wet { rng.below(20_000) } else { 0 },
@@ -338,21 +376,22 @@ impl Scenario {
             late_ns_max: if late { 6 * suspect_ns } else { suspect_ns / 4 },
             jitter_ns_max: rng.pick(&[5_000, 100_000, 400_000]),
         };
+        let arbiter = match groups {
+            true => arbiter_weather(rng, suspect_ns, is_beyond),
+            false => Weather::default(),
+        };
         let wrap = profile == Profile::Wrap;
         let hosts = rng.range(1, 2) as usize;
         Scenario {
             seed,
             profile,
             mutation,
-            nodes: if five { 5 } else { 3 },
+            nodes: group.nodes,
+            group,
+            is_beyond,
             hosts,
             connections: rng.range(1, 3) as usize,
-            episodes: match profile {
-                Profile::Calm => 2,
-                Profile::Chaos => rng.range(1, 8),
-                Profile::Elections => rng.range(4, 8),
-                _ => rng.range(1, 4),
-            },
+            episodes: episodes(profile, is_beyond, rng),
             heartbeat_ns: 10 * MS,
             suspect_ns,
             lease_ns,
@@ -360,6 +399,7 @@ impl Scenario {
             replica: weather(rng, 5),
             second: weather(rng, 10),
             client: weather(rng, 3),
+            arbiter,
             trouble_ppm: if wet { rng.below(2_000) } else { 0 },
             adoption_loss_ppm: if rng.percent(30) { rng.below(200_000) } else { 0 },
             drift_ppm: if rng.percent(25) { DRIFT_PPM_MAX } else { 200 },
@@ -369,7 +409,7 @@ impl Scenario {
                 4 * MS
             },
             evict_after_ns: rng.pick(&[300, 1_000, 2_000]) * MS,
-            second_percent: if profile.tolerates_seconds() { 30 } else { 0 },
+            second_percent: if profile.tolerates_seconds() && !group.arbiter { 30 } else { 0 },
             v6_hosts: rng.below(hosts as u64 + 1) as usize,
             datagrams: rng.below(3) as usize,
             log_len: if wrap { rng.pick(&[128 << 10, 256 << 10, 1 << 20]) } else { 16 << 20 },
@@ -379,9 +419,36 @@ impl Scenario {
             rest_ns_max: rng.pick(&[400_000, 2 * MS, 3 * MS, 3 * MS]),
         }
     }
+}
 
-    /// Votes or acknowledgements that make a majority.
-    pub fn majority(&self) -> usize {
-        usize::from(self.nodes) / 2 + 1
+fn group(profile: Profile, rng: &mut Rng) -> Group {
+    let five = rng.percent(match profile {
+        Profile::Chaos | Profile::Elections => 30,
+        Profile::All => 15,
+        _ => 0,
+    });
+    match profile {
+        Profile::Groups => Group::draw(rng),
+        _ => Group::of(if five { 5 } else { 3 }),
+    }
+}
+
+fn episodes(profile: Profile, is_beyond: bool, rng: &mut Rng) -> u64 {
+    match profile {
+        Profile::Calm => 2,
+        Profile::Elections => rng.range(4, 8),
+        _ if is_beyond => rng.range(1, 8),
+        _ => rng.range(1, 4),
+    }
+}
+
+/// Requests, writes and answers that are lost, or wait for as long as the arbiter has no leader of its own.
+fn arbiter_weather(rng: &mut Rng, suspect_ns: u64, is_beyond: bool) -> Weather {
+    Weather {
+        loss_ppm: rng.below(50_000),
+        late_ppm: rng.below(if is_beyond { 600_000 } else { 200_000 }),
+        late_ns_max: rng.pick(&[10, 40]) * suspect_ns,
+        jitter_ns_max: 2 * MS,
+        ..Weather::default()
     }
 }

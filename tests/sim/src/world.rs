@@ -1,5 +1,6 @@
 //! The event loop: one queue, one clock, every machine and network in it.
 
+mod arbiter;
 mod capsule;
 mod networks;
 mod nodes;
@@ -9,9 +10,12 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
 use understudy_fastpath::MS;
+use understudy_fastpath::command::DataRole;
 use understudy_fastpath::ports::PortRole;
+use understudy_proto::arbiter::{ArbiterAnswer, Register};
 use understudy_wire::NodeId;
 
+use crate::arbiter::{Arbiter, Ask};
 use crate::check::Truth;
 use crate::client::Host;
 use crate::control::COMMANDS_MAX;
@@ -50,6 +54,12 @@ pub enum Event {
     Kernel(NodeId, u64),
     /// A write is durable.
     Durable(NodeId, u64),
+    /// What the register holds comes to who asked.
+    ArbiterReads(Ask),
+    /// A write comes to the register, which must not have changed since that revision.
+    ArbiterWrites(Ask, Register, u64),
+    /// An answer comes.
+    ArbiterAnswers(Ask, ArbiterAnswer),
     /// A process starts.
     Boot(NodeId),
     /// A timer of a client machine.
@@ -93,6 +103,8 @@ pub struct World {
     pub cuts: Cuts,
     /// What waits between nodes, see [`Cuts::hold`].
     pub held: Vec<Event>,
+    /// The register of a group of two.
+    pub arbiter: Arbiter,
     /// The clients' switch.
     pub switch: Switch,
     /// The one history.
@@ -137,8 +149,9 @@ impl World {
             hosts,
             cuts: Cuts::default(),
             held: Vec::new(),
+            arbiter: Arbiter::default(),
             switch: Switch::default(),
-            truth: Truth::new(scenario.majority()),
+            truth: Truth::new(scenario.group.holders()),
             director: Director::new(&scenario),
             scenario,
             rng,
@@ -252,6 +265,9 @@ impl World {
             }
             Event::Kernel(id, life) => self.on_kernel_timer(id, life),
             Event::Durable(id, life) => self.on_durable(id, life),
+            Event::ArbiterReads(ask) => self.on_arbiter_reads(ask),
+            Event::ArbiterWrites(ask, new, revision) => self.on_arbiter_writes(ask, new, revision),
+            Event::ArbiterAnswers(ask, answer) => self.on_arbiter_answers(ask, answer),
             Event::Boot(id) => self.boot(id),
             Event::Host(i) => {
                 if self.host_due[i] <= self.now_ns {
@@ -288,14 +304,33 @@ impl World {
         self.machines.iter().filter(|m| m.is_whole(self.now_ns, &by)).count()
     }
 
+    /// The group runs: one node serves; or, where that takes more replicas than there are, one leads and a quorum
+    /// holds all it has.
+    pub fn runs(&self) -> bool {
+        if self.server().is_some() || self.scenario.group.serves_with_quorum() {
+            return self.server().is_some();
+        }
+        let states = self.machines.iter().filter_map(|m| m.life.as_ref());
+        let states: Vec<_> = states.map(|l| l.dp.snapshot(0)).collect();
+        let led = states.iter().filter_map(|s| match s.role {
+            DataRole::Lead(epoch) => Some((epoch, s.log_end)),
+            _ => None,
+        });
+        let Some((epoch, end)) = led.max() else { return false };
+        let here = [DataRole::Lead(epoch), DataRole::Follow(epoch)];
+        let holders = states.iter().filter(|s| here.contains(&s.role) && s.log_end >= end).count();
+        holders >= self.scenario.group.quorum()
+    }
+
     /// One node serves and all others could take over. With a log that runs over itself, who has
-    /// lost what it held cannot come back: then a majority will do.
+    /// lost what it held cannot come back: then a majority will do. And no node of two is out.
     pub fn is_settled(&self) -> bool {
         let wanted = match self.scenario.profile {
-            Profile::Wrap => self.scenario.majority(),
+            Profile::Wrap => self.scenario.group.majority(),
             _ => self.machines.len(),
         };
-        self.whole() >= wanted
+        let named = !self.scenario.group.arbiter || self.arbiter.names(wanted);
+        named && self.whole() >= wanted
     }
 
     /// Whether this bug is planted.

@@ -27,9 +27,9 @@ const BUGS: &[(Mutation, Profile, &[&str])] = &[
     (Mutation::LongLease, Profile::Partitions, &["released output in epoch"]),
     (Mutation::NoLease, Profile::Partitions, &["released output in epoch"]),
     (Mutation::SlowClock, Profile::Partitions, &["released output in epoch"]),
-    (Mutation::LostVote, Profile::Chaos, LOST_OR_TWICE),
+    (Mutation::LostVote, Profile::Elections, LOST_OR_TWICE),
     (Mutation::EveryVoteGranted, Profile::Chaos, LOST_OR_TWICE),
-    (Mutation::RecoveringVotes, Profile::Chaos, LOST_OR_TWICE),
+    (Mutation::RecoveringVotes, Profile::Elections, LOST_OR_TWICE),
     (Mutation::StaleCandidate, Profile::Elections, LOST_OR_TWICE),
     (Mutation::DamageIgnored, Profile::Elections, LOST_OR_TWICE),
     (Mutation::UncutLog, Profile::Elections, &["not the history", "hold it"]),
@@ -39,6 +39,9 @@ const BUGS: &[(Mutation, Profile, &[&str])] = &[
     (Mutation::UnwrittenVote, Profile::Elections, LOST_OR_TWICE),
     (Mutation::VoteWithoutPromise, Profile::Elections, LOST_OR_TWICE),
     (Mutation::KeptClone, Profile::Partitions, &["another past", "expected"]),
+    (Mutation::IgnoredMin, Profile::Groups, &["hold it"]),
+    (Mutation::EarlyAlone, Profile::Groups, &["goes on alone"]),
+    (Mutation::BlindWrites, Profile::Groups, &["goes on alone", "is led by", "was won by"]),
     (Mutation::NoAnnouncement, Profile::Crashes, &["liveness", "settled"]),
 ];
 

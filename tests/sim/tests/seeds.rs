@@ -55,6 +55,20 @@ fn a_seed_replays_identically() {
     }
 }
 
+/// The same of groups that are not just nodes all alike.
+#[test]
+fn the_runs_reach_what_other_groups_do() {
+    let mut notes = std::collections::BTreeMap::<String, u64>::new();
+    for seed in 500..530 {
+        for (name, count) in run(seed, Profile::Groups, Mutation::None, false).notes {
+            *notes.entry(name).or_default() += count;
+        }
+    }
+    for kind in ["Alone", "Shared", "RegisterClaim", "RegisterSeclude", "RegisterShare"] {
+        assert!(notes.get(kind).is_some_and(|n| *n > 0), "never saw {kind}: {notes:?}");
+    }
+}
+
 /// A simulation in which nothing happens would hold every promise.
 #[test]
 fn the_runs_reach_what_they_are_to_test() {

@@ -102,7 +102,8 @@ impl World {
 
     pub(super) fn on_switch(&mut self, from: Plug, bytes: &[u8]) {
         self.show(&format!("{from:?}"), bytes);
-        let nodes = (1..=self.scenario.nodes).map(Plug::Node);
+        let witness = self.scenario.group.witness;
+        let nodes = (1..=self.scenario.nodes).filter(|id| Some(*id) != witness).map(Plug::Node);
         let plugs: Vec<Plug> = nodes.chain((0..self.hosts.len()).map(Plug::Client)).collect();
         for to in self.switch.forward(from, bytes, &plugs) {
             if let Plug::Node(id) = to

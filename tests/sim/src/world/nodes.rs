@@ -149,6 +149,10 @@ impl World {
         for (role, frames) in &round.client {
             result = result.and_then(|()| self.truth.release((id, machine.lives), *role, frames));
         }
+        if s.alone && !self.arbiter.names_alone(id) {
+            let register = &self.arbiter.register;
+            result = Err(format!("node {id} goes on alone, the register holds {register:?}"));
+        }
         let bounded = s.gate_waiting <= GATE_FRAMES_MAX
             && s.retained <= RETAINED_FRAMES_MAX
             && life.queues.commands.len() <= COMMANDS_MAX;
@@ -203,6 +207,7 @@ impl World {
         match effect {
             Effect::Second(target, datagram) => self.send_second(id, target, &datagram),
             Effect::Persist(state) => self.persist(id, lives, state),
+            Effect::Arbiter(request) => self.ask_arbiter(id, lives, request),
             Effect::KillApp if self.has(Mutation::KeptClone) => {}
             Effect::KillApp => self.kill_app(id),
             Effect::Die(backoff_ms) => {
@@ -239,7 +244,7 @@ impl World {
     /// A group that starts from nothing has lost what it had. That ends a run in which more was
     /// broken than is tolerated, and breaks a promise in any other.
     fn on_all_lost(&mut self) {
-        if self.scenario.profile.is_beyond() {
+        if self.scenario.is_beyond {
             self.over = true;
         } else {
             self.violate("every log was lost although no more was broken than is tolerated".into());

@@ -235,8 +235,9 @@ fn fill(clients: &NetNs, plan: &Plan) -> Result<Vec<TcpStream>> {
     let mut writer = BufReader::new(connections[0].try_clone()?);
     let value = "v".repeat(VALUE_BYTES);
     for key in 0..plan.data_mb * 1_000_000 / VALUE_BYTES {
-        // Never compressible to one page: the key is in it.
-        writer.get_mut().write_all(format!("set key:{key} {key}{value}\r\n").as_bytes())?;
+        let (name, value) = (format!("key:{key}"), format!("{key}{value}"));
+        let words = ["set", &name, &value].map(|w| format!("${}\r\n{w}\r\n", w.len()));
+        writer.get_mut().write_all(format!("*3\r\n{}", words.concat()).as_bytes())?;
         let mut line = String::new();
         writer.read_line(&mut line)?;
         if line != "+OK\r\n" {

@@ -255,17 +255,28 @@ impl Recording {
 
     /// What a client's TCP must never see of the service: a reset, or a timestamp that goes back. By
     /// one tick it may within one node, whose kernel may send from two CPUs at once: no TCP minds
-    /// (`TCP_PAWS_WINDOW`).
+    /// (`TCP_PAWS_WINDOW`). A bare reset just behind the service's FIN is none: it answers an
+    /// acknowledgement of that FIN (RFC 9293, 3.10.7.1), so the client had everything.
     ///
     /// Gives the number of flows.
     pub fn check_tcp(&self) -> Result<usize> {
         let mut newest: BTreeMap<(IpAddr, u16, u16), Option<(Member, u32)>> = BTreeMap::new();
+        let mut fin_ends: BTreeMap<(IpAddr, u16, u16), u32> = BTreeMap::new();
         for answer in self.answers() {
             let (Body::Tcp(tcp), Some((_, client))) = (&answer.frame.body, answer.frame.addresses)
             else {
                 continue;
             };
             let flow = (client, tcp.destination, tcp.source);
+            if tcp.flags & flag::SYN != 0 {
+                fin_ends.remove(&flow);
+            }
+            if tcp.flags & flag::FIN != 0 {
+                fin_ends.insert(flow, tcp.seq.wrapping_add(tcp.payload_bytes as u32 + 1));
+            }
+            if tcp.flags == flag::RST && fin_ends.get(&flow) == Some(&tcp.seq) {
+                continue;
+            }
             if tcp.flags & flag::RST != 0 {
                 bail!("node {} resets {client} port {}", answer.member, tcp.destination);
             }
@@ -367,10 +378,14 @@ mod tests {
     }
 
     fn segment(time: u32, flags: u8) -> Captured {
+        segment_at(0, time, flags)
+    }
+
+    fn segment_at(seq: u32, time: u32, flags: u8) -> Captured {
         let tcp = frame::Tcp {
             source: 1,
             destination: 2,
-            seq: 0,
+            seq,
             ack: 0,
             flags,
             window: 0,
@@ -403,6 +418,13 @@ mod tests {
         frames[1].port = Port::Node(Member::B);
         assert!(recording(frames).check_tcp().is_err());
         assert!(check(&[(5, flag::RST)]).is_err());
+        assert!(check(&[(5, flag::FIN), (5, flag::RST)]).is_err(), "the FIN is not acknowledged");
+        let after_fin = |seq, flags| {
+            recording(vec![segment(5, flag::FIN), segment_at(seq, 5, flags)]).check_tcp()
+        };
+        assert!(after_fin(1, flag::RST).is_ok(), "it answers the FIN's acknowledgement");
+        assert!(after_fin(1, flag::RST | flag::ACK).is_err());
+        assert!(after_fin(2, flag::RST).is_err());
     }
 
     #[test]

@@ -109,6 +109,17 @@ fn kill_primary(scenario: &mut Scenario, task: &Task) -> (Member, u64, Member) {
     (old, killed_ns, new)
 }
 
+/// Ends the load, prints the stall of each kill, and holds the ledger to be clean.
+fn judge(task: Task, kills: &[u64]) {
+    let verdict = task.finish().unwrap();
+    for (kill, &killed_ns) in kills.iter().enumerate() {
+        let stall = verdict.stall(killed_ns).around_ns().map(|ns| ns as f64 / 1e6);
+        println!("kill {}: stall {stall:.1?} ms", kill + 1);
+    }
+    println!("{verdict}");
+    verdict.assert_pass();
+}
+
 /// The same connections live through five kills, each node of the three killed at least once.
 #[test]
 fn five_kills() {
@@ -139,16 +150,8 @@ fn five_kills() {
         task.wait_progress(200, STALL_MAX).unwrap();
     }
     ipv6.wait_progress(200, STALL_MAX).unwrap();
-    let verdict = ipv6.finish().unwrap();
-    println!("{verdict}");
-    verdict.assert_pass();
-    let verdict = task.finish().unwrap();
-    for (kill, &killed_ns) in kills.iter().enumerate() {
-        let stall = verdict.stall(killed_ns).around_ns().map(|ns| ns as f64 / 1e6);
-        println!("kill {}: stall {stall:.1?} ms", kill + 1);
-    }
-    println!("{verdict}");
-    verdict.assert_pass();
+    judge(ipv6, &[]);
+    judge(task, &kills);
     done(data().read(&scenario.lab.client_netns()).unwrap());
     scenario.check_wire(handovers).unwrap();
 }
@@ -296,13 +299,7 @@ fn warm_clones() {
         kills.push(killed_ns);
         dead = old;
     }
-    let verdict = task.finish().unwrap();
-    for (kill, &killed_ns) in kills.iter().enumerate() {
-        let stall = verdict.stall(killed_ns).around_ns().map(|ns| ns as f64 / 1e6);
-        println!("kill {}: stall {stall:.1?} ms", kill + 1);
-    }
-    println!("{verdict}");
-    verdict.assert_pass();
+    judge(task, &kills);
     done(data().read(&scenario.lab.client_netns()).unwrap());
     scenario.check_wire(kills.len()).unwrap();
 }

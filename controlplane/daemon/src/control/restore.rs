@@ -18,6 +18,8 @@ use crate::checkpointer::{Job, Obtained, Restored, Search};
 /// Between two attempts; doubled with each, up to the last.
 const RETRY_FIRST_NS: u64 = 500 * MS;
 const RETRY_LAST_NS: u64 = 30_000 * MS;
+/// How often it is looked whether one is needed: the answer takes a view of the whole node.
+const LOOK_NS: u64 = 20 * MS;
 /// How long the data path may take to answer.
 const RESUME_LIMIT_NS: u64 = 2_000 * MS;
 
@@ -136,6 +138,7 @@ impl Control {
         let Some((need, log)) = view.needs_checkpoint.zip(view.primary_log.as_ref()) else {
             self.restoration.attempts = 0;
             self.restoration.failed = None;
+            self.restoration.stage = Stage::Rest { until_ns: now_ns + LOOK_NS };
             return;
         };
         if self.taking.as_ref().is_some_and(Taking::is_busy) {

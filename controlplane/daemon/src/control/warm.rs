@@ -21,8 +21,8 @@ pub(super) struct Warm {
     parked: Option<Box<Generation>>,
     /// The control plane has been told that this node could take over.
     ready: bool,
-    /// The application is being brought to life since then.
-    raised_ns: Option<u64>,
+    /// The application was brought to life, or is being.
+    raised: bool,
     /// When a newer checkpoint was last asked for.
     asked_ns: u64,
 }
@@ -104,7 +104,7 @@ impl Control {
 
     /// This node is to serve: the application comes to life.
     pub(super) fn raise(&mut self, now_ns: u64) {
-        self.warm.raised_ns = Some(now_ns);
+        self.warm.raised = true;
         let raised = match self.warm.parked.take() {
             Some(generation) => self.raise_from(now_ns, generation),
             None => self.raise_fresh(now_ns),
@@ -179,7 +179,7 @@ impl Control {
 
     /// A takeover waits for the application to come to life.
     pub(super) fn is_raising(&self) -> bool {
-        self.warm.raised_ns.is_some() && self.app != App::Ready
+        self.warm.raised && self.app != App::Ready
     }
 
     /// What the control plane is told of a clone that does not run: it waits for nothing.

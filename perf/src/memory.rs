@@ -135,8 +135,12 @@ impl MemoryPorts {
             self.unanswered = true;
             return self.alloc(&[&eth.bytes(), &proof.pdu]);
         }
-        let ack =
-            Ack { position: self.sent_to, applied: self.sent_to, durable: 0, echo_ns: self.now_ns };
+        let ack = Ack {
+            position: self.sent_to,
+            applied: self.sent_to,
+            covered: self.sent_to,
+            echo_ns: self.now_ns,
+        };
         let mut pdu = [0; PDU_OVERHEAD_LEN + 32];
         pdu[PDU_HEADER_LEN..PDU_HEADER_LEN + 32].copy_from_slice(&ack.encode());
         channel.seal_in_place(PduKind::Ack, 1, self.epoch, &mut pdu).ok()?;

@@ -340,7 +340,8 @@ impl Apply {
                 self.apply_synack(cx, record);
                 true
             }
-            (RecordKind::SynAck, Mode::Primary) | (RecordKind::Epoch, _) => true,
+            (RecordKind::SynAck, Mode::Primary)
+            | (RecordKind::Epoch | RecordKind::Checkpoint, _) => true,
         }
     }
 

@@ -2,7 +2,8 @@
 
 use arrayvec::ArrayVec;
 use understudy_seal::{ChannelView, Keyring};
-use understudy_wire::control::{CONTROL_LEN_MAX, History};
+use understudy_wire::control::{CONTROL_LEN_MAX, EpochStart, History};
+use understudy_wire::record::CheckpointRecord;
 use understudy_wire::tcp::FlowKey;
 use understudy_wire::{Epoch, NodeId, Position};
 
@@ -65,6 +66,11 @@ pub enum Command {
     /// The capsule holds an application restored from a checkpoint: feed it from the barrier on.
     /// Answered by [`Event::Resumed`].
     Resume(Box<Resume>),
+    /// The checkpoint for which the application was held is whole: output that it covers leaves
+    /// when the replicas store it too. Without meaning unless commit is by checkpoint.
+    Checkpointed(CheckpointRecord),
+    /// The checkpoints that this node stores whole, all of them.
+    Stored(StoredCheckpoints),
     /// The application in the capsule is ready to be fed, or is gone.
     Service {
         /// Ready.
@@ -141,6 +147,21 @@ pub struct Barrier {
     pub history: History,
 }
 
+/// Checkpoints that a node names as stored, at most.
+pub const STORED_MAX: usize = 16;
+
+/// The checkpoints that a node stores.
+pub type StoredCheckpoints = ArrayVec<StoredCheckpoint, STORED_MAX>;
+
+/// A checkpoint that is stored whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoredCheckpoint {
+    /// Which.
+    pub checkpoint: CheckpointRecord,
+    /// The newest reign before its barrier.
+    pub reign: EpochStart,
+}
+
 /// An application that was restored from a checkpoint.
 #[derive(Clone, Debug)]
 pub struct Resume {
@@ -179,6 +200,8 @@ pub struct Snapshot {
     pub log_start: Position,
     /// End of the log.
     pub log_end: Position,
+    /// What is held in full: up to `log_end`, or to the first checkpoint that is not stored here.
+    pub held: Position,
     /// The log's capacity in bytes.
     pub log_capacity: u64,
     /// Committed, as known here.
@@ -205,6 +228,14 @@ pub struct Snapshot {
     pub primary_log_start: Position,
     /// Frames waiting at the gate.
     pub gate_waiting: usize,
+    /// Of these, those that no checkpoint taken so far covers; 0 unless commit is by checkpoint.
+    pub gate_uncovered: usize,
+    /// The newest checkpoint that covers output is not stored by enough replicas yet.
+    pub cover_pending: bool,
+    /// The newest checkpoint that the log speaks of.
+    pub checkpoint_newest: Option<CheckpointRecord>,
+    /// The log speaks of a checkpoint that this node lacks.
+    pub checkpoint_lacking: bool,
     /// Connections inherited or cloned.
     pub flows: usize,
     /// Frames retained for a takeover.

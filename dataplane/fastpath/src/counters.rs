@@ -102,6 +102,8 @@ counters! {
     gate_zero_wait,
     /// Frames the gate dropped because it was closed for good (fence).
     gate_fenced,
+    /// Checkpoints in the log for which output waited.
+    checkpoints_recorded,
     /// Frames of a dying application's sockets, withheld: the connection goes on elsewhere.
     death_withheld,
     /// Polls in which the gate was full and the capsule was not read.

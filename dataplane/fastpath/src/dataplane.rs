@@ -1,6 +1,7 @@
 //! One poll-mode thread's data path: the three ports, the log, and the role it plays.
 
 mod client_port;
+mod covered;
 mod hold;
 mod host_port;
 mod orders;
@@ -28,7 +29,9 @@ use understudy_wire::{Epoch, NodeId, Position};
 
 use crate::MS;
 use crate::apply::{Apply, Context, Mode, OutputFate};
-use crate::command::{Barrier, Command, ControlBody, DataRole, Event, Resume, Snapshot};
+use crate::command::{
+    Barrier, Command, ControlBody, DataRole, Event, Resume, Snapshot, StoredCheckpoints,
+};
 use crate::counters::Counters;
 use crate::flows::FlowState;
 use crate::gate::Gate;
@@ -165,6 +168,9 @@ pub struct Dataplane<P: Ports> {
     /// When the host port was last used, either way, before this node served.
     host_used_at_ns: u64,
     hold: hold::Hold,
+    cover: covered::Cover,
+    /// Checkpoints that this node could bring back.
+    stored: StoredCheckpoints,
     /// The application was seen alive since this burst was received.
     seen_alive: bool,
     client_link_up: bool,
@@ -194,6 +200,8 @@ impl<P: Ports> Dataplane<P> {
             service_dying: false,
             host_used_at_ns: 0,
             hold: hold::Hold::Off,
+            cover: covered::Cover::default(),
+            stored: StoredCheckpoints::new(),
             seen_alive: false,
             client_link_up: true,
             counters: Counters::default(),

@@ -11,12 +11,13 @@ use understudy_wire::Position;
 pub struct Gate<F> {
     ring: VecDeque<(Position, F)>,
     capacity: usize,
+    passed: u64,
 }
 
 impl<F> Gate<F> {
     /// A gate for at most `capacity` waiting frames; all memory is taken now.
     pub fn new(capacity: usize) -> Gate<F> {
-        Gate { ring: VecDeque::with_capacity(capacity), capacity }
+        Gate { ring: VecDeque::with_capacity(capacity), capacity, passed: 0 }
     }
 
     /// Frames that may still be pushed.
@@ -34,6 +35,11 @@ impl<F> Gate<F> {
         self.ring.is_empty()
     }
 
+    /// Frames that have left it so far, one way or the other.
+    pub fn passed(&self) -> u64 {
+        self.passed
+    }
+
     /// Adds a frame caused by everything before `tag`. False: no room, frame dropped.
     pub fn push(&mut self, tag: Position, frame: F) -> bool {
         debug_assert!(self.ring.back().is_none_or(|(last, _)| *last <= tag));
@@ -46,16 +52,16 @@ impl<F> Gate<F> {
 
     /// The next frame whose cause is committed.
     pub fn pop(&mut self, committed: Position) -> Option<F> {
-        match self.ring.front() {
-            Some((tag, _)) if *tag <= committed => self.ring.pop_front().map(|(_, f)| f),
-            _ => None,
-        }
+        self.ring.front().filter(|(tag, _)| *tag <= committed)?;
+        self.passed += 1;
+        self.ring.pop_front().map(|(_, frame)| frame)
     }
 
     /// Drops everything; returns how many frames that was.
     pub fn clear(&mut self) -> usize {
         let n = self.ring.len();
         self.ring.clear();
+        self.passed += n as u64;
         n
     }
 }

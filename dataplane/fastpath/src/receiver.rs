@@ -185,7 +185,9 @@ impl Receiver {
         }
         self.ack_due = false;
         self.acked_at_ns = now_ns;
-        Some(Ack { position: log.boundary(), applied, durable: 0, echo_ns: self.echo_ns })
+        let position = log.boundary();
+        let covered = position.min(log.held());
+        Some(Ack { position, applied, covered, echo_ns: self.echo_ns })
     }
 
     /// The NAK that is due: for the first gap only, at once, then paced. While what was asked for

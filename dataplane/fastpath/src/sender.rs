@@ -40,6 +40,8 @@ pub enum CommitPolicy {
     Quorum,
     /// Every replica that is in the set, and never less than a quorum.
     All,
+    /// A majority, and it stores a checkpoint of the application that had said what leaves.
+    Checkpoint,
 }
 
 /// What the sender rests on.
@@ -73,7 +75,9 @@ impl SenderConfig {
         match self.policy {
             CommitPolicy::None => 0,
             CommitPolicy::Any => self.min_replicas.max(1).min(self.voters - 1),
-            CommitPolicy::Quorum | CommitPolicy::All => self.min_replicas.max(self.majority()),
+            CommitPolicy::Quorum | CommitPolicy::All | CommitPolicy::Checkpoint => {
+                self.min_replicas.max(self.majority())
+            }
         }
     }
 }
@@ -85,6 +89,8 @@ pub struct Peer {
     pub id: NodeId,
     /// It holds everything before this, in this epoch.
     pub acked: Position,
+    /// And the checkpoints that the log speaks of before this: what counts for commit.
+    pub covered: Position,
     /// It has given its clone everything before this.
     pub applied: Position,
     /// Our own send time that it acknowledged last.
@@ -174,6 +180,7 @@ impl Sender {
             sender.peers.push(Peer {
                 id,
                 acked: 0,
+                covered: 0,
                 applied: 0,
                 echo_ns: 0,
                 heard_at_ns: 0,
@@ -226,6 +233,7 @@ impl Sender {
         let Some(peer) = self.peers.iter_mut().find(|p| p.id == from) else { return false };
         // Never beyond what was sent, whatever it claims.
         peer.acked = peer.acked.max(ack.position.min(self.sent));
+        peer.covered = peer.covered.max(ack.covered.min(self.sent));
         peer.applied = peer.applied.max(ack.applied.min(self.sent));
         peer.echo_ns = peer.echo_ns.max(ack.echo_ns.min(now_ns));
         peer.heard_at_ns = now_ns;
@@ -275,7 +283,7 @@ impl Sender {
         if self.alone || self.config.voters <= 1 || self.config.policy == CommitPolicy::None {
             return log_end;
         }
-        let required = self.held_by(self.config.required(), |p| p.acked);
+        let required = self.held_by(self.config.required(), |p| p.covered);
         match self.config.policy {
             CommitPolicy::All => required.min(self.slowest_in_set().unwrap_or(0)),
             _ => required,
@@ -283,7 +291,7 @@ impl Sender {
     }
 
     fn slowest_in_set(&self) -> Option<Position> {
-        self.peers.iter().filter(|p| p.in_set()).map(|p| p.acked).min()
+        self.peers.iter().filter(|p| p.in_set()).map(|p| p.covered).min()
     }
 
     /// The highest value that `count` replicas reach.

@@ -9,6 +9,9 @@ mod delivery;
 #[path = "dataplane/checkpoint.rs"]
 mod checkpoint;
 
+#[path = "dataplane/covered.rs"]
+mod covered;
+
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::net::IpAddr;

@@ -4,6 +4,7 @@
 //! for new ones when nobody needs them any more (`floor`).
 
 mod log;
+mod marks;
 mod ring;
 
 pub use log::{CaptureLog, LogError, Record};

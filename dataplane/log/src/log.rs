@@ -3,10 +3,12 @@
 use thiserror::Error;
 use understudy_wire::control::{EpochStart, History};
 use understudy_wire::record::{
-    EpochRecord, RECORD_HEADER_LEN, RECORD_PAYLOAD_MAX, RecordHeader, RecordKind, stored_len,
+    CheckpointRecord, EpochRecord, RECORD_HEADER_LEN, RECORD_PAYLOAD_MAX, RecordHeader, RecordKind,
+    stored_len,
 };
 use understudy_wire::{Epoch, NodeId, Position};
 
+use crate::marks::Marks;
 use crate::ring::{MirroredRing, RingError};
 
 /// A record in the log.
@@ -43,6 +45,7 @@ pub struct CaptureLog {
     boundary: Position,
     corrupt: bool,
     history: History,
+    marks: Marks,
 }
 
 impl CaptureLog {
@@ -55,6 +58,7 @@ impl CaptureLog {
             boundary: 0,
             corrupt: false,
             history: History::new(),
+            marks: Marks::default(),
         })
     }
 
@@ -91,6 +95,22 @@ impl CaptureLog {
     /// The newest reigns, oldest first.
     pub fn history(&self) -> &History {
         &self.history
+    }
+
+    /// The end of what this node holds in full: log, and a checkpoint for each that the log speaks
+    /// of. [`CaptureLog::end`] where it speaks of none.
+    pub fn held(&self) -> Position {
+        self.marks.unproven().unwrap_or(self.end)
+    }
+
+    /// The newest checkpoint that the log speaks of.
+    pub fn newest_checkpoint(&self) -> Option<CheckpointRecord> {
+        self.marks.newest()
+    }
+
+    /// Tells of which checkpoints something is stored that brings back as much.
+    pub fn prove_checkpoints(&mut self, is_stored: impl Fn(&CheckpointRecord) -> bool) {
+        self.marks.prove(is_stored);
     }
 
     /// The reign of the last record; 0 when there is none.
@@ -162,6 +182,19 @@ impl CaptureLog {
         Ok(self.end)
     }
 
+    /// Appends the record of a checkpoint that this node has taken. Returns the position after it.
+    pub fn append_checkpoint(
+        &mut self,
+        checkpoint: CheckpointRecord,
+        timestamp_ns: u64,
+        floor: Position,
+    ) -> Result<Position, LogError> {
+        let payload = checkpoint.encode();
+        let at = self.append(RecordKind::Checkpoint, timestamp_ns, &payload, floor)?;
+        self.marks.push(at, checkpoint);
+        Ok(self.end)
+    }
+
     /// Writes received bytes at their position, which may be beyond the end (a gap);
     /// they count as held once [`CaptureLog::extend_to`] covers them.
     pub fn write_at(
@@ -189,11 +222,16 @@ impl CaptureLog {
             let at = self.boundary;
             match self.record_before(at, self.end) {
                 Some(r) => {
-                    let next = r.next;
-                    if r.header.kind == RecordKind::Epoch
-                        && let Some(e) = EpochRecord::decode(r.payload)
-                    {
+                    let (kind, next) = (r.header.kind, r.next);
+                    let epoch =
+                        EpochRecord::decode(r.payload).filter(|_| kind == RecordKind::Epoch);
+                    let checkpoint = CheckpointRecord::decode(r.payload)
+                        .filter(|_| kind == RecordKind::Checkpoint);
+                    if let Some(e) = epoch {
                         self.remember(EpochStart { epoch: e.epoch, start: at });
+                    }
+                    if let Some(checkpoint) = checkpoint {
+                        self.marks.note(at, checkpoint);
                     }
                     self.boundary = next;
                 }
@@ -218,6 +256,7 @@ impl CaptureLog {
         while self.history.last().is_some_and(|e| e.start >= self.end) {
             self.history.pop();
         }
+        self.marks.truncate(self.end);
     }
 
     /// Forgets everything and begins again at position 0.
@@ -225,6 +264,7 @@ impl CaptureLog {
         (self.start, self.end, self.boundary) = (0, 0, 0);
         self.corrupt = false;
         self.history.clear();
+        self.marks = Marks::default();
     }
 
     /// Forgets everything and begins at a position: what came before is covered by a checkpoint.
@@ -233,6 +273,7 @@ impl CaptureLog {
         (self.start, self.end, self.boundary) = (at, at, at);
         self.corrupt = false;
         self.history = history.iter().copied().filter(|e| e.start < at).collect();
+        self.marks = Marks::default();
     }
 
     fn remember(&mut self, start: EpochStart) {

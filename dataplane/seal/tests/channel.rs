@@ -79,7 +79,7 @@ fn one_unknown_pdu_makes_both_known_to_each_other() {
 #[test]
 fn no_bit_may_change() {
     let (mut a, mut b) = pair(&[1, 2]);
-    let ack = Ack { position: 1 << 40, ..Ack::default() }.encode();
+    let ack = Ack { position: 1 << 40, covered: 1 << 40, ..Ack::default() }.encode();
     let pdu = seal(&mut a, &ack);
     for bit in 0..pdu.len() * 8 {
         let mut changed = pdu.clone();

@@ -106,8 +106,9 @@ pub struct Ack {
     pub position: Position,
     /// Everything before it was given to the clone.
     pub applied: Position,
-    /// Everything before it is on disk; 0 without a disk.
-    pub durable: Position,
+    /// Everything before it is held, and so are the checkpoints that it speaks of. Not after
+    /// `position`, and the same where it speaks of none.
+    pub covered: Position,
     /// Newest `sent_at_ns` seen in this epoch: what a TX lease may count from.
     pub echo_ns: u64,
 }
@@ -236,7 +237,7 @@ pub const POSITION_MAX: Position = 1 << 62;
 impl Ack {
     /// The body.
     pub fn encode(&self) -> [u8; 32] {
-        words([self.position, self.applied, self.durable, self.echo_ns])
+        words([self.position, self.applied, self.covered, self.echo_ns])
     }
 
     /// Reads a body.
@@ -245,10 +246,14 @@ impl Ack {
         let ack = Ack {
             position: le64(b, 0),
             applied: le64(b, 8),
-            durable: le64(b, 16),
+            covered: le64(b, 16),
             echo_ns: le64(b, 24),
         };
-        if ack.position <= POSITION_MAX { Ok(ack) } else { Err(PduError::Malformed) }
+        if ack.position <= POSITION_MAX && ack.covered <= ack.position {
+            Ok(ack)
+        } else {
+            Err(PduError::Malformed)
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 
 use thiserror::Error;
 
-use crate::ids::{Epoch, NodeId};
+use crate::ids::{Epoch, NodeId, Position};
 
 /// Bytes of a record header.
 pub const RECORD_HEADER_LEN: usize = 16;
@@ -26,6 +26,9 @@ pub enum RecordKind {
     SynAck = 2,
     /// A reign begins; the payload is an [`EpochRecord`].
     Epoch = 4,
+    /// A checkpoint was taken, and output waits for the replicas to store it; the payload is a
+    /// [`CheckpointRecord`].
+    Checkpoint = 5,
 }
 
 impl RecordKind {
@@ -34,6 +37,7 @@ impl RecordKind {
             1 => Some(RecordKind::ClientFrame),
             2 => Some(RecordKind::SynAck),
             4 => Some(RecordKind::Epoch),
+            5 => Some(RecordKind::Checkpoint),
             _ => None,
         }
     }
@@ -133,6 +137,35 @@ impl EpochRecord {
     }
 }
 
+/// Payload of [`RecordKind::Checkpoint`], and what tells a checkpoint from every other one of the
+/// same history; a later one is larger.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CheckpointRecord {
+    /// The barrier: the application had been given everything before it.
+    pub position: Position,
+    /// The log's clock at the barrier, ns. Two may be taken at one position.
+    pub at_ns: u64,
+}
+
+impl CheckpointRecord {
+    /// Payload bytes.
+    pub fn encode(&self) -> [u8; 16] {
+        let mut out = [0; 16];
+        out[0..8].copy_from_slice(&self.position.to_le_bytes());
+        out[8..16].copy_from_slice(&self.at_ns.to_le_bytes());
+        out
+    }
+
+    /// Reads a payload.
+    pub fn decode(bytes: &[u8]) -> Option<CheckpointRecord> {
+        let b: &[u8; 16] = bytes.try_into().ok()?;
+        Some(CheckpointRecord {
+            position: u64::from_le_bytes(b[0..8].try_into().ok()?),
+            at_ns: u64::from_le_bytes(b[8..16].try_into().ok()?),
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,6 +190,12 @@ mod tests {
         fn epoch_round_trip(epoch: u64, primary: u16) {
             let r = EpochRecord { epoch, primary };
             prop_assert_eq!(EpochRecord::decode(&r.encode()), Some(r));
+        }
+
+        #[test]
+        fn checkpoint_round_trip(position: u64, at_ns: u64) {
+            let r = CheckpointRecord { position, at_ns };
+            prop_assert_eq!(CheckpointRecord::decode(&r.encode()), Some(r));
         }
     }
 }

@@ -234,7 +234,7 @@ fn sayings() -> Vec<Saying> {
         out.push(Saying { node: 2, kind: PduKind::Data, body });
     }
     for node in [2, 3] {
-        let ack = Ack { position: end, applied: end, durable: 0, echo_ns: 50 * MS };
+        let ack = Ack { position: end, applied: end, covered: end, echo_ns: 50 * MS };
         out.push(Saying { node, kind: PduKind::Ack, body: ack.encode().to_vec() });
         let nak = Nak { position: 40, length: 500 };
         out.push(Saying { node, kind: PduKind::Nak, body: nak.encode().to_vec() });

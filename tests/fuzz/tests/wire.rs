@@ -42,7 +42,7 @@ fn encoded(control: &Control) -> Vec<u8> {
 
 fn pdus() -> Vec<Vec<u8>> {
     let data = DataHeader { position: 64, end: 4096, committed: 64, log_start: 0, sent_at_ns: 7 };
-    let ack = Ack { position: 4096, applied: 64, durable: 0, echo_ns: 7 };
+    let ack = Ack { position: 4096, applied: 64, covered: 4096, echo_ns: 7 };
     let nak = Nak { position: 64, length: 1000 };
     let mut bodies = vec![
         (PduKind::Data, data.encode().to_vec()),

@@ -28,7 +28,8 @@ pub fn sent(mutation: Mutation, path: Path, pdu: &mut [u8]) {
     rewrite(path, pdu, |header, body| match (mutation, header.kind) {
         (ForgedAcks, PduKind::Ack) => {
             if let Ok(ack) = Ack::decode(body) {
-                let ahead = Ack { position: ack.position + FORGED_AHEAD, ..ack };
+                let position = ack.position + FORGED_AHEAD;
+                let ahead = Ack { position, covered: position, ..ack };
                 body.copy_from_slice(&ahead.encode());
             }
         }

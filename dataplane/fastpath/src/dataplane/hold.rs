@@ -27,6 +27,7 @@ impl<P: Ports> Dataplane<P> {
             return;
         }
         self.hold = Hold::On;
+        self.mark_output();
         let position = self.apply.cursor();
         let mut history = self.log.history().clone();
         history.retain(|e| e.start < position);

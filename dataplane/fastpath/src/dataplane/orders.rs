@@ -12,7 +12,7 @@ impl<P: Ports> Dataplane<P> {
                 self.keep_log_clock(now_ns);
                 self.promised = self.promised.max(epoch);
                 self.drop_output();
-                self.log.truncate_to(self.log.boundary());
+                self.log.truncate_to(self.log.boundary().min(self.log.held()));
                 self.committed = self.committed.min(self.log.end());
                 self.role = Role::Claim { epoch, serve, alone: false };
                 self.claim(now_ns);
@@ -23,6 +23,8 @@ impl<P: Ports> Dataplane<P> {
                 let resumed = self.resume(&resume);
                 self.push_event(Event::Resumed(resumed));
             }
+            Command::Checkpointed(checkpoint) => self.checkpointed(now_ns, checkpoint),
+            Command::Stored(stored) => self.set_stored(stored),
             Command::Drain => self.set_draining(true),
             Command::Undrain => self.set_draining(false),
             Command::Fence { epoch } => {

@@ -23,7 +23,7 @@ impl<P: Ports> Dataplane<P> {
         while self.client_link_up && self.gate_open(ports.clock_ns().max(now_ns)) {
             let before = self.counters.gate_released;
             while self.client_out.room() > 0 {
-                let Some(frame) = self.gate.pop(committed) else { break };
+                let Some(frame) = self.pop_released(committed) else { break };
                 self.client_out.push(ports, frame);
                 self.counters.gate_released += 1;
             }

@@ -13,6 +13,7 @@ impl<P: Ports> Dataplane<P> {
             }
             Role::Follow(receiver) => {
                 self.committed = self.committed.max(receiver.committed().min(self.log.end()));
+                self.prove_checkpoints();
                 let busy =
                     self.apply_until(now_ns, Mode::Clone, self.committed, Patience::Clone, ports);
                 self.acknowledge(now_ns, ports) || busy

@@ -57,7 +57,11 @@ impl Rig {
     }
 
     fn ack(&mut self, at_ns: u64, from: NodeId, position: Position, echo_ns: u64) {
-        assert!(self.s.on_ack(at_ns, from, &Ack { position, echo_ns, ..Ack::default() }));
+        assert!(self.s.on_ack(
+            at_ns,
+            from,
+            &Ack { position, covered: position, echo_ns, ..Ack::default() }
+        ));
     }
 
     fn update(&mut self, at_ns: u64) -> Position {
@@ -188,7 +192,7 @@ fn an_ack_beyond_what_was_sent_commits_nothing_unsent() {
     r.s.next(T0, &r.log, &mut r.c);
     r.ack(T0 + 1, 2, u64::MAX >> 3, T0);
     assert_eq!(r.update(T0 + 1), 64);
-    assert!(!r.s.on_ack(T0 + 1, 99, &Ack { position: 1000, ..Ack::default() }));
+    assert!(!r.s.on_ack(T0 + 1, 99, &Ack { position: 1000, covered: 1000, ..Ack::default() }));
 }
 
 #[test]

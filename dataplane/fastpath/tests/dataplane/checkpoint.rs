@@ -6,7 +6,7 @@ use understudy_fastpath::flows::FlowSeed;
 
 impl Rig {
     /// Holds the application, and says where.
-    fn held(&mut self) -> Barrier {
+    pub(super) fn held(&mut self) -> Barrier {
         self.order(Command::Hold);
         self.poll();
         let events: Vec<Event> = std::iter::from_fn(|| self.dp.poll_event()).collect();

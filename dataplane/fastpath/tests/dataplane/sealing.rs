@@ -18,7 +18,7 @@ impl Speaker {
     }
 
     fn ack(&mut self, epoch: u64, position: u64, echo_ns: u64) -> Vec<u8> {
-        let ack = Ack { position, echo_ns, ..Ack::default() };
+        let ack = Ack { position, covered: position, echo_ns, ..Ack::default() };
         self.pdu(PduKind::Ack, epoch, &ack.encode())
     }
 
@@ -43,7 +43,7 @@ impl Speaker {
 fn bad_pdus_are_counted_drops() {
     let (mut a, mut b) = trio_pair(CommitPolicy::Quorum);
     let end = a.dp.log().end();
-    let ack = Ack { position: end + 1000, ..Ack::default() }.encode();
+    let ack = Ack { position: end + 1000, covered: end + 1000, ..Ack::default() }.encode();
     let mut three = Speaker::known_to(&mut a);
     let mut pdu = |node, cluster, epoch, kind, body: &[u8]| match (node, cluster) {
         (3, CLUSTER) => three.pdu(kind, epoch, body),

@@ -444,6 +444,8 @@ pub enum CommitPolicy {
     Quorum,
     /// Every replica of the set.
     All,
+    /// A majority, and it stores a checkpoint of the application that had said it.
+    Checkpoint,
 }
 
 impl fmt::Display for CommitPolicy {
@@ -453,6 +455,7 @@ impl fmt::Display for CommitPolicy {
             Self::Any => "any",
             Self::Quorum => "quorum",
             Self::All => "all",
+            Self::Checkpoint => "checkpoint",
         })
     }
 }
@@ -468,11 +471,18 @@ pub struct CommitConfig {
     pub min: Option<u16>,
     /// Silence or lag after which a replica leaves the commit set.
     pub evict_after_ms: u64,
+    /// With policy "checkpoint": from one checkpoint's begin to the next one's, at least.
+    pub checkpoint_interval_ms: u64,
 }
 
 impl Default for CommitConfig {
     fn default() -> Self {
-        Self { policy: CommitPolicy::Quorum, min: None, evict_after_ms: 2_000 }
+        Self {
+            policy: CommitPolicy::Quorum,
+            min: None,
+            evict_after_ms: 2_000,
+            checkpoint_interval_ms: 100,
+        }
     }
 }
 

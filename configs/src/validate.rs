@@ -10,12 +10,14 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use crate::locate::Source;
-use crate::types::{CommitPolicy, Config, NodeRole, Prefix, decimal};
+use crate::types::{CloneMode, CommitPolicy, Config, NodeRole, Prefix, decimal};
 use crate::{ConfigError, NAME_CHARS_MAX, NODES_MAX, SOCKET_PATH_BYTES_MAX, interface};
 
 const HOUR_MS: u64 = 3_600_000;
 const DAY_S: u64 = 86_400;
 const STATE_DIRS_MAX: usize = 16;
+/// Generations that a node may keep when commit is by checkpoint.
+const STORED_MAX: usize = 16;
 const MINUTE_MS: u64 = 60_000;
 const SECOND_US: u64 = 1_000_000;
 const MTU: RangeInclusive<u64> = 1280..=1500;
@@ -289,10 +291,32 @@ fn commit(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {
                 ),
             ));
         }
+        (CommitPolicy::Checkpoint, _) => commit_checkpoint(config, source)?,
         _ => {}
     }
     commit_min(config, source)?;
+    let interval_ms = config.commit.checkpoint_interval_ms;
+    range(source, &["commit", "checkpoint_interval_ms"], interval_ms, 0..=HOUR_MS)?;
     range(source, &["commit", "evict_after_ms"], config.commit.evict_after_ms, 1..=HOUR_MS)
+}
+
+/// Nothing may run on a replica that could answer otherwise, and every voter must be able to store.
+fn commit_checkpoint(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {
+    let at = &["commit", "policy"];
+    let refused = |text: &str| Err(source.refused(at, format!("policy \"checkpoint\" {text}")));
+    if config.nodes.len() == 1 {
+        return refused("waits for a replica and the group has none, allowed: \"none\"");
+    }
+    if config.service.clone != CloneMode::Warm {
+        return refused("needs service.clone = \"warm\": a hot clone would go its own way");
+    }
+    if config.nodes.iter().any(|node| node.role == NodeRole::Witness) {
+        return refused("needs data nodes only: a witness stores no checkpoints");
+    }
+    if !(3..=STORED_MAX).contains(&config.checkpoint.keep) {
+        return refused(&format!("needs checkpoint.keep of 3..={STORED_MAX}"));
+    }
+    Ok(())
 }
 
 fn state_dirs(source: &Source<'_>, dirs: &[PathBuf]) -> Result<(), ConfigError> {

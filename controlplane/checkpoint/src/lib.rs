@@ -18,5 +18,5 @@ pub mod transfer;
 
 pub use criu::{Criu, Dumped};
 pub use error::{Error, Result};
-pub use manifest::{Clock, FileEntry, Manifest, Reign};
+pub use manifest::{Clock, FileEntry, Manifest, Mark, Reign};
 pub use store::{Draft, Generation, Store};

@@ -44,6 +44,16 @@ pub struct Clock {
     pub micros: bool,
 }
 
+/// What tells a checkpoint from every other one of the same history; a later one is larger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mark {
+    /// The barrier.
+    pub position: u64,
+    /// The log's clock there, nanoseconds.
+    pub at_ns: u64,
+}
+
 /// A checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -81,6 +91,12 @@ pub struct Manifest {
 }
 
 impl Manifest {
+    /// Which one it is.
+    #[must_use]
+    pub fn mark(&self) -> Mark {
+        Mark { position: self.position, at_ns: self.at_ns }
+    }
+
     /// How long ago it was taken.
     #[must_use]
     pub fn age(&self) -> Duration {

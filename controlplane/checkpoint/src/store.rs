@@ -9,6 +9,8 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result, file};
 use crate::manifest::{FileEntry, Manifest, VERSION};
@@ -20,6 +22,8 @@ const INCOMING: &str = "incoming";
 const REJECTED: &str = "rejected";
 /// Names the generation that is being restored: if that ends the daemon, it is not tried again.
 const TRYING: &str = "trying";
+/// Generations that a node keeps, whatever the reason.
+pub const KEEP_MAX: usize = 16;
 /// Longer manifests are damage.
 pub(crate) const MANIFEST_BYTES_MAX: u64 = 16 << 20;
 const READ_BYTES: usize = 1 << 18;
@@ -29,6 +33,8 @@ const READ_BYTES: usize = 1 << 18;
 pub struct Store {
     dir: PathBuf,
     keep: usize,
+    /// Generations with a barrier from here on stay, beyond `keep` of them.
+    keep_from: Arc<AtomicU64>,
 }
 
 /// A generation as found.
@@ -58,7 +64,7 @@ impl Store {
     /// If the directory cannot be made or read.
     pub fn open(dir: &Path, keep: usize) -> Result<Store> {
         fs::create_dir_all(dir).map_err(file("make", dir))?;
-        let store = Store { dir: dir.into(), keep: keep.max(1) };
+        let store = Store { dir: dir.into(), keep: keep.max(1), keep_from: Arc::new(AtomicU64::new(u64::MAX)) };
         for entry in fs::read_dir(dir).map_err(file("read", dir))?.flatten() {
             if entry.file_name().to_string_lossy().starts_with(DRAFT) {
                 remove(&entry.path());
@@ -179,10 +185,33 @@ impl Store {
         fs::rename(&draft.dir, &dir).map_err(file("rename", &draft.dir))?;
         draft.stays = true;
         sync(&self.dir)?;
-        for old in self.numbers()?.into_iter().skip(self.keep) {
-            remove(&self.dir.join(old.to_string()));
-        }
+        self.remove_old()?;
         Ok(Generation { number: draft.number, dir, manifest })
+    }
+
+    fn remove_old(&self) -> Result<()> {
+        let keep_from = self.keep_from.load(Ordering::Acquire);
+        for (at, old) in self.numbers()?.into_iter().enumerate().skip(self.keep) {
+            let dir = self.dir.join(old.to_string());
+            let stays = || read_manifest(&dir).is_ok_and(|m| m.position >= keep_from);
+            if at >= KEEP_MAX || !stays() {
+                remove(&dir);
+            }
+        }
+        Ok(())
+    }
+
+    /// Generations with a barrier at or after `position` are not removed for newer ones, within
+    /// [`KEEP_MAX`].
+    pub fn keep_from(&self, position: u64) {
+        self.keep_from.store(position, Ordering::Release);
+    }
+
+    /// What the generations are, newest first; those that cannot be read are left out.
+    #[must_use]
+    pub fn manifests(&self) -> Vec<Manifest> {
+        let numbers = self.numbers().unwrap_or_default().into_iter();
+        numbers.filter_map(|n| read_manifest(&self.dir.join(n.to_string())).ok()).collect()
     }
 
     /// Reads a generation and checks every byte of it.

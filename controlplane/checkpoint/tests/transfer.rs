@@ -86,7 +86,7 @@ fn stores(dir: &Path) -> (Store, Store) {
 }
 
 fn wanted(floor_min: u64) -> Wanted {
-    Wanted { floor_min, reigns: vec![REIGN] }
+    Wanted::new(floor_min, vec![REIGN])
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn what_does_not_fit_is_refused_and_says_why() {
     };
     let too_old = ask(&identity(2, 1), &wanted(1001));
     assert!(too_old.contains("no sound checkpoint"), "{too_old}");
-    let other_history = Wanted { floor_min: 0, reigns: vec![Reign { epoch: 3, start: 9 }] };
+    let other_history = Wanted::new(0, vec![Reign { epoch: 3, start: 9 }]);
     assert!(ask(&identity(2, 1), &other_history).contains("no sound checkpoint"));
     // The client's key is not the server's.
     let stranger = ask(&identity(2, 9), &wanted(0));

@@ -78,6 +78,9 @@ fn tolerance(config: &Config, losses: usize) -> String {
              {} ms for one that is silent",
             config.commit.evict_after_ms
         ),
+        CommitPolicy::Checkpoint => {
+            "nothing that clients were told is lost or contradicted; every reply waits for a checkpoint".into()
+        }
         CommitPolicy::None => {
             "but what clients were told last may be lost and connections may break".into()
         }

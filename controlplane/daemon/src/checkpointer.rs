@@ -70,8 +70,17 @@ pub enum Done {
     Restored(Result<Box<Restored>, String>),
 }
 
-/// A checkpoint and where it came from, or why there is none.
-pub type Obtained = Result<(Box<Generation>, String), String>;
+/// A checkpoint that was looked for.
+pub struct Found {
+    pub generation: Box<Generation>,
+    /// Where it came from.
+    pub origin: String,
+    /// All that this node stores by now.
+    pub stored: Vec<Manifest>,
+}
+
+/// A checkpoint, or why there is none.
+pub type Obtained = Result<Found, String>;
 
 /// The control thread's end.
 pub struct Checkpointer {
@@ -210,7 +219,12 @@ impl Worker {
 }
 
 impl Finder {
-    fn obtain(&self, search: &Search) -> anyhow::Result<(Box<Generation>, String)> {
+    fn obtain(&self, search: &Search) -> anyhow::Result<Found> {
+        let (generation, origin) = self.find(search)?;
+        Ok(Found { generation, origin, stored: self.store.manifests() })
+    }
+
+    fn find(&self, search: &Search) -> anyhow::Result<(Box<Generation>, String)> {
         Criu::find()?;
         let wanted = &search.wanted;
         if search.own

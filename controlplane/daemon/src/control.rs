@@ -1,6 +1,7 @@
 //! The control-plane thread: feeds the sans-IO node with time, messages and facts, does what it says.
 
 mod checkpoint;
+mod cover;
 mod requests;
 mod restore;
 mod warm;
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use crossbeam::channel::{Receiver, Sender, bounded};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 use understudy_api::{ApiError, ErrorCode, Request, Response, SwitchoverDone, TimelineEvent};
 use understudy_config::{CloneMode, Config};
 use understudy_fastpath::MS;
@@ -639,15 +640,16 @@ fn log_state(s: &Snapshot) -> LogState {
         DataRole::Lead(epoch) => (epoch, true),
         DataRole::Idle | DataRole::Fenced => (0, false),
     };
+    let history = s.held_history();
     LogState {
         epoch,
         leading,
-        log_epoch: s.history.last().map_or(0, |e| e.epoch),
+        log_epoch: history.last().map_or(0, |e| e.epoch),
         log_start: s.log_start,
-        position: s.log_end,
+        position: s.held,
         committed: s.committed,
         applied: s.applied,
-        history: s.history.clone(),
+        history,
         alone: s.alone,
         gate_open: s.gate_open,
         lease_valid: s.lease_valid,
@@ -655,6 +657,6 @@ fn log_state(s: &Snapshot) -> LogState {
         last_data_rx_ns: s.data_heard_at_ns,
         clone_level: s.level,
         fit: s.fit,
-        peer_acked: s.peers.iter().map(|p| (p.id, p.acked)).collect(),
+        peer_acked: s.peers.iter().map(|p| (p.id, p.covered)).collect(),
     }
 }

@@ -226,6 +226,7 @@ fn dataplane_config(config: &Config, replica_mac: [u8; 6]) -> DataplaneConfig {
                 CommitPolicy::Any => sender::CommitPolicy::Any,
                 CommitPolicy::Quorum => sender::CommitPolicy::Quorum,
                 CommitPolicy::All => sender::CommitPolicy::All,
+                CommitPolicy::Checkpoint => sender::CommitPolicy::Checkpoint,
             },
             voters: config.nodes.len(),
             min_replicas: config.commit_min(),

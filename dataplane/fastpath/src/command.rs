@@ -232,10 +232,12 @@ pub struct Snapshot {
     pub gate_uncovered: usize,
     /// The newest checkpoint that covers output is not stored by enough replicas yet.
     pub cover_pending: bool,
-    /// The newest checkpoint that the log speaks of.
-    pub checkpoint_newest: Option<CheckpointRecord>,
-    /// The log speaks of a checkpoint that this node lacks.
-    pub checkpoint_lacking: bool,
+    /// The newest checkpoint that the log speaks of and this node stores.
+    pub checkpoint_held: Option<CheckpointRecord>,
+    /// The newest that enough nodes store.
+    pub checkpoint_committed: Option<CheckpointRecord>,
+    /// The newest that the log speaks of, if this node lacks it.
+    pub checkpoint_lacking: Option<CheckpointRecord>,
     /// Connections inherited or cloned.
     pub flows: usize,
     /// Frames retained for a takeover.
@@ -246,4 +248,11 @@ pub struct Snapshot {
     pub counters: Counters,
     /// The replica port's keys and peers.
     pub channel: ChannelView,
+}
+
+impl Snapshot {
+    /// The reigns of what is held in full.
+    pub fn held_history(&self) -> History {
+        self.history.iter().copied().filter(|e| e.start < self.held).collect()
+    }
 }

@@ -1,5 +1,7 @@
 //! Records at positions: append (primary), write at a position (replica), truncate, reclaim.
 
+use std::ops::Range;
+
 use thiserror::Error;
 use understudy_wire::control::{EpochStart, History};
 use understudy_wire::record::{
@@ -103,9 +105,9 @@ impl CaptureLog {
         self.marks.unproven().unwrap_or(self.end)
     }
 
-    /// The newest checkpoint that the log speaks of.
-    pub fn newest_checkpoint(&self) -> Option<CheckpointRecord> {
-        self.marks.newest()
+    /// The newest checkpoint that the log speaks of in `range`.
+    pub fn newest_checkpoint(&self, range: Range<Position>) -> Option<CheckpointRecord> {
+        self.marks.newest_in(range)
     }
 
     /// Tells of which checkpoints something is stored that brings back as much.

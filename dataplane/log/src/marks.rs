@@ -3,6 +3,8 @@
 //! Under `commit = "checkpoint"` a node holds the log only up to the first checkpoint that it could
 //! not bring back: that position is what it acknowledges and stands for election with.
 
+use std::ops::Range;
+
 use arrayvec::ArrayVec;
 use understudy_wire::Position;
 use understudy_wire::record::CheckpointRecord;
@@ -62,8 +64,9 @@ impl Marks {
         self.unproven
     }
 
-    pub fn newest(&self) -> Option<CheckpointRecord> {
-        self.newest.last().map(|m| m.checkpoint)
+    /// The newest checkpoint of which the log speaks in `range`.
+    pub fn newest_in(&self, range: Range<Position>) -> Option<CheckpointRecord> {
+        self.newest.iter().rfind(|m| range.contains(&m.at)).map(|m| m.checkpoint)
     }
 }
 
@@ -107,7 +110,7 @@ mod tests {
             }
             if let Some(&last) = all.last() {
                 marks.prove(|c| c.at_ns == last);
-                prop_assert!(marks.unproven().is_none() || marks.newest().is_none());
+                prop_assert!(marks.unproven().is_none() || marks.newest_in(0..u64::MAX).is_none());
             }
         }
     }

@@ -389,15 +389,16 @@ fn log_state(s: &Snapshot) -> LogState {
         DataRole::Lead(epoch) => (epoch, true),
         DataRole::Idle | DataRole::Fenced => (0, false),
     };
+    let history = s.held_history();
     LogState {
         epoch,
         leading,
-        log_epoch: s.history.last().map_or(0, |e| e.epoch),
+        log_epoch: history.last().map_or(0, |e| e.epoch),
         log_start: s.log_start,
-        position: s.log_end,
+        position: s.held,
         committed: s.committed,
         applied: s.applied,
-        history: s.history.clone(),
+        history,
         alone: s.alone,
         gate_open: s.gate_open,
         lease_valid: s.lease_valid,
@@ -405,6 +406,6 @@ fn log_state(s: &Snapshot) -> LogState {
         last_data_rx_ns: s.data_heard_at_ns,
         clone_level: s.level,
         fit: s.fit,
-        peer_acked: s.peers.iter().map(|p| (p.id, p.acked)).collect(),
+        peer_acked: s.peers.iter().map(|p| (p.id, p.covered)).collect(),
     }
 }

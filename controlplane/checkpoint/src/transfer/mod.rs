@@ -14,19 +14,29 @@ pub use server::{Server, Source};
 
 use serde::{Deserialize, Serialize};
 
-use crate::manifest::{Manifest, Reign};
+use crate::manifest::{Manifest, Mark, Reign};
 
 /// What a checkpoint must be, to be of use to who asks.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Wanted {
     /// The log from there on can still be had.
     pub floor_min: u64,
     /// Reigns of the log as it is: a checkpoint of another history is worth nothing.
     pub reigns: Vec<Reign>,
+    /// It must stand for this one, if for any: clients heard what that had said.
+    pub least: Option<Mark>,
+    /// Its barrier is not after this.
+    pub position_max: u64,
 }
 
 impl Wanted {
+    /// One of this history, from which the log can be had.
+    #[must_use]
+    pub fn new(floor_min: u64, reigns: Vec<Reign>) -> Wanted {
+        Wanted { floor_min, reigns, least: None, position_max: u64::MAX }
+    }
+
     /// Whether a checkpoint is of use: recent enough, and nothing in it that turned out not to be
     /// history. A primary's may hold what nobody else had yet, and a later reign cut off.
     #[must_use]
@@ -35,7 +45,9 @@ impl Wanted {
         let next = self.reigns.iter().find(|reign| reign.epoch > newest.epoch);
         let is_history =
             self.reigns.contains(newest) && next.is_none_or(|next| manifest.position <= next.start);
-        manifest.floor >= self.floor_min && is_history
+        let is_enough = self.least.is_none_or(|least| manifest.mark() >= least);
+        let recent = manifest.floor >= self.floor_min && is_enough;
+        recent && manifest.position <= self.position_max && is_history
     }
 }
 
@@ -78,7 +90,7 @@ mod tests {
             position,
             ..Manifest::default()
         };
-        let wanted = Wanted { floor_min: 50, reigns: vec![reign(2, 0), reign(5, 100)] };
+        let wanted = Wanted::new(50, vec![reign(2, 0), reign(5, 100)]);
         for (fits, reigns, floor, position) in [
             (true, &[reign(2, 0)][..], 50, 100),
             (false, &[reign(2, 0)], 50, 101),

@@ -10,7 +10,7 @@ use std::time::UNIX_EPOCH;
 
 use understudy_api::{Checkpoint, Checkpoints};
 use understudy_checkpoint::transfer::Server as TransferServer;
-use understudy_checkpoint::{Dumped, Generation, Manifest, Reign};
+use understudy_checkpoint::{Dumped, Generation, Manifest, Reign, Store as CheckpointStore};
 use understudy_fastpath::command::Barrier;
 
 use super::*;
@@ -19,6 +19,8 @@ use crate::{keys::Keys, offers, server::Call};
 
 /// How long the data path may take to hold.
 const HOLD_LIMIT_NS: u64 = 1_000 * MS;
+/// What failed is tried again after this.
+const RETRY_NS: u64 = 1_000 * MS;
 
 /// Refusals that another moment may change.
 const UNDER_WAY: &str = "a checkpoint is under way";
@@ -42,6 +44,7 @@ struct UnderWay {
 
 /// The control thread's view of checkpoints.
 pub(super) struct Taking {
+    pub(super) store: CheckpointStore,
     worker: Checkpointer,
     offers: TransferServer,
     under_way: Option<UnderWay>,
@@ -50,7 +53,9 @@ pub(super) struct Taking {
     failed: Option<String>,
     /// When the last one began.
     last_ns: u64,
-    /// One that was due could not be begun; it is tried again then.
+    /// When the last one ended.
+    ended_ns: u64,
+    /// One that was due could not be begun, or failed; it is tried again then.
     not_before_ns: u64,
 }
 
@@ -62,11 +67,12 @@ impl Taking {
         now_ns: u64,
     ) -> anyhow::Result<Taking> {
         let dir = config.control.state_dir.join("checkpoints");
-        let store = understudy_checkpoint::Store::open(&dir, config.checkpoint.keep)?;
+        let store = CheckpointStore::open(&dir, config.checkpoint.keep)?;
         let worker = Checkpointer::start(config, store.clone(), keys.clone())?;
-        let offers = offers::serve(config, store, calls, keys.clone())?;
+        let offers = offers::serve(config, store.clone(), calls, keys.clone())?;
         let (under_way, newest, failed) = (None, None, None);
         Ok(Taking {
+            store,
             worker,
             offers,
             under_way,
@@ -74,6 +80,7 @@ impl Taking {
             newest,
             failed,
             last_ns: now_ns,
+            ended_ns: now_ns,
             not_before_ns: 0,
         })
     }
@@ -125,7 +132,7 @@ impl Control {
         if self.is_checkpoint_due(now_ns) && self.begin_checkpoint(now_ns, None).is_err() {
             // Not now; a moment later, perhaps.
             if let Some(taking) = &mut self.taking {
-                taking.not_before_ns = now_ns + 1_000 * MS;
+                taking.not_before_ns = now_ns + RETRY_NS;
             }
         }
         while let Some(done) = self.taking.as_ref().and_then(|t| t.worker.done.try_recv().ok()) {
@@ -136,14 +143,18 @@ impl Control {
             }
         }
         self.watch_hold(now_ns);
+        self.protect_committed();
     }
 
-    /// By time, or by what was written to the log.
+    /// By output that waits for one, by time, or by what was written to the log.
     fn is_checkpoint_due(&self, now_ns: u64) -> bool {
         let (Some(taking), Some(s)) = (&self.taking, &self.snapshot) else { return false };
         let config = &self.config.checkpoint;
         if taking.under_way.is_some() || now_ns < taking.not_before_ns {
             return false;
+        }
+        if s.at_ns > taking.ended_ns && self.is_cover_due(s, taking.last_ns, now_ns) {
+            return true;
         }
         let interval_ns = config.interval_s * 1_000 * MS;
         let by_time = interval_ns > 0 && now_ns >= taking.last_ns + interval_ns;
@@ -295,6 +306,7 @@ impl Control {
     fn end_checkpoint(&mut self, now_ns: u64, result: Result<Generation, String>) {
         let Some(taking) = &mut self.taking else { return };
         let Some(under_way) = taking.under_way.take() else { return };
+        taking.ended_ns = now_ns;
         let epoch = self.node.view(now_ns).epoch;
         let response: Response = match result {
             Ok(generation) => {
@@ -311,12 +323,19 @@ impl Control {
                 taking.taken += 1;
                 taking.failed = None;
                 taking.newest = Some((checkpoint.clone(), now_ns));
-                self.note(now_ns, epoch, "checkpoint", text);
+                self.cover_output(&generation.manifest);
+                if under_way.answer.is_some() || !self.commits_by_checkpoint() {
+                    self.note(now_ns, epoch, "checkpoint", text);
+                } else {
+                    // Several a second: they would fill the timeline.
+                    debug!("checkpoint: {text}");
+                }
                 checkpoint.into()
             }
             Err(text) => {
                 let _ = taking.submit(Job::Discard);
                 taking.failed = Some(text.clone());
+                taking.not_before_ns = now_ns + RETRY_NS;
                 self.note(now_ns, epoch, "checkpoint_failed", text.clone());
                 ApiError::new(ErrorCode::Runtime, text).into()
             }

@@ -4,7 +4,7 @@
 
 use understudy_api::Restoring;
 use understudy_checkpoint::transfer::Wanted;
-use understudy_checkpoint::{Generation, Reign};
+use understudy_checkpoint::{Generation, Manifest, Reign};
 use understudy_fastpath::command::{Barrier, Resume};
 use understudy_fastpath::flows::FlowSeed;
 use understudy_image::{Fin, SocketImage};
@@ -13,7 +13,7 @@ use understudy_wire::control::{EpochStart, History, Role};
 use understudy_wire::tcp::FlowKey;
 
 use super::*;
-use crate::checkpointer::{Job, Obtained, Restored, Search};
+use crate::checkpointer::{Found, Job, Obtained, Restored, Search};
 
 /// Between two attempts; doubled with each, up to the last.
 const RETRY_FIRST_NS: u64 = 500 * MS;
@@ -34,7 +34,7 @@ pub(super) enum Stage {
     /// The application stands still until the data path knows of it.
     Resume { generation: Box<Generation>, restored: Box<Restored>, since_ns: u64 },
     /// A warm node's data path is told from where on it must keep the log.
-    Park { generation: Box<Generation>, since_ns: u64 },
+    Park { generation: Box<Generation>, stored: Vec<Manifest>, since_ns: u64 },
     /// It runs, and has yet to show that it follows.
     Settle { generation: u64 },
 }
@@ -188,12 +188,12 @@ impl Control {
         if self.is_raising() {
             return self.raise_again(now_ns, result);
         }
-        let (generation, origin) = match result {
-            Ok(obtained) => obtained,
+        let Found { generation, origin, stored } = match result {
+            Ok(found) => found,
             Err(text) => return self.restoration_failed(now_ns, text),
         };
         if self.is_parked() {
-            return self.park(now_ns, generation);
+            return self.park(now_ns, generation, stored);
         }
         let view = self.node.view(now_ns);
         let fits =
@@ -259,7 +259,9 @@ impl Control {
         let stage = std::mem::replace(&mut self.restoration.stage, rest);
         let (generation, restored) = match stage {
             Stage::Resume { generation, restored, .. } => (generation, restored),
-            Stage::Park { generation, .. } => return self.is_there(now_ns, generation, resumed),
+            Stage::Park { generation, stored, .. } => {
+                return self.is_there(now_ns, generation, &stored, resumed);
+            }
             stage => {
                 self.restoration.stage = stage;
                 return;
@@ -328,7 +330,7 @@ impl Control {
 fn wanted(need: NeedsCheckpoint, log: &PrimaryLog) -> Wanted {
     let held = log.position.saturating_sub(log.start);
     let floor_min = (log.start + held / 2).max(need.applied);
-    Wanted { floor_min, reigns: reigns(&log.history) }
+    Wanted::new(floor_min, reigns(&log.history))
 }
 
 pub(super) fn reigns(history: &History) -> Vec<Reign> {

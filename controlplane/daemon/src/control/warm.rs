@@ -4,12 +4,12 @@
 //!
 //! Until there is a checkpoint, a fresh start and the log from its beginning do the same.
 
-use understudy_checkpoint::Generation;
+use understudy_checkpoint::{Generation, Manifest};
 use understudy_checkpoint::transfer::Wanted;
 
 use super::restore::{Stage, reigns, resume};
 use super::*;
-use crate::checkpointer::{Job, Obtained, Search};
+use crate::checkpointer::{Found, Job, Obtained, Search};
 
 /// Of the log, in hundredths: with so much since the last checkpoint a newer one is fetched.
 const FILL_PERCENT: u64 = 50;
@@ -47,7 +47,9 @@ impl Control {
             self.node.handle_local(now_ns, fact);
             self.done(now_ns);
         }
-        self.renew_parked(now_ns);
+        if !self.get_lacking(now_ns) {
+            self.renew_parked(now_ns);
+        }
     }
 
     fn renew_parked(&mut self, now_ns: u64) {
@@ -70,7 +72,7 @@ impl Control {
             return;
         };
         let floor_min = log.start.max(s.applied + s.log_capacity / 4);
-        let wanted = Wanted { floor_min, reigns: reigns(&log.history) };
+        let wanted = Wanted::new(floor_min, reigns(&log.history));
         let sources = self.sources(&view.peers, view.primary);
         self.warm.asked_ns = now_ns;
         let ticket = self.restoration.obtain(now_ns);
@@ -81,33 +83,53 @@ impl Control {
     }
 
     /// A checkpoint has come: the log before it is not needed any more.
-    pub(super) fn park(&mut self, now_ns: u64, generation: Box<Generation>) {
+    pub(super) fn park(
+        &mut self,
+        now_ns: u64,
+        generation: Box<Generation>,
+        stored: Vec<Manifest>,
+    ) {
         let resume = resume(&generation, &[]);
         if !self.dataplane.order(Command::Resume(Box::new(resume))) {
             return self.restoration_failed(now_ns, "the poll-mode thread takes no orders".into());
         }
-        self.restoration.stage = Stage::Park { generation, since_ns: now_ns };
+        self.restoration.stage = Stage::Park { generation, stored, since_ns: now_ns };
     }
 
     /// The data path keeps the log from there on, or cannot.
-    pub(super) fn is_there(&mut self, now_ns: u64, generation: Box<Generation>, resumed: bool) {
+    pub(super) fn is_there(
+        &mut self,
+        now_ns: u64,
+        generation: Box<Generation>,
+        stored: &[Manifest],
+        resumed: bool,
+    ) {
         if !resumed {
             let text = "the log here does not go with the checkpoint";
             return self.restoration_failed(now_ns, text.into());
         }
         let text = format!("generation {} at {}", generation.number, generation.manifest.position);
         let epoch = self.node.view(now_ns).epoch;
-        self.note(now_ns, epoch, "parked", text);
+        if self.warm.parked.is_none() || !self.commits_by_checkpoint() {
+            self.note(now_ns, epoch, "parked", text);
+        } else {
+            // Several a second: they would fill the timeline.
+            debug!("parked: {text}");
+        }
         self.warm.parked = Some(generation);
         self.restoration.succeeded();
+        self.tell_stored(stored);
     }
 
     /// This node is to serve: the application comes to life.
     pub(super) fn raise(&mut self, now_ns: u64) {
         self.warm.raised = true;
-        let raised = match self.warm.parked.take() {
+        let least = self.least();
+        let parked = self.warm.parked.take().filter(|g| least.is_none_or(|it| g.manifest.mark() >= it));
+        let raised = match parked {
             Some(generation) => self.raise_from(now_ns, generation),
-            None => self.raise_fresh(now_ns),
+            None if least.is_none() => self.raise_fresh(now_ns),
+            None => Err("the checkpoint at hand is older than what clients heard".into()),
         };
         if let Err(text) = raised {
             self.raise_failed(now_ns, text);
@@ -145,7 +167,8 @@ impl Control {
         self.note(now_ns, epoch, "restore_failed", text);
         let log_start = self.snapshot.as_ref().map_or(u64::MAX, |s| s.log_start);
         let history = self.snapshot.as_ref().map(|s| reigns(&s.history)).unwrap_or_default();
-        let wanted = Wanted { floor_min: log_start, reigns: history };
+        let least = self.least();
+        let wanted = Wanted { least, ..Wanted::new(log_start, history) };
         let ticket = self.restoration.obtain(now_ns);
         let search = Box::new(Search { ticket, wanted, own: true, sources: Vec::new() });
         if self.submit_checkpoint_job(Job::Obtain(search)).is_err() {
@@ -156,8 +179,9 @@ impl Control {
     /// An older checkpoint for a takeover that is under way, or none.
     pub(super) fn raise_again(&mut self, now_ns: u64, result: Obtained) {
         let from_start = self.snapshot.as_ref().is_some_and(|s| s.log_start == 0);
+        let from_start = from_start && self.least().is_none();
         let raised = match result {
-            Ok((generation, _)) => self.raise_from(now_ns, generation),
+            Ok(Found { generation, .. }) => self.raise_from(now_ns, generation),
             Err(_) if from_start => {
                 self.restoration.succeeded();
                 self.raise_fresh(now_ns)

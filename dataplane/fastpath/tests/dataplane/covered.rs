@@ -67,7 +67,7 @@ fn output_waits_until_a_checkpoint_that_covers_it_is_stored_elsewhere() {
     assert!(a.sent(PortRole::Client).is_empty(), "only this node stores it");
     let view = a.dp.snapshot(a.now_ns);
     assert!(view.cover_pending && view.gate_uncovered == 1);
-    assert!(b.dp.snapshot(b.now_ns).checkpoint_lacking);
+    assert!(b.dp.snapshot(b.now_ns).checkpoint_lacking == Some(record(&barrier)));
     b.stores(&[&barrier]);
     exchange(&mut a, &mut b, 5);
     let frames = a.sent(PortRole::Client);

@@ -64,7 +64,11 @@ impl Store {
     /// If the directory cannot be made or read.
     pub fn open(dir: &Path, keep: usize) -> Result<Store> {
         fs::create_dir_all(dir).map_err(file("make", dir))?;
-        let store = Store { dir: dir.into(), keep: keep.max(1), keep_from: Arc::new(AtomicU64::new(u64::MAX)) };
+        let store = Store {
+            dir: dir.into(),
+            keep: keep.max(1),
+            keep_from: Arc::new(AtomicU64::new(u64::MAX)),
+        };
         for entry in fs::read_dir(dir).map_err(file("read", dir))?.flatten() {
             if entry.file_name().to_string_lossy().starts_with(DRAFT) {
                 remove(&entry.path());

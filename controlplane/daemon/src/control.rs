@@ -4,6 +4,7 @@ mod checkpoint;
 mod cover;
 mod requests;
 mod restore;
+mod resume;
 mod warm;
 
 use std::collections::{BTreeMap, VecDeque};

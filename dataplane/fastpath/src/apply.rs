@@ -211,12 +211,12 @@ impl Apply {
     }
 
     /// Begins again where a restored clone stood.
-    pub fn resume(&mut self, resume: &Resume) {
+    pub fn resume(&mut self, now_ns: u64, resume: &Resume) {
         self.reset();
         self.cursor = resume.barrier.floor;
         self.seen = Seen { until: resume.barrier.position, pending: resume.pending.clone() };
         for seed in &resume.flows {
-            self.fit &= self.flows.restore(seed);
+            self.fit &= self.flows.restore(now_ns, seed);
         }
     }
 

@@ -172,6 +172,8 @@ pub struct Resume {
     /// Connections whose handshake the log holds, from the floor on, but the application had not
     /// accepted: they are adopted.
     pub pending: Vec<FlowKey>,
+    /// Segments that it had sent and clients had not acknowledged; where they go is not filled in.
+    pub owed: Vec<Vec<u8>>,
 }
 
 /// The data path's role.

@@ -118,6 +118,10 @@ counters! {
     retained_dropped,
     /// Retained frames sent at takeover.
     retained_sent,
+    /// Segments that restored connections had sent and clients had not acknowledged.
+    owed,
+    /// Of these, sent at takeover.
+    owed_sent,
     /// Connections handed to the clone's kernel.
     adoptions,
     /// Connections handed over again because the clone's kernel seemed not to have them.

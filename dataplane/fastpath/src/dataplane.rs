@@ -5,6 +5,7 @@ mod covered;
 mod hold;
 mod host_port;
 mod orders;
+mod owed;
 mod release;
 mod replica_port;
 mod role;
@@ -18,13 +19,13 @@ use understudy_log::{CaptureLog, LogError};
 use understudy_seal::{Channel, OpenError};
 use understudy_wire::control::CONTROL_LEN_MAX;
 use understudy_wire::frame::{ETH_LEN, Ethernet, Mac};
-use understudy_wire::neighbor::{build_announcement, parse_solicitation};
+use understudy_wire::neighbor::{build_announcement, is_neighbor_discovery, parse_solicitation};
 use understudy_wire::pdu::{
     Ack, DATA_HEADER_LEN, DataHeader, ETHERTYPE_REPLICA, Nak, PDU_HEADER_LEN, PDU_OVERHEAD_LEN,
     PDU_TAG_LEN, PduError, PduHeader, PduKind, TARGET_ALL, group_mac, in_frame,
 };
 use understudy_wire::record::RecordKind;
-use understudy_wire::tcp::{ACK, FIN, RST, SYN, Segment, set_tsval};
+use understudy_wire::tcp::{ACK, FIN, RST, SYN, Segment, before, set_tsval};
 use understudy_wire::{Epoch, NodeId, Position};
 
 use crate::MS;
@@ -157,6 +158,7 @@ pub struct Dataplane<P: Ports> {
     gate: Gate<P::Frame>,
     retained: Retained<P::Frame>,
     kept: Kept<P::Frame>,
+    owed: owed::Owed,
     neighbors: Neighbors,
     macs: ArrayVec<ReplicaNeighbor, PEERS_MAX>,
     client_out: Outbox<P::Frame>,
@@ -190,6 +192,7 @@ impl<P: Ports> Dataplane<P> {
             gate: Gate::new(config.gate_frames_max),
             retained: Retained::new(config.retained_frames_max),
             kept: Kept::new(),
+            owed: owed::Owed::default(),
             neighbors: Neighbors::new(NEIGHBORS_MAX),
             macs: ArrayVec::new(),
             client_out: Outbox::new(PortRole::Client),

@@ -95,6 +95,8 @@ pub struct FlowSeed {
     pub client_edge: u32,
     /// Window scales, the client's and the service's, if both offered one.
     pub scales: Option<(u8, u8)>,
+    /// What its clock of the timestamp option shows, if that counts milliseconds.
+    pub tsval: Option<u32>,
     /// The client has closed its direction.
     pub client_closed: bool,
     /// The service has closed its own.
@@ -102,7 +104,7 @@ pub struct FlowSeed {
 }
 
 impl Flow {
-    fn restored(seed: &FlowSeed) -> Flow {
+    fn restored(now_ns: u64, seed: &FlowSeed) -> Flow {
         let options = |wscale| TcpOptions { wscale, ..TcpOptions::default() };
         // Begun before all that it has seen, or it would seem untouched.
         let isn = seed.rcv_nxt.wrapping_sub(2);
@@ -118,6 +120,9 @@ impl Flow {
         flow.client_acked = seed.client_acked;
         flow.client_edge = seed.client_edge;
         flow.partial_acked = seed.client_acked;
+        if let Some(tsval) = seed.tsval {
+            flow.ts.note_own(now_ns, tsval);
+        }
         flow.client_fin = seed.client_closed.then_some(seed.rcv_nxt);
         flow.server_fin = seed.server_closed.then_some(seed.snd_nxt);
         flow
@@ -287,11 +292,11 @@ impl FlowTable {
     }
 
     /// A connection of a restored application. False: no room.
-    pub fn restore(&mut self, seed: &FlowSeed) -> bool {
+    pub fn restore(&mut self, now_ns: u64, seed: &FlowSeed) -> bool {
         if let Some(old) = self.find(&seed.key) {
             self.remove(old);
         }
-        self.insert(Flow::restored(seed))
+        self.insert(Flow::restored(now_ns, seed))
     }
 
     fn insert(&mut self, mut flow: Flow) -> bool {

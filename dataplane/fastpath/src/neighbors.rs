@@ -36,7 +36,11 @@ impl Neighbors {
         if question.sender.0 == question.target || question.sender.0.is_unspecified() {
             return None;
         }
-        let mac = self.table.get(&question.target).copied().or(self.newest)?;
-        build_answer(question, mac)
+        build_answer(question, self.mac(question.target)?)
+    }
+
+    /// Where frames for `ip` go: to it, or to whoever was heard last, a router perhaps.
+    pub fn mac(&self, ip: IpAddr) -> Option<Mac> {
+        self.table.get(&ip).copied().or(self.newest)
     }
 }

@@ -56,6 +56,18 @@ fn parse_arp(frame: &[u8]) -> Option<(u16, (IpAddr, Mac), IpAddr)> {
     Some((be16(arp, 6)?, (ip(14)?, sender_mac), ip(24)?))
 }
 
+/// Whether a frame is ARP, or an NDP solicitation or advertisement.
+pub fn is_neighbor_discovery(frame: &[u8]) -> bool {
+    let Some(eth) = Ethernet::parse(frame) else { return false };
+    let icmp = || {
+        let ip = Ip::parse(frame).filter(|ip| ip.protocol == PROTO_ICMPV6)?;
+        frame.get(ip.payload_at..ip.end)?.first().copied()
+    };
+    eth.ethertype == ETHERTYPE_ARP
+        || eth.ethertype == ETHERTYPE_IPV6
+            && matches!(icmp(), Some(NDP_SOLICITATION | NDP_ADVERTISEMENT))
+}
+
 /// The neighbour a frame from the client side reveals: who has which MAC.
 pub fn learn(frame: &[u8]) -> Option<(IpAddr, Mac)> {
     let eth = Ethernet::parse(frame)?;

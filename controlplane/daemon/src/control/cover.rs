@@ -30,8 +30,7 @@ impl Control {
     /// This node's own checkpoint is whole.
     pub(super) fn cover_output(&mut self, manifest: &Manifest) {
         let checkpoint = CheckpointRecord { position: manifest.position, at_ns: manifest.at_ns };
-        if self.commits_by_checkpoint()
-            && !self.dataplane.order(Command::Checkpointed(checkpoint))
+        if self.commits_by_checkpoint() && !self.dataplane.order(Command::Checkpointed(checkpoint))
         {
             error!("the poll-mode thread takes no orders");
             self.count("dataplane_orders_dropped");
@@ -72,7 +71,8 @@ impl Control {
         if !self.commits_by_checkpoint() {
             return;
         }
-        let stored: StoredCheckpoints = manifests.iter().filter_map(stored).take(STORED_MAX).collect();
+        let stored: StoredCheckpoints =
+            manifests.iter().filter_map(stored).take(STORED_MAX).collect();
         if !self.dataplane.order(Command::Stored(stored)) {
             error!("the poll-mode thread takes no orders");
             self.count("dataplane_orders_dropped");

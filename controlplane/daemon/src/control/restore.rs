@@ -5,13 +5,10 @@
 use understudy_api::Restoring;
 use understudy_checkpoint::transfer::Wanted;
 use understudy_checkpoint::{Generation, Manifest, Reign};
-use understudy_fastpath::command::{Barrier, Resume};
-use understudy_fastpath::flows::FlowSeed;
-use understudy_image::{Fin, SocketImage};
 use understudy_proto::{NeedsCheckpoint, PrimaryLog};
-use understudy_wire::control::{EpochStart, History, Role};
-use understudy_wire::tcp::FlowKey;
+use understudy_wire::control::{History, Role};
 
+use super::resume::resume;
 use super::*;
 use crate::checkpointer::{Found, Job, Obtained, Restored, Search};
 
@@ -246,7 +243,7 @@ impl Control {
                 };
             }
         };
-        let resume = resume(&generation, &restored.connections);
+        let resume = resume(&generation, &restored.connections, self.config.vmac());
         if !self.dataplane.order(Command::Resume(Box::new(resume))) {
             return self.restoration_failed(now_ns, "the poll-mode thread takes no orders".into());
         }
@@ -335,42 +332,4 @@ fn wanted(need: NeedsCheckpoint, log: &PrimaryLog) -> Wanted {
 
 pub(super) fn reigns(history: &History) -> Vec<Reign> {
     history.iter().map(|e| Reign { epoch: e.epoch, start: e.start }).collect()
-}
-
-pub(super) fn resume(generation: &Generation, connections: &[SocketImage]) -> Resume {
-    let m = &generation.manifest;
-    let end = |address: &std::net::SocketAddr| (address.ip().to_canonical(), address.port());
-    Resume {
-        barrier: Barrier {
-            position: m.position,
-            floor: m.floor,
-            at_ns: m.at_ns,
-            history: m
-                .reigns
-                .iter()
-                .map(|r| EpochStart { epoch: r.epoch, start: r.start })
-                .collect(),
-        },
-        flows: connections.iter().map(seed).collect(),
-        pending: m
-            .pending
-            .iter()
-            .map(|(client, server)| FlowKey { client: end(client), server: end(server) })
-            .collect(),
-    }
-}
-
-fn seed(image: &SocketImage) -> FlowSeed {
-    let end = |address: std::net::SocketAddr| (address.ip().to_canonical(), address.port());
-    FlowSeed {
-        key: FlowKey { client: end(image.remote), server: end(image.local) },
-        rcv_nxt: image.rcv_nxt,
-        rcv_edge: image.window.rcv_wup.wrapping_add(image.window.rcv_wnd),
-        snd_nxt: image.snd_nxt(),
-        client_acked: image.snd_una,
-        client_edge: image.snd_una.wrapping_add(image.window.snd_wnd),
-        scales: image.agreed.scales,
-        client_closed: image.state.peer_has_closed(),
-        server_closed: matches!(image.fin, Fin::InFlight | Fin::Acked),
-    }
 }

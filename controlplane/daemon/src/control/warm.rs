@@ -4,10 +4,11 @@
 //!
 //! Until there is a checkpoint, a fresh start and the log from its beginning do the same.
 
-use understudy_checkpoint::{Generation, Manifest};
 use understudy_checkpoint::transfer::Wanted;
+use understudy_checkpoint::{Generation, Manifest};
 
-use super::restore::{Stage, reigns, resume};
+use super::restore::{Stage, reigns};
+use super::resume::resume;
 use super::*;
 use crate::checkpointer::{Found, Job, Obtained, Search};
 
@@ -83,13 +84,8 @@ impl Control {
     }
 
     /// A checkpoint has come: the log before it is not needed any more.
-    pub(super) fn park(
-        &mut self,
-        now_ns: u64,
-        generation: Box<Generation>,
-        stored: Vec<Manifest>,
-    ) {
-        let resume = resume(&generation, &[]);
+    pub(super) fn park(&mut self, now_ns: u64, generation: Box<Generation>, stored: Vec<Manifest>) {
+        let resume = resume(&generation, &[], self.config.vmac());
         if !self.dataplane.order(Command::Resume(Box::new(resume))) {
             return self.restoration_failed(now_ns, "the poll-mode thread takes no orders".into());
         }
@@ -125,7 +121,8 @@ impl Control {
     pub(super) fn raise(&mut self, now_ns: u64) {
         self.warm.raised = true;
         let least = self.least();
-        let parked = self.warm.parked.take().filter(|g| least.is_none_or(|it| g.manifest.mark() >= it));
+        let parked =
+            self.warm.parked.take().filter(|g| least.is_none_or(|it| g.manifest.mark() >= it));
         let raised = match parked {
             Some(generation) => self.raise_from(now_ns, generation),
             None if least.is_none() => self.raise_fresh(now_ns),

@@ -43,7 +43,7 @@ impl<P: Ports> Dataplane<P> {
     /// The clone is another one from now on. What the log holds of the reign stays; if that ends
     /// before the floor, the checkpoint stands for all that is missing. A node that has been elected
     /// may change its clone until that serves, for one that its own log covers.
-    pub(super) fn resume(&mut self, resume: &Resume) -> bool {
+    pub(super) fn resume(&mut self, now_ns: u64, mut resume: Box<Resume>) -> bool {
         let floor = resume.barrier.floor;
         let allowed = match &self.role {
             Role::Idle | Role::Follow(_) => true,
@@ -62,7 +62,8 @@ impl<P: Ports> Dataplane<P> {
             }
         }
         self.retained.clear();
-        self.apply.resume(resume);
+        self.apply.resume(now_ns, &resume);
+        self.owe(std::mem::take(&mut resume.owed));
         true
     }
 }

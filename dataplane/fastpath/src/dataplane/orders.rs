@@ -20,7 +20,7 @@ impl<P: Ports> Dataplane<P> {
             Command::Hold => self.hold(),
             Command::Release => self.hold = hold::Hold::Off,
             Command::Resume(resume) => {
-                let resumed = self.resume(&resume);
+                let resumed = self.resume(now_ns, resume);
                 self.push_event(Event::Resumed(resumed));
             }
             Command::Checkpointed(checkpoint) => self.checkpointed(now_ns, checkpoint),

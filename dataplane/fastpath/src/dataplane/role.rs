@@ -14,6 +14,9 @@ impl<P: Ports> Dataplane<P> {
             Role::Follow(receiver) => {
                 self.committed = self.committed.max(receiver.committed().min(self.log.end()));
                 self.prove_checkpoints();
+                if !self.service_up {
+                    self.learn_neighbors();
+                }
                 let busy =
                     self.apply_until(now_ns, Mode::Clone, self.committed, Patience::Clone, ports);
                 self.acknowledge(now_ns, ports) || busy
@@ -105,6 +108,7 @@ impl<P: Ports> Dataplane<P> {
         reign.level = true;
         let tag = reign.opened_at;
         self.resend_synacks(tag, ports);
+        self.send_owed(now_ns, tag, ports);
         while self.gate.room() > 0 {
             let Some(frame) = self.retained.pop_wanted(now_ns, self.apply.flows()) else { break };
             self.gate.push(tag, frame);

@@ -42,6 +42,7 @@ fn seed() -> FlowSeed {
         client_acked: srv(0),
         client_edge: srv(0).wrapping_add(64_000),
         scales: Some((7, 7)),
+        tsval: None,
         client_closed: false,
         server_closed: false,
     }
@@ -105,11 +106,16 @@ fn a_restored_clone_goes_on_at_its_barrier() {
     let (floor, position, flows) = (barrier.floor, barrier.position, vec![seed()]);
     // The frames before the barrier are there for what the kernel had not finished with.
     let barrier = Barrier { floor: 0, ..barrier };
-    assert!(c.resumed(Resume { barrier: barrier.clone(), flows: flows.clone(), pending: vec![] }));
+    assert!(c.resumed(Resume {
+        barrier: barrier.clone(),
+        flows: flows.clone(),
+        pending: vec![],
+        owed: vec![]
+    }));
     let s = c.dp.snapshot(c.now_ns);
     assert_eq!((s.applied, s.level, s.log_end), (position, false, 0), "what it holds may be cut");
     let barrier = Barrier { floor, ..barrier };
-    assert!(c.resumed(Resume { barrier, flows, pending: vec![] }));
+    assert!(c.resumed(Resume { barrier, flows, pending: vec![], owed: vec![] }));
     a.give(PortRole::Client, from_client(cli(7), srv(5), ACK, b"second"));
     exchange(&mut a, &mut c, 40);
     assert_eq!(c.dp.log().start(), floor);
@@ -144,7 +150,7 @@ fn a_handshake_that_was_not_accepted_is_adopted_and_all_else_is_not_repeated() {
         acquaint(&mut a, &mut c);
         follow(&mut c);
         let wanted = pending.len();
-        assert!(c.resumed(Resume { barrier, flows: vec![], pending }));
+        assert!(c.resumed(Resume { barrier, flows: vec![], pending, owed: vec![] }));
         exchange(&mut a, &mut c, 300);
         assert_eq!(c.dp.log().end(), a.dp.log().end());
         assert_eq!(c.q.borrow().adopted.len(), wanted);
@@ -158,7 +164,7 @@ fn a_checkpoint_that_does_not_fit_is_refused() {
     let (mut a, mut b, _) = joiner();
     let barrier = a.held();
     a.order(Command::Release);
-    let resume = |barrier| Resume { barrier, flows: vec![], pending: vec![] };
+    let resume = |barrier| Resume { barrier, flows: vec![], pending: vec![], owed: vec![] };
     assert!(!a.resumed(resume(barrier.clone())), "a primary is no clone");
     let end = b.dp.log().end();
     assert!(b.resumed(resume(barrier.clone())), "what the log holds stays");

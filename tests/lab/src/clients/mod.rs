@@ -18,6 +18,7 @@ pub mod handshake;
 pub mod http;
 pub mod idle;
 pub mod inflight;
+pub mod oracle;
 pub mod pg;
 pub mod pipelined;
 pub mod rediscli;

@@ -35,6 +35,7 @@ pub struct Store {
     keep: usize,
     /// Generations with a barrier from here on stay, beyond `keep` of them.
     keep_from: Arc<AtomicU64>,
+    syncs: bool,
 }
 
 /// A generation as found.
@@ -68,6 +69,7 @@ impl Store {
             dir: dir.into(),
             keep: keep.max(1),
             keep_from: Arc::new(AtomicU64::new(u64::MAX)),
+            syncs: true,
         };
         for entry in fs::read_dir(dir).map_err(file("read", dir))?.flatten() {
             if entry.file_name().to_string_lossy().starts_with(DRAFT) {
@@ -76,6 +78,13 @@ impl Store {
         }
         store.reject_tried();
         Ok(store)
+    }
+
+    /// Generations need not outlive the machine: they are not forced to its disk. What a crash of
+    /// the machine leaves of one is seen when it is read.
+    #[must_use]
+    pub fn without_sync(self) -> Store {
+        Store { syncs: false, ..self }
     }
 
     /// An earlier life began to restore it and was not seen to succeed.
@@ -157,7 +166,7 @@ impl Store {
     /// If it cannot be written; nothing of it stays then.
     pub fn commit(&self, draft: Draft, mut manifest: Manifest) -> Result<Generation> {
         manifest.version = VERSION;
-        manifest.files = sync_all(&draft.dir)?;
+        manifest.files = self.sync_all(&draft.dir)?;
         self.finish(draft, manifest)
     }
 
@@ -167,7 +176,7 @@ impl Store {
     /// [`Error::Damaged`] if what arrived is not what the manifest names.
     pub fn commit_incoming(&self, mut draft: Draft, manifest: Manifest) -> Result<Generation> {
         let damaged = |what: String| Error::Damaged { generation: draft.number, what };
-        let checked = match sync_all(&draft.dir) {
+        let checked = match self.sync_all(&draft.dir) {
             Ok(files) if files == manifest.files => Ok(()),
             Ok(files) => Err(damaged(differs(&files, &manifest.files))),
             Err(e) => Err(damaged(e.to_string())),
@@ -183,14 +192,48 @@ impl Store {
         let text = toml::to_string(&manifest).expect("a manifest is plain data");
         let path = draft.dir.join(MANIFEST);
         fs::write(&path, text).map_err(file("write", &path))?;
-        sync(&path)?;
-        sync(&draft.dir)?;
+        self.sync(&path)?;
+        self.sync(&draft.dir)?;
         let dir = self.dir.join(draft.number.to_string());
         fs::rename(&draft.dir, &dir).map_err(file("rename", &draft.dir))?;
         draft.stays = true;
-        sync(&self.dir)?;
+        self.sync(&self.dir)?;
         self.remove_old()?;
         Ok(Generation { number: draft.number, dir, manifest })
+    }
+
+    fn sync(&self, path: &Path) -> Result<()> {
+        if !self.syncs {
+            return Ok(());
+        }
+        let opened = File::open(path).map_err(file("open", path))?;
+        opened.sync_all().map_err(file("write", path))
+    }
+
+    /// Every file below `dir`, durable from now on where that is asked for.
+    fn sync_all(&self, dir: &Path) -> Result<Vec<FileEntry>> {
+        let (mut files, mut dirs) = (Vec::new(), vec![dir.to_path_buf()]);
+        while let Some(at) = dirs.pop() {
+            for entry in fs::read_dir(&at).map_err(file("read", &at))? {
+                let entry = entry.map_err(file("read", &at))?;
+                let (path, kind) = (entry.path(), entry.file_type().map_err(file("read", &at))?);
+                if kind.is_dir() {
+                    dirs.push(path);
+                } else if kind.is_file() {
+                    self.sync(&path)?;
+                    let (len, crc32) = checksum(&path)?;
+                    let relative = path.strip_prefix(dir).expect("found below it");
+                    let Some(relative) = relative.to_str() else {
+                        let named = std::io::Error::other("its name is not UTF-8");
+                        return Err(file("keep", &path)(named));
+                    };
+                    files.push(FileEntry { path: relative.into(), len, crc32 });
+                }
+            }
+            self.sync(&at)?;
+        }
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(files)
     }
 
     fn remove_old(&self) -> Result<()> {
@@ -310,11 +353,6 @@ fn remove(dir: &Path) {
     }
 }
 
-fn sync(path: &Path) -> Result<()> {
-    let opened = File::open(path).map_err(file("open", path))?;
-    opened.sync_all().map_err(file("write", path))
-}
-
 /// In which file two lists differ first.
 fn differs(found: &[FileEntry], named: &[FileEntry]) -> String {
     let missing = named.iter().find(|entry| !found.contains(entry));
@@ -349,32 +387,6 @@ pub(crate) fn parse_manifest(text: &str, path: &Path) -> Result<Manifest> {
 fn is_inside(path: &str) -> bool {
     let normal = |c| matches!(c, std::path::Component::Normal(_));
     !path.is_empty() && Path::new(path).components().all(normal)
-}
-
-/// Every file below `dir`, durable from now on.
-fn sync_all(dir: &Path) -> Result<Vec<FileEntry>> {
-    let (mut files, mut dirs) = (Vec::new(), vec![dir.to_path_buf()]);
-    while let Some(at) = dirs.pop() {
-        for entry in fs::read_dir(&at).map_err(file("read", &at))? {
-            let entry = entry.map_err(file("read", &at))?;
-            let (path, kind) = (entry.path(), entry.file_type().map_err(file("read", &at))?);
-            if kind.is_dir() {
-                dirs.push(path);
-            } else if kind.is_file() {
-                sync(&path)?;
-                let (len, crc32) = checksum(&path)?;
-                let relative = path.strip_prefix(dir).expect("found below it");
-                let Some(relative) = relative.to_str() else {
-                    let named = std::io::Error::other("its name is not UTF-8");
-                    return Err(file("keep", &path)(named));
-                };
-                files.push(FileEntry { path: relative.into(), len, crc32 });
-            }
-        }
-        sync(&at)?;
-    }
-    files.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(files)
 }
 
 pub(crate) fn checksum(path: &Path) -> Result<(u64, u32)> {

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use understudy_checkpoint::transfer::{Identity, Progress, Server, Source, Wanted, fetch};
+use understudy_checkpoint::transfer::{self, Fetched, Identity, Progress, Server, Source, Wanted};
 use understudy_checkpoint::{Generation, Manifest, Reign, Store};
 use understudy_seal::{ClusterKey, Keyring};
 
@@ -83,6 +83,16 @@ fn serve(store: &Store, rate_bytes_s: u64) -> (SocketAddr, Server) {
 fn stores(dir: &Path) -> (Store, Store) {
     let open = |name: &str| Store::open(&dir.join(name), 3).unwrap();
     (open("here"), open("there"))
+}
+
+fn fetch(
+    address: SocketAddr,
+    identity: &Identity,
+    wanted: &Wanted,
+    store: &Store,
+    progress: &Progress,
+) -> understudy_checkpoint::Result<Fetched> {
+    transfer::fetch(transfer::connect(address)?, identity, wanted, store, progress)
 }
 
 fn wanted(floor_min: u64) -> Wanted {

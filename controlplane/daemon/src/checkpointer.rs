@@ -5,12 +5,13 @@ use std::fs::OpenOptions;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use crossbeam::channel::{Receiver, Sender, bounded};
 use tracing::{info, warn};
-use understudy_checkpoint::transfer::{Fetched, Progress, Wanted, fetch};
+use understudy_checkpoint::transfer::{Fetched, Progress, Wanted, connect, fetch};
 use understudy_checkpoint::{Criu, Draft, Dumped, Generation, Manifest, Store};
 use understudy_config::Config;
 use understudy_image::SocketImage;
@@ -22,6 +23,8 @@ use crate::keys::Keys;
 
 /// One checkpoint is under way at a time, and one order of it.
 const QUEUE_MAX: usize = 4;
+/// A transfer that is aborted has ended by then.
+const ABORT_LIMIT: Duration = Duration::from_secs(1);
 
 /// What the thread is to do next.
 pub enum Job {
@@ -104,6 +107,8 @@ struct Finder {
     keys: Keys,
     store: Store,
     progress: Arc<Progress>,
+    /// The search that is waited for, by ticket.
+    newest: Arc<AtomicU64>,
     /// Something is being fetched: by a search that nobody waits for any more, perhaps.
     fetching: Arc<AtomicBool>,
 }
@@ -118,6 +123,7 @@ impl Checkpointer {
             keys,
             store: store.clone(),
             progress: Arc::clone(&progress),
+            newest: Arc::default(),
             fetching: Arc::default(),
         };
         let config = Arc::clone(config);
@@ -189,6 +195,7 @@ impl Worker {
     /// On a thread of its own: another node may take its time.
     fn search(&self, search: Box<Search>) -> Option<Done> {
         let (finder, report, ticket) = (self.finder.clone(), self.report.clone(), search.ticket);
+        finder.newest.store(ticket, Ordering::Release);
         let spawned =
             std::thread::Builder::new().name("checkpoint-search".into()).spawn(move || {
                 let _ = report.send(Done::Obtained(ticket, said(finder.obtain(&search))));
@@ -235,26 +242,47 @@ impl Finder {
         if search.sources.is_empty() {
             bail!("no node that could have one is there");
         }
-        if self.fetching.swap(true, Ordering::AcqRel) {
-            bail!("another one is still being fetched");
+        self.fetch_from(search)
+    }
+
+    /// Whoever searched before is not waited for any more.
+    fn is_free(&self) -> bool {
+        let end = Instant::now() + ABORT_LIMIT;
+        while self.fetching.swap(true, Ordering::AcqRel) {
+            self.progress.abort();
+            if Instant::now() > end {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(2));
         }
-        let fetched = self.fetch_from(search);
-        self.fetching.store(false, Ordering::Release);
-        fetched
+        true
     }
 
     fn fetch_from(&self, search: &Search) -> anyhow::Result<(Box<Generation>, String)> {
         let mut errors = Vec::new();
         for (name, address) in &search.sources {
-            let identity = self.keys.identity();
-            match fetch(*address, &identity, &search.wanted, &self.store, &self.progress) {
+            match self.fetch_one(*address, search) {
                 Ok(Fetched { generation, bytes, took }) => {
                     let text = format!("from {name}: {bytes} bytes in {} ms", took.as_millis());
                     return Ok((Box::new(generation), text));
                 }
-                Err(e) => errors.push(format!("{name}: {e}")),
+                Err(e) => errors.push(format!("{name}: {e:#}")),
             }
         }
         bail!(errors.join("; "))
+    }
+
+    fn fetch_one(&self, address: SocketAddr, search: &Search) -> anyhow::Result<Fetched> {
+        let stream = connect(address)?;
+        if self.newest.load(Ordering::Acquire) != search.ticket {
+            bail!("nobody waits for it any more");
+        }
+        if !self.is_free() {
+            bail!("another one is still being fetched");
+        }
+        let identity = self.keys.identity();
+        let fetched = fetch(stream, &identity, &search.wanted, &self.store, &self.progress);
+        self.fetching.store(false, Ordering::Release);
+        Ok(fetched?)
     }
 }

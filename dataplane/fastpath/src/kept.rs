@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use crate::MS;
 
 /// Frames kept at most.
-const KEPT_MAX: usize = 512;
+pub const KEPT_MAX: usize = 512;
 /// Older ones are the client's to retransmit.
 const KEPT_AGE_NS_MAX: u64 = 2_000 * MS;
 
@@ -29,6 +29,15 @@ impl<F> Kept<F> {
         }
         self.frames.push_back((now_ns, frame));
         dropped + u64::from(full)
+    }
+
+    /// Puts a frame before all others. False: no room.
+    pub fn push_first(&mut self, now_ns: u64, frame: F) -> bool {
+        let room = self.frames.len() < KEPT_MAX;
+        if room {
+            self.frames.push_front((now_ns, frame));
+        }
+        room
     }
 
     /// Drops frames that came before `since_ns`: a primary had them.

@@ -68,7 +68,8 @@ fn what_was_said_stays_said() {
         let before: u64 = tasks.iter().map(Task::progress).sum();
         let old = scenario.primary().unwrap();
         let status = scenario.trio.node(old).status().unwrap();
-        let checkpoints = status.checkpoints.map_or(0, |c| c.taken);
+        let checkpoints = status.checkpoints.unwrap();
+        let newest = checkpoints.newest.expect("a checkpoint");
         let killed_ns = scenario.trio.crash(&scenario.lab, old).unwrap();
         tasks.iter().for_each(|task| task.wait_progress(2, STALL_MAX).unwrap());
         let new = scenario.trio.wait_primary(Some(old), READY_TIMEOUT).unwrap();
@@ -80,8 +81,13 @@ fn what_was_said_stays_said() {
         let begun = Instant::now();
         scenario.trio.wait_ready().unwrap();
         println!(
-            "kill {kill}: {old} dead after {before} rounds and {checkpoints} checkpoints of its own, \
-             {new} serves, whole again in {} ms",
+            "kill {kill}: {old} dead after {before} rounds and {} checkpoints of its own (the last: \
+             {} KiB, frozen {} us, held {} us, {} ms), {new} serves, whole again in {} ms",
+            checkpoints.taken,
+            newest.bytes >> 10,
+            newest.frozen_us,
+            newest.held_us,
+            newest.took_ms,
             begun.elapsed().as_millis()
         );
         moments.push(killed_ns);

@@ -2,9 +2,10 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use understudy_seal::stream::End;
@@ -17,7 +18,7 @@ use crate::store::{Generation, MANIFEST, MANIFEST_BYTES_MAX, Store, checksum, pa
 
 /// Each takes a round trip.
 const AGE_EXCHANGES: usize = 5;
-const CONNECT: Duration = Duration::from_secs(3);
+const CONNECT: Duration = Duration::from_secs(1);
 const SILENCE: Duration = Duration::from_secs(20);
 /// The other node may have to take a checkpoint first.
 const OFFER_SILENCE: Duration = Duration::from_secs(180);
@@ -29,6 +30,23 @@ pub struct Progress {
     pub done: AtomicU64,
     /// Bytes of all files; 0 until they are known.
     pub total: AtomicU64,
+    /// The connection of now.
+    stream: Mutex<Option<TcpStream>>,
+}
+
+impl Progress {
+    /// Ends the transfer that is under way, if one is: it fails soon.
+    pub fn abort(&self) {
+        let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(stream) = &*stream {
+            // It has ended already, perhaps.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn connected(&self, stream: Option<TcpStream>) {
+        *self.stream.lock().unwrap_or_else(PoisonError::into_inner) = stream;
+    }
 }
 
 /// A checkpoint that arrived.
@@ -42,21 +60,29 @@ pub struct Fetched {
     pub took: Duration,
 }
 
-/// Gets the newest checkpoint that fits from the node at `address`, and keeps it. What an earlier
-/// attempt brought is not fetched again.
+/// A connection to the node at `address`.
+///
+/// # Errors
+/// If nobody answers there in time.
+pub fn connect(address: SocketAddr) -> Result<TcpStream> {
+    TcpStream::connect_timeout(&address, CONNECT)
+        .map_err(|e| transfer(format!("{address} does not answer: {e}")))
+}
+
+/// Gets the newest checkpoint that fits from the node at the other end, and keeps it. What an
+/// earlier attempt brought is not fetched again.
 ///
 /// # Errors
 /// Why there is none, or what broke; what has come so far stays for the next attempt.
 pub fn fetch(
-    address: SocketAddr,
+    stream: TcpStream,
     identity: &Identity,
     wanted: &Wanted,
     store: &Store,
     progress: &Progress,
 ) -> Result<Fetched> {
     let begun = Instant::now();
-    let stream = TcpStream::connect_timeout(&address, CONNECT)
-        .map_err(|e| transfer(format!("{address} does not answer: {e}")))?;
+    progress.connected(stream.try_clone().ok());
     let mut link = Link::open(stream, End::Client, identity, SILENCE)?;
     link.set_patience(OFFER_SILENCE)?;
     link.say(&Ask::Offer(wanted.clone()))?;

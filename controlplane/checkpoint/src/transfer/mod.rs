@@ -8,7 +8,7 @@ mod client;
 mod link;
 mod server;
 
-pub use client::{Fetched, Progress, fetch};
+pub use client::{Fetched, Progress, connect, fetch};
 pub use link::Identity;
 pub use server::{Server, Source};
 

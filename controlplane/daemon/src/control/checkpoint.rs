@@ -11,6 +11,7 @@ use std::time::UNIX_EPOCH;
 use understudy_api::{Checkpoint, Checkpoints};
 use understudy_checkpoint::transfer::Server as TransferServer;
 use understudy_checkpoint::{Dumped, Generation, Manifest, Reign, Store as CheckpointStore};
+use understudy_config::CommitPolicy;
 use understudy_fastpath::command::Barrier;
 
 use super::*;
@@ -67,7 +68,11 @@ impl Taking {
         now_ns: u64,
     ) -> anyhow::Result<Taking> {
         let dir = config.control.state_dir.join("checkpoints");
-        let store = CheckpointStore::open(&dir, config.checkpoint.keep)?;
+        let mut store = CheckpointStore::open(&dir, config.checkpoint.keep)?;
+        if config.commit.policy == CommitPolicy::Checkpoint {
+            // As safe as the log, which is in memory: a majority holds it, and clients wait.
+            store = store.without_sync();
+        }
         let worker = Checkpointer::start(config, store.clone(), keys.clone())?;
         let offers = offers::serve(config, store.clone(), calls, keys.clone())?;
         let (under_way, newest, failed) = (None, None, None);

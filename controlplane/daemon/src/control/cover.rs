@@ -14,6 +14,9 @@ use super::restore::reigns;
 use super::*;
 use crate::checkpointer::{Job, Search};
 
+/// The data path has taken an order by then, and shows it.
+const HEARD_NS: u64 = 5 * MS;
+
 impl Control {
     pub(super) fn commits_by_checkpoint(&self) -> bool {
         self.config.commit.policy == CommitPolicy::Checkpoint
@@ -39,11 +42,15 @@ impl Control {
 
     /// The log speaks of one that this node lacks.
     pub(super) fn get_lacking(&mut self, now_ns: u64) -> bool {
-        let Some(s) = self.snapshot.as_ref().filter(|s| matches!(s.role, DataRole::Follow(_)))
-        else {
-            return false;
-        };
-        let Some(lacking) = s.checkpoint_lacking.filter(|_| self.restoration.is_resting(now_ns))
+        let Some(s) = &self.snapshot else { return false };
+        let DataRole::Follow(epoch) = s.role else { return false };
+        if s.checkpoint_lacking.is_some() {
+            self.restoration.give_up_before(now_ns, epoch);
+        }
+        // What was told a moment ago is not in the snapshot yet.
+        let heard = s.at_ns > self.warm.told_ns + HEARD_NS;
+        let Some(lacking) =
+            s.checkpoint_lacking.filter(|_| heard).filter(|_| self.restoration.is_resting(now_ns))
         else {
             return false;
         };
@@ -58,7 +65,7 @@ impl Control {
             ..Wanted::new(s.log_start, reigns(&log.history))
         };
         let sources = self.sources(&view.peers, view.primary).into_iter().rev().collect();
-        let ticket = self.restoration.obtain(now_ns);
+        let ticket = self.restoration.obtain(now_ns, epoch);
         let search = Box::new(Search { ticket, wanted, own: true, sources });
         if let Err(text) = self.submit_checkpoint_job(Job::Obtain(search)) {
             self.restoration_failed(now_ns, text);

@@ -15,6 +15,8 @@ use crate::checkpointer::{Found, Job, Obtained, Restored, Search};
 /// Between two attempts; doubled with each, up to the last.
 const RETRY_FIRST_NS: u64 = 500 * MS;
 const RETRY_LAST_NS: u64 = 30_000 * MS;
+/// When output waits for this node to store one.
+const RETRY_WAITED_FOR_NS: u64 = 50 * MS;
 /// How often it is looked whether one is needed: the answer takes a view of the whole node.
 const LOOK_NS: u64 = 20 * MS;
 /// How long the data path may take to answer.
@@ -25,7 +27,7 @@ pub(super) enum Stage {
     /// Nothing is to be done, or not before this moment.
     Rest { until_ns: u64 },
     /// A checkpoint is looked for; what is found by an older ticket is not waited for any more.
-    Obtain { ticket: u64 },
+    Obtain { ticket: u64, epoch: Epoch },
     /// CRIU is at work.
     Restore { generation: Box<Generation> },
     /// The application stands still until the data path knows of it.
@@ -79,14 +81,14 @@ impl Restoration {
         matches!(self.stage, Stage::Rest { until_ns } if now_ns >= until_ns)
     }
 
-    /// A checkpoint is being looked for from now on, by this ticket.
-    pub(super) fn obtain(&mut self, now_ns: u64) -> u64 {
+    /// A checkpoint is being looked for from now on, by this ticket, in this reign.
+    pub(super) fn obtain(&mut self, now_ns: u64, epoch: Epoch) -> u64 {
         if self.attempts == 0 {
             self.begun_ns = now_ns;
         }
         self.attempts += 1;
         self.tickets += 1;
-        self.stage = Stage::Obtain { ticket: self.tickets };
+        self.stage = Stage::Obtain { ticket: self.tickets, epoch };
         self.tickets
     }
 
@@ -100,6 +102,14 @@ impl Restoration {
     pub(super) fn succeeded(&mut self) {
         let (restored, tickets) = (self.restored, self.tickets);
         *self = Restoration { restored, tickets, ..Restoration::new() };
+    }
+
+    /// What was looked for in an earlier reign is not waited for any more: who has it may be gone.
+    pub(super) fn give_up_before(&mut self, now_ns: u64, epoch: Epoch) {
+        if matches!(self.stage, Stage::Obtain { epoch: e, .. } if e < epoch) {
+            self.stage = Stage::Rest { until_ns: now_ns };
+            self.attempts = 0;
+        }
     }
 
     /// CRIU is bringing processes to life.
@@ -150,7 +160,7 @@ impl Control {
             self.note(now_ns, view.epoch, "checkpoint_needed", text);
         }
         let search = Search {
-            ticket: self.restoration.obtain(now_ns),
+            ticket: self.restoration.obtain(now_ns, view.epoch),
             wanted: wanted(need, log),
             own: !need.diverged,
             sources: self.sources(&view.peers, view.primary),
@@ -179,7 +189,7 @@ impl Control {
 
     /// A checkpoint is here, or none is to be had.
     pub(super) fn obtained(&mut self, now_ns: u64, ticket: u64, result: Obtained) {
-        if !matches!(self.restoration.stage, Stage::Obtain { ticket: t } if t == ticket) {
+        if !matches!(self.restoration.stage, Stage::Obtain { ticket: t, .. } if t == ticket) {
             return;
         }
         if self.is_raising() {
@@ -315,7 +325,9 @@ impl Control {
 
     pub(super) fn restoration_failed(&mut self, now_ns: u64, text: String) {
         let attempts = self.restoration.attempts.clamp(1, 16);
-        let wait_ns = (RETRY_FIRST_NS << (attempts - 1)).min(RETRY_LAST_NS);
+        let waited_for = self.commits_by_checkpoint() && self.is_parked();
+        let first_ns = if waited_for { RETRY_WAITED_FOR_NS } else { RETRY_FIRST_NS };
+        let wait_ns = (first_ns << (attempts - 1)).min(RETRY_LAST_NS);
         let epoch = self.node.view(now_ns).epoch;
         self.note(now_ns, epoch, "restore_failed", text.clone());
         self.restoration.failed = Some(text);

@@ -24,6 +24,8 @@ pub(super) struct Warm {
     ready: bool,
     /// The application was brought to life, or is being.
     raised: bool,
+    /// When the data path was last told what is stored here.
+    pub(super) told_ns: u64,
     /// When a newer checkpoint was last asked for.
     asked_ns: u64,
 }
@@ -76,7 +78,7 @@ impl Control {
         let wanted = Wanted::new(floor_min, reigns(&log.history));
         let sources = self.sources(&view.peers, view.primary);
         self.warm.asked_ns = now_ns;
-        let ticket = self.restoration.obtain(now_ns);
+        let ticket = self.restoration.obtain(now_ns, view.epoch);
         let search = Box::new(Search { ticket, wanted, own: true, sources });
         if let Err(text) = self.submit_checkpoint_job(Job::Obtain(search)) {
             self.restoration_failed(now_ns, text);
@@ -114,6 +116,7 @@ impl Control {
         }
         self.warm.parked = Some(generation);
         self.restoration.succeeded();
+        self.warm.told_ns = now_ns;
         self.tell_stored(stored);
     }
 
@@ -166,7 +169,7 @@ impl Control {
         let history = self.snapshot.as_ref().map(|s| reigns(&s.history)).unwrap_or_default();
         let least = self.least();
         let wanted = Wanted { least, ..Wanted::new(log_start, history) };
-        let ticket = self.restoration.obtain(now_ns);
+        let ticket = self.restoration.obtain(now_ns, epoch);
         let search = Box::new(Search { ticket, wanted, own: true, sources: Vec::new() });
         if self.submit_checkpoint_job(Job::Obtain(search)).is_err() {
             self.raise_impossible(now_ns);

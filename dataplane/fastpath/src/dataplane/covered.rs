@@ -11,6 +11,7 @@ use understudy_wire::record::CheckpointRecord;
 
 use super::*;
 use crate::command::{StoredCheckpoint, StoredCheckpoints};
+use crate::kept::KEPT_MAX;
 use crate::sender::CommitPolicy;
 
 /// Which output a checkpoint covers. Output is counted as it is put to the gate.
@@ -80,6 +81,27 @@ impl<P: Ports> Dataplane<P> {
     pub(super) fn set_stored(&mut self, stored: StoredCheckpoints) {
         self.stored = stored;
         self.prove_checkpoints();
+    }
+
+    /// What the log has beyond the first checkpoint that is lacking will be cut off, since nobody
+    /// was told of it. What clients sent is as good as new.
+    pub(super) fn keep_uncovered(&mut self, now_ns: u64, ports: &mut P) {
+        let (mut at, mut frames) = (self.log.held(), VecDeque::with_capacity(KEPT_MAX));
+        while let Some(record) = self.log.record(at) {
+            if record.header.kind == RecordKind::ClientFrame {
+                if frames.len() == KEPT_MAX {
+                    frames.pop_front();
+                }
+                frames.push_back(at);
+            }
+            at = record.next;
+        }
+        for at in frames.into_iter().rev() {
+            let frame = self.log.record(at).and_then(|record| ports.alloc(&[record.payload]));
+            if frame.is_some_and(|frame| self.kept.push_first(now_ns, frame)) {
+                self.counters.kept_frames += 1;
+            }
+        }
     }
 
     /// How far the log is held may have changed: by what came, what is stored, what is committed.

@@ -12,6 +12,7 @@ impl<P: Ports> Dataplane<P> {
                 self.keep_log_clock(now_ns);
                 self.promised = self.promised.max(epoch);
                 self.drop_output();
+                self.keep_uncovered(now_ns, ports);
                 self.log.truncate_to(self.log.boundary().min(self.log.held()));
                 self.committed = self.committed.min(self.log.end());
                 self.role = Role::Claim { epoch, serve, alone: false };

@@ -138,3 +138,28 @@ fn a_checkpoint_of_a_reign_that_was_cut_off_stands_for_nothing() {
     exchange(&mut b, &mut c, 10);
     assert_eq!(c.held_position(), b.dp.log().end());
 }
+
+#[test]
+fn what_clients_sent_after_a_checkpoint_that_was_lost_is_captured_anew() {
+    let (mut a, mut b) = replied();
+    let cut = a.dp.log().end();
+    a.take_checkpoint();
+    a.give(PortRole::Client, from_client(cli(7), srv(0), ACK, b"another"));
+    a.give(PortRole::Client, from_client(cli(14), srv(0), ACK, b"and more"));
+    exchange(&mut a, &mut b, 5);
+    b.order(Command::Service { up: true });
+    b.order(Command::Lead { epoch: 2, serve: true });
+    for _ in 0..600 {
+        b.poll();
+    }
+    let log = b.dp.log();
+    let mut payloads = Vec::new();
+    let mut at = cut;
+    while let Some(record) = log.record(at) {
+        payloads.push(record.payload.to_vec());
+        at = record.next;
+    }
+    let at = |end: &[u8]| payloads.iter().position(|p| p.ends_with(end)).expect("in the log");
+    assert!(at(b"another") < at(b"and more"));
+    assert_eq!(payloads.len(), 3, "an epoch record and these");
+}

@@ -274,6 +274,17 @@ fn commit_min_is_at_least_a_majority_and_at_most_every_replica() {
         parse(&with("policy = \"quorum\"", &format!("policy = \"{policy}\"\n{min}")))
     };
     assert_eq!(parse(A).unwrap().commit_min(), 1, "the default");
+    let warm = |text: &str| {
+        let text = text.replace("clone = \"hot\"", "clone = \"warm\"");
+        parse(&text)
+    };
+    let by_checkpoint = with("policy = \"quorum\"", "policy = \"checkpoint\"");
+    let error = parse(&by_checkpoint).unwrap_err().to_string();
+    assert!(error.contains("needs service.clone = \"warm\""), "{error}");
+    let config = warm(&by_checkpoint).unwrap();
+    assert_eq!(config.commit.policy, CommitPolicy::Checkpoint);
+    let error = warm(&by_checkpoint.replace("keep = 3", "keep = 2")).unwrap_err().to_string();
+    assert!(error.contains("needs checkpoint.keep of 3..=16"), "{error}");
     for policy in ["any", "quorum", "all"] {
         for min in [1, 2] {
             assert_eq!(trio(policy, &format!("min = {min}")).unwrap().commit_min(), min);

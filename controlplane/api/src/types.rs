@@ -309,6 +309,8 @@ pub struct Gate {
     pub alone: bool,
     /// Frames that wait for their cause to be committed.
     pub waiting_frames: u64,
+    /// Of these, frames that no checkpoint covers yet; 0 unless commit is by checkpoint.
+    pub uncovered_frames: u64,
     /// Frames that have left.
     pub released: u64,
     /// Of these, frames that did not wait.

@@ -147,6 +147,10 @@ pub fn status(s: &Status) -> String {
         Some(share) => format!(" ({share} with zero wait)"),
         None => String::new(),
     };
+    let uncovered = match gate.uncovered_frames {
+        0 => String::new(),
+        n => format!(" ({n} for a checkpoint)"),
+    };
     let set = match (s.role, gate.alone) {
         (Role::Primary, true) => ", alone".to_owned(),
         (Role::Primary, false) if !s.peers.is_empty() => format!(
@@ -161,7 +165,7 @@ pub fn status(s: &Status) -> String {
         &mut out,
         "Gate",
         &format!(
-            "{}, policy {}{set}  waiting {}  released {}{zero_wait}  dropped {}",
+            "{}, policy {}{set}  waiting {}{uncovered}  released {}{zero_wait}  dropped {}",
             if gate.open { "open" } else { "closed" },
             gate.policy,
             gate.waiting_frames,

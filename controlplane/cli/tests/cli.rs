@@ -156,6 +156,7 @@ fn status() -> Status {
             replicas_in_set: 1,
             alone: false,
             waiting_frames: 3,
+            uncovered_frames: 0,
             released: 1000,
             released_zero_wait: 987,
             dropped: 0,

@@ -109,6 +109,7 @@ fn gate(config: &Config, view: &View, snapshot: Option<&Snapshot>) -> api::Gate 
         replicas_in_set: snapshot.map_or(0, |s| in_set(s) as u64),
         alone: snapshot.is_some_and(|s| s.alone),
         waiting_frames: snapshot.map_or(0, |s| s.gate_waiting as u64),
+        uncovered_frames: snapshot.map_or(0, |s| s.gate_uncovered as u64),
         released: c.gate_released,
         released_zero_wait: c.gate_zero_wait,
         dropped: c.gate_fenced,

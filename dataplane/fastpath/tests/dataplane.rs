@@ -12,6 +12,9 @@ mod checkpoint;
 #[path = "dataplane/covered.rs"]
 mod covered;
 
+#[path = "dataplane/oracle.rs"]
+mod oracle;
+
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::net::IpAddr;

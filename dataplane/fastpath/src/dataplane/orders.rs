@@ -68,7 +68,8 @@ impl<P: Ports> Dataplane<P> {
         self.keep_log_clock(now_ns);
         self.promised = epoch;
         self.drop_output();
-        self.log.truncate_to(cut);
+        // Of what it does not hold in full it did not tell, reigns included: `cut` knows nothing of it.
+        self.log.truncate_to(cut.min(self.log.held()));
         self.committed = self.committed.min(self.log.end());
         self.role = Role::Follow(Box::new(Receiver::new(epoch, primary, self.committed)));
     }

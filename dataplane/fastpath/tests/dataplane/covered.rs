@@ -4,11 +4,11 @@ use super::*;
 use understudy_fastpath::command::{Barrier, StoredCheckpoint, StoredCheckpoints};
 use understudy_wire::record::CheckpointRecord;
 
-fn record(barrier: &Barrier) -> CheckpointRecord {
+pub(super) fn record(barrier: &Barrier) -> CheckpointRecord {
     CheckpointRecord { position: barrier.position, at_ns: barrier.at_ns }
 }
 
-fn stored(barrier: &Barrier) -> StoredCheckpoint {
+pub(super) fn stored(barrier: &Barrier) -> StoredCheckpoint {
     let reign = *barrier.history.last().expect("a reign");
     StoredCheckpoint { checkpoint: record(barrier), reign }
 }
@@ -162,4 +162,17 @@ fn what_clients_sent_after_a_checkpoint_that_was_lost_is_captured_anew() {
     let at = |end: &[u8]| payloads.iter().position(|p| p.ends_with(end)).expect("in the log");
     assert!(at(b"another") < at(b"and more"));
     assert_eq!(payloads.len(), 3, "an epoch record and these");
+}
+
+#[test]
+fn a_new_reign_is_followed_from_what_is_held_in_full() {
+    let (mut a, mut b) = replied();
+    let held = a.dp.log().end();
+    a.take_checkpoint();
+    a.give(PortRole::Client, from_client(cli(7), srv(0), ACK, b"another"));
+    exchange(&mut a, &mut b, 5);
+    assert!(b.dp.log().end() > held);
+    // Who decides where the histories part knows only of what is held.
+    b.order(Command::Follow { epoch: 2, primary: 3, cut: u64::MAX });
+    assert_eq!(b.dp.log().end(), held);
 }

@@ -525,13 +525,15 @@ pub struct CheckpointConfig {
     pub interval_s: u64,
     /// A checkpoint is taken when so much of the log was written since the last; 0: never for that.
     pub log_fill_percent: u64,
+    /// A checkpoint is taken after so many new connections; 0: never for that.
+    pub connections: u64,
     /// What other nodes are sent at most, in MiB a second; 0: no limit.
     pub transfer_mb_s: u64,
 }
 
 impl Default for CheckpointConfig {
     fn default() -> Self {
-        Self { keep: 3, interval_s: 0, log_fill_percent: 0, transfer_mb_s: 100 }
+        Self { keep: 3, interval_s: 0, log_fill_percent: 0, connections: 0, transfer_mb_s: 100 }
     }
 }
 

@@ -341,6 +341,8 @@ fn checkpoint(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {
     range(source, &["checkpoint", "interval_s"], config.checkpoint.interval_s, 0..=DAY_S)?;
     let fill = config.checkpoint.log_fill_percent;
     range(source, &["checkpoint", "log_fill_percent"], fill, 0..=90)?;
+    let connections = config.checkpoint.connections;
+    range(source, &["checkpoint", "connections"], connections, 0..=1_000_000_000)?;
     let rate = config.checkpoint.transfer_mb_s;
     range(source, &["checkpoint", "transfer_mb_s"], rate, 0..=100_000)
 }

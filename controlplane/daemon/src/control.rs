@@ -18,7 +18,7 @@ use anyhow::Context;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use tracing::{debug, error, info, warn};
 use understudy_api::{ApiError, ErrorCode, Request, Response, SwitchoverDone, TimelineEvent};
-use understudy_config::{CloneMode, Config};
+use understudy_config::{CloneMode, CommitPolicy, Config};
 use understudy_fastpath::MS;
 use understudy_fastpath::command::{Command, ControlBody, DataRole, Event, Snapshot};
 use understudy_linux::rtnl::{self, LinkMonitor};
@@ -51,6 +51,8 @@ const TICK: Duration = Duration::from_millis(2);
 const STUCK_NS: u64 = 1_000 * MS;
 /// Between killing the application and starting anew: repeated notices still leave.
 const RESTART_DELAY_NS: u64 = 150 * MS;
+/// A switchover waits for the checkpoint under way to be stored at the other end.
+const CHECKPOINT_SWITCHOVER_NS: u64 = 2_500 * MS;
 /// How long a stop waits for another node to take over.
 const STOP_LIMIT_NS: u64 = 3_000 * MS;
 /// A life shorter than this is a failure to start: the next one is delayed, ever longer.
@@ -627,6 +629,9 @@ fn proto_config(config: &Config, incarnation: u64) -> ProtoConfig {
         detect.suspect_after_ms * MS,
         detect.lease_ms * MS,
     );
+    if config.commit.policy == CommitPolicy::Checkpoint {
+        proto.switchover_limit_ns = CHECKPOINT_SWITCHOVER_NS;
+    }
     proto.priority = config.me().priority;
     proto.witness = config.is_witness();
     proto.arbiter = config.arbiter.is_some();

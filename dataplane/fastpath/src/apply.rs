@@ -352,6 +352,7 @@ impl Apply {
         };
         let key = segment.key_from_server();
         let Some(syn) = self.syns.take(&key, segment.ack) else { return };
+        cx.counters.handshakes += 1;
         let synack = SynAckInfo::new(&segment, record.header.timestamp_ns);
         if !self.flows.half_open(key, syn, synack, self.cursor) {
             cx.counters.flows_full += 1;

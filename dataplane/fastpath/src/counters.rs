@@ -122,6 +122,8 @@ counters! {
     owed,
     /// Of these, sent at takeover.
     owed_sent,
+    /// Connections that the service agreed to, here or as its clone knows.
+    handshakes,
     /// Connections handed to the clone's kernel.
     adoptions,
     /// Connections handed over again because the clone's kernel seemed not to have them.

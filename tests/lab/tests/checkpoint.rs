@@ -390,3 +390,33 @@ fn killed_while_it_joins() {
     verdict.assert_pass();
     scenario.check_wire(1).unwrap();
 }
+
+/// Nobody asks for them: a clone takes them by time, and after new connections.
+#[test]
+fn taken_by_themselves() {
+    for (key, value) in [("checkpoint.interval_s", 1), ("checkpoint.connections", 10)] {
+        let set = vec![(key.into(), value.into())];
+        let options = NodeOptions { set, ..NodeOptions::default() };
+        let Some(mut scenario) = two_of_three(&options) else { return };
+        let follower = scenario.primary().unwrap().others().find(|&m| m != Member::C).unwrap();
+        let taken = |scenario: &mut Scenario, member| {
+            scenario.trio.node(member).status().unwrap().checkpoints.unwrap().taken
+        };
+        if key == "checkpoint.connections" {
+            std::thread::sleep(ms(1500));
+            assert_eq!(taken(&mut scenario, follower), 0, "there were no connections");
+        }
+        let task = load(&scenario, 20);
+        cmd::wait_until("a checkpoint", STALL_MAX, || Ok(taken(&mut scenario, follower) > 0))
+            .unwrap();
+        let primary = scenario.primary().unwrap();
+        assert_eq!(taken(&mut scenario, primary), 0, "a primary leaves it to its follower");
+        done_after(task);
+    }
+}
+
+fn done_after(task: Task) {
+    let verdict = task.finish().unwrap();
+    println!("{verdict}");
+    verdict.assert_pass();
+}

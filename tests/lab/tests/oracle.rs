@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use understudy_lab::clients::Task;
 use understudy_lab::clients::oracle::{Oracle, Told};
-use understudy_lab::node::{READY_TIMEOUT, vip4, vip6};
+use understudy_lab::node::{Paused, READY_TIMEOUT, vip4, vip6};
 use understudy_lab::pattern::Rng;
 use understudy_lab::{NodeOptions, Scenario, scenario};
 
@@ -107,4 +107,37 @@ fn what_was_said_stays_said() {
     let of = |share: usize| stalls.get(stalls.len() * share / 100).map_or(0, |ns| ns / 1_000_000);
     println!("stalls: median {} ms, 90 % {} ms, longest {} ms", of(50), of(90), of(99));
     scenario.check_wire(moments.len()).unwrap();
+}
+
+/// A planned handover, a replica that stands still, and a primary that does and comes back.
+#[test]
+fn handovers_and_pauses() {
+    let Some(mut scenario) = ready() else { return };
+    let tasks = ask(&scenario, &mut Rng::new(seed() + 1));
+    let goes_on = || tasks.iter().for_each(|task| task.wait_progress(3, STALL_MAX).unwrap());
+    let first = scenario.primary().unwrap();
+    let done = scenario.trio.node(first).switchover(None).unwrap();
+    println!("switchover to {} in {} ms", done.to, done.took_ms);
+    goes_on();
+    scenario.trio.wait_ready().unwrap();
+    let primary = scenario.primary().unwrap();
+    let replica = primary.others().next().unwrap();
+    scenario.trio.node(replica).pause(Paused::Machine).unwrap();
+    goes_on();
+    std::thread::sleep(ms(3000));
+    goes_on();
+    scenario.trio.node(replica).resume().unwrap();
+    scenario.trio.wait_ready().unwrap();
+    let paused = scenario.primary().unwrap();
+    scenario.trio.node(paused).pause(Paused::Machine).unwrap();
+    goes_on();
+    scenario.trio.node(paused).resume().unwrap();
+    scenario.trio.wait_ready().unwrap();
+    goes_on();
+    for task in tasks {
+        let verdict = task.finish().unwrap();
+        println!("{verdict}");
+        verdict.assert_pass();
+    }
+    scenario.check_wire(2).unwrap();
 }

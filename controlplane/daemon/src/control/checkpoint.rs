@@ -52,8 +52,9 @@ pub(super) struct Taking {
     taken: u64,
     newest: Option<(Checkpoint, u64)>,
     failed: Option<String>,
-    /// When the last one began.
+    /// When the last one began, and how many connections there had been by then.
     last_ns: u64,
+    last_handshakes: u64,
     /// When the last one ended.
     ended_ns: u64,
     /// One that was due could not be begun, or failed; it is tried again then.
@@ -85,6 +86,7 @@ impl Taking {
             newest,
             failed,
             last_ns: now_ns,
+            last_handshakes: 0,
             ended_ns: now_ns,
             not_before_ns: 0,
         })
@@ -151,7 +153,7 @@ impl Control {
         self.protect_committed();
     }
 
-    /// By output that waits for one, by time, or by what was written to the log.
+    /// By output that waits for one, by time, by what was written to the log, or by connections.
     fn is_checkpoint_due(&self, now_ns: u64) -> bool {
         let (Some(taking), Some(s)) = (&self.taking, &self.snapshot) else { return false };
         let config = &self.config.checkpoint;
@@ -166,7 +168,9 @@ impl Control {
         let since = taking.newest.as_ref().map_or(0, |(newest, _)| newest.position);
         let fill = s.log_capacity / 100 * config.log_fill_percent;
         let by_log = fill > 0 && s.applied.saturating_sub(since) >= fill;
-        (by_time || by_log) && !self.clone_does_it(s, now_ns)
+        let new = s.counters.handshakes.saturating_sub(taking.last_handshakes);
+        let by_connections = config.connections > 0 && new >= config.connections;
+        (by_time || by_log || by_connections) && !self.clone_does_it(s, now_ns)
     }
 
     /// A primary leaves it to a clone, whose standing still nobody notices.
@@ -181,6 +185,7 @@ impl Control {
         answer: Option<Sender<Response>>,
     ) -> Result<(), String> {
         let why_not = self.no_checkpoint_because();
+        let handshakes = self.snapshot.as_ref().map_or(0, |s| s.counters.handshakes);
         let Some(taking) = &mut self.taking else {
             return Err("a witness has no application".into());
         };
@@ -192,6 +197,7 @@ impl Control {
         }
         taking.submit(Job::Prepare)?;
         taking.last_ns = now_ns;
+        taking.last_handshakes = handshakes;
         taking.under_way = Some(UnderWay { stage: Stage::Prepare, begun_ns: now_ns, answer });
         Ok(())
     }

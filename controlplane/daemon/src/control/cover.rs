@@ -26,7 +26,7 @@ impl Control {
     pub(super) fn is_cover_due(&self, s: &Snapshot, since_ns: u64, now_ns: u64) -> bool {
         let interval_ns = self.config.commit.checkpoint_interval_ms * MS;
         let leads = matches!(s.role, DataRole::Lead(_)) && s.level && self.app == App::Ready;
-        let waits = s.gate_uncovered > 0 && !s.cover_pending;
+        let waits = s.gate_uncovered > 0 && !s.cover_pending && !s.drained;
         self.commits_by_checkpoint() && leads && waits && now_ns >= since_ns + interval_ns
     }
 

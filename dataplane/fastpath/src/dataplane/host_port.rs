@@ -114,6 +114,7 @@ impl<P: Ports> Dataplane<P> {
         let level = self.apply.cursor() == self.log.end();
         let noted = self.log.append(RecordKind::SynAck, stamp_ns, frame, floor).is_ok();
         self.counters.log_full += u64::from(!noted);
+        self.counters.handshakes += u64::from(noted);
         if noted && level {
             self.apply.skip_to(self.log.end());
         }

@@ -51,7 +51,7 @@ impl<P: Ports> Dataplane<P> {
             lease_valid,
             alone: matches!(&self.role, Role::Lead(r) if r.sender.is_alone()),
             replicas_required: self.config.sender.required(),
-            drained: draining && self.gate.is_empty() && self.client_out.room() == BURST,
+            drained: draining && self.is_drained(),
             level: self.is_level(),
             fit: self.apply.is_fit() && !self.log.is_corrupt(),
             data_heard_at_ns: heard,
@@ -68,6 +68,14 @@ impl<P: Ports> Dataplane<P> {
             counters: self.counters,
             channel: self.channel.view(),
         }
+    }
+
+    /// Nothing more will leave. What no checkpoint covers was never said: whoever takes over says it
+    /// its own way.
+    fn is_drained(&self) -> bool {
+        let said = !self.cover_pending() && !self.is_held();
+        let gate = self.gate.is_empty() || self.commits_by_checkpoint() && said;
+        gate && self.client_out.room() == BURST
     }
 
     /// A takeover need not wait for the clone. One that was restored is not level before the log

@@ -114,6 +114,15 @@ silence() {
     say "disabled the system's $1 service"
 }
 
+# What Debian 12 gives newer compilers as, for its browsers' sake.
+RUST_WEB=(rustc-web cargo-web rustfmt-web)
+
+has_rust_web() {
+    local version
+    version="$(apt-cache policy rustc-web | sed -n 's/^ *Candidate: 1\.\([0-9]*\).*/\1/p')"
+    [ "${version:-0}" -ge "$RUST_MIN" ]
+}
+
 rust_is_new_enough() {
     local version
     version="$(rustc --version 2>/dev/null)" && cargo --version >/dev/null 2>&1 || return 1
@@ -129,6 +138,13 @@ rust() {
     fi
     if ! command -v rustup >/dev/null; then
         update_lists
+        if has_rust_web; then
+            install_packages "${RUST_WEB[@]}"
+            hash -r
+            rust_is_new_enough ||
+                die "rustc is still older than 1.$RUST_MIN: see which one 'command -v rustc' finds"
+            return
+        fi
         apt-cache policy rustup | grep -q 'Candidate: [0-9]' ||
             die "Rust 1.$RUST_MIN or later is needed and this Debian has no rustup: install Rust from rustup.rs, then run this again"
         install_packages rustup

@@ -18,7 +18,7 @@ mod validate;
 
 pub use error::ConfigError;
 pub use types::{
-    ArbiterConfig, CheckpointConfig, ClientPort, CloneMode, ClusterConfig, CommitConfig,
+    ArbiterConfig, AuditMode, CheckpointConfig, ClientPort, CloneMode, ClusterConfig, CommitConfig,
     CommitPolicy, Config, ControlConfig, DetectConfig, DpdkConfig, HostPort, IdleConfig, LogConfig,
     NodeConfig, NodeRole, PortSpec, PortsConfig, Prefix, Proto, ReplicaPort, ServiceConfig,
 };

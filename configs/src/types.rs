@@ -156,6 +156,9 @@ pub struct ServiceConfig {
     /// How late a clone may be with what clients have already had from the primary.
     #[serde(default = "clone_wait_ms_default")]
     pub clone_wait_ms: u64,
+    /// What is done about clones that say other bytes than the primary.
+    #[serde(default)]
+    pub audit: AuditMode,
     /// Directories whose contents are part of the application's state, in every checkpoint.
     #[serde(default)]
     pub state_dirs: Vec<PathBuf>,
@@ -513,6 +516,19 @@ pub enum CloneMode {
     Hot,
     /// The application is restored from a checkpoint at takeover, and given the log from there on.
     Warm,
+}
+
+/// What is done about clones whose output differs from the primary's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AuditMode {
+    /// Such a clone is not ready, and is made anew from a checkpoint.
+    #[default]
+    Heal,
+    /// It is counted and told, and stays ready.
+    Report,
+    /// Nothing is noted and nothing compared.
+    Off,
 }
 
 /// `[checkpoint]`

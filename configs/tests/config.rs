@@ -155,7 +155,7 @@ fn defaults_are_the_documented_values() {
         table.remove(section).unwrap();
     }
     let service = table["service"].as_table_mut().unwrap();
-    for key in ["gateway", "env", "ready_timeout_ms", "clone_wait_ms"] {
+    for key in ["gateway", "env", "ready_timeout_ms", "clone_wait_ms", "audit"] {
         service.remove(key).unwrap();
     }
     let ports = table["ports"].as_table_mut().unwrap();
@@ -377,6 +377,7 @@ fn the_service_is_checked() {
     refused_line("env = {}", "env = { A = \"\\u0000\" }", &["U+0000"]);
     refused_line("ready_timeout_ms = 30000", "ready_timeout_ms = 0", &["1..=3600000"]);
     refused_line("clone_wait_ms = 5000", "clone_wait_ms = 0", &["1..=3600000"]);
+    refused_line("audit = \"heal\"", "audit = true", &["heal", "report", "off"]);
 }
 
 #[test]

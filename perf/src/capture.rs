@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 use understudy_fastpath::MS;
+use understudy_fastpath::audit::AuditConfig;
 use understudy_fastpath::command::Command;
 use understudy_fastpath::dataplane::{Dataplane, DataplaneConfig};
 use understudy_fastpath::ports::{Burst, PortRole, Ports};
@@ -223,6 +224,7 @@ fn config() -> DataplaneConfig {
         retained_frames_max: 4096,
         flows_max: 1024,
         clone_wait_ns: 5_000 * MS,
+        audit: Some(AuditConfig { seed: [9; 16], heal: true }),
         witness: false,
     }
 }

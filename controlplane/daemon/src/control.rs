@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod cover;
+mod divergence;
 mod requests;
 mod restore;
 mod resume;
@@ -42,6 +43,7 @@ use crate::status;
 use crate::store::{Store, StoreWriter};
 pub use checkpoint::NOT_NOW;
 use checkpoint::Taking;
+use divergence::Divergences;
 use restore::Restoration;
 use warm::Warm;
 
@@ -137,6 +139,7 @@ struct Control {
     /// A witness takes no checkpoints.
     taking: Option<Taking>,
     restoration: Restoration,
+    divergences: Divergences,
     warm: Warm,
     keys: Keys,
     stop: Arc<AtomicBool>,
@@ -204,6 +207,7 @@ impl Control {
             conns,
             taking,
             restoration: Restoration::new(),
+            divergences: Divergences::default(),
             warm: Warm::default(),
             keys,
             stop,
@@ -323,6 +327,7 @@ impl Control {
                 }
                 Event::Held(barrier) => self.checkpoint_held(now_ns, barrier),
                 Event::Resumed(resumed) => self.resumed(now_ns, resumed),
+                Event::Diverged { divergence, unfit } => self.diverged(now_ns, &divergence, unfit),
                 Event::Promised { epoch, snapshot } => {
                     let state = self.log_state(&snapshot);
                     self.snapshot = Some(snapshot);

@@ -9,16 +9,18 @@ use anyhow::Context;
 use crossbeam::channel::Sender;
 use crossbeam::queue::ArrayQueue;
 use tracing::info;
-use understudy_config::{CommitPolicy, Config, IdleConfig};
+use understudy_config::{AuditMode, CommitPolicy, Config, IdleConfig};
 use understudy_dpdk::Eal;
 use understudy_fastpath::MS;
+use understudy_fastpath::audit::AuditConfig;
 use understudy_fastpath::command::{Command, Event, Snapshot};
 use understudy_fastpath::dataplane::{Dataplane, DataplaneConfig};
 use understudy_fastpath::sender::{self, SenderConfig};
 use understudy_linux::adopt::{Adopter, FlowKey};
 use understudy_linux::capsule::DeathProbe;
 use understudy_log::CaptureLog;
-use understudy_seal::Channel;
+use understudy_seal::{Channel, entropy};
+use understudy_wire::frame::Mac;
 
 use crate::node_capsule::FLOWS_MAX;
 use crate::ports::{CapsuleLink, DpdkPorts, NodeClock};
@@ -134,7 +136,9 @@ pub fn run(
         probe: RefCell::new(None),
     });
     let mut ports = DpdkPorts::open(config, clock.clone(), capsule)?;
-    let mut dataplane = Dataplane::new(dataplane_config(config, ports.replica_mac()), log, channel);
+    let seed = entropy().context("cannot choose the audit's digest")?;
+    let plan = dataplane_config(config, ports.replica_mac(), seed);
+    let mut dataplane = Dataplane::new(plan, log, channel);
     if start.send(clock.clone()).is_err() {
         anyhow::bail!("the control plane is gone");
     }
@@ -211,7 +215,9 @@ fn eal_args(config: &Config) -> Vec<String> {
     args
 }
 
-fn dataplane_config(config: &Config, replica_mac: [u8; 6]) -> DataplaneConfig {
+fn dataplane_config(config: &Config, replica_mac: Mac, entropy: [u8; 32]) -> DataplaneConfig {
+    let (seed, _) = entropy.split_first_chunk().expect("a seed is shorter");
+    let audit = |heal| AuditConfig { seed: *seed, heal };
     DataplaneConfig {
         me: config.me().id,
         cluster: config.cluster_id(),
@@ -239,6 +245,11 @@ fn dataplane_config(config: &Config, replica_mac: [u8; 6]) -> DataplaneConfig {
         retained_frames_max: RETAINED_FRAMES_MAX,
         flows_max: if config.is_witness() { 0 } else { FLOWS_MAX as usize },
         clone_wait_ns: config.service.clone_wait_ms * MS,
+        audit: match config.service.audit {
+            AuditMode::Heal => Some(audit(true)),
+            AuditMode::Report => Some(audit(false)),
+            AuditMode::Off => None,
+        },
         witness: config.is_witness(),
     }
 }

@@ -15,6 +15,7 @@ use std::collections::VecDeque;
 use arrayvec::ArrayVec;
 use understudy_log::{CaptureLog, Record};
 use understudy_wire::Position;
+use understudy_wire::audit::AuditRecord;
 use understudy_wire::record::RecordKind;
 use understudy_wire::tcp::{
     ACK, BareAck, FlowKey, RST, SYN, Segment, before, build_bare_ack, later, set_tsval,
@@ -22,6 +23,7 @@ use understudy_wire::tcp::{
 
 use crate::MS;
 use crate::adoption::{SynAckInfo, SynInfo, attributes};
+use crate::audit::Auditor;
 use crate::command::Resume;
 use crate::counters::Counters;
 use crate::flows::{FlowRef, FlowState, FlowTable, SynTable};
@@ -69,6 +71,8 @@ pub struct Context<'a, P: Ports> {
     pub host: &'a mut Outbox<P::Frame>,
     /// Counts.
     pub counters: &'a mut Counters,
+    /// Compares the clone's output with the primary's, if it is to be.
+    pub audit: Option<&'a mut Auditor>,
 }
 
 impl<P: Ports> Context<'_, P> {
@@ -340,8 +344,21 @@ impl Apply {
                 self.apply_synack(cx, record);
                 true
             }
-            (RecordKind::SynAck, Mode::Primary)
+            (RecordKind::Audit, Mode::Clone) => {
+                self.apply_audit(cx, record);
+                true
+            }
+            (RecordKind::SynAck | RecordKind::Audit, Mode::Primary)
             | (RecordKind::Epoch | RecordKind::Checkpoint, _) => true,
+        }
+    }
+
+    /// What an unfit clone says does not count any more.
+    fn apply_audit<P: Ports>(&self, cx: &mut Context<'_, P>, record: &Record<'_>) {
+        let Some(audit) = cx.audit.as_mut().filter(|_| self.fit) else { return };
+        match AuditRecord::decode(record.payload) {
+            Some(notes) => audit.hear(&notes, cx.counters),
+            None => cx.counters.corrupt_records += 1,
         }
     }
 
@@ -354,6 +371,9 @@ impl Apply {
         let Some(syn) = self.syns.take(&key, segment.ack) else { return };
         cx.counters.handshakes += 1;
         let synack = SynAckInfo::new(&segment, record.header.timestamp_ns);
+        if let Some(audit) = &mut cx.audit {
+            audit.open(cx.now_ns, &key, segment.seq_end(), cx.counters);
+        }
         if !self.flows.half_open(key, syn, synack, self.cursor) {
             cx.counters.flows_full += 1;
             self.fit = false;

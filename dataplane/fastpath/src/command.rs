@@ -7,6 +7,7 @@ use understudy_wire::record::CheckpointRecord;
 use understudy_wire::tcp::FlowKey;
 use understudy_wire::{Epoch, NodeId, Position};
 
+use crate::audit::Divergence;
 use crate::counters::Counters;
 use crate::flows::FlowSeed;
 use crate::sender::{MemberChange, PEERS_MAX, Peer};
@@ -122,6 +123,13 @@ pub enum Event {
     /// Whether a restored application is fed from its barrier on; false: the log here has left that
     /// behind, or this node is no replica now.
     Resumed(bool),
+    /// The audit has found that this node's application says other bytes than the primary's.
+    Diverged {
+        /// Where.
+        divergence: Divergence,
+        /// The clone is unfit for it; otherwise it is only reported.
+        unfit: bool,
+    },
     /// A replica left the commit set, entered it, or can no longer be served from the log.
     Member {
         /// The reign.

@@ -152,6 +152,24 @@ counters! {
     syns_dropped,
     /// Connections not tracked: the flow table is full.
     flows_full,
+    /// Digests of the application's output written to the log, as the primary.
+    audit_notes,
+    /// Records of them that found no room in the log; later ones cover the same bytes.
+    audit_dropped,
+    /// The primary's digests that this clone's output matches.
+    audit_same,
+    /// Such digests that say other bytes.
+    audit_diverged,
+    /// Such digests that began elsewhere: bytes before are not compared, those after are.
+    audit_aligned,
+    /// Such digests that came too late, or for a connection not known here; later ones cover the same bytes.
+    audit_skipped,
+    /// Times that output was lost before this node read it: the digest begins again.
+    audit_gaps,
+    /// Connections forgotten by the audit because there are too many.
+    audit_evicted,
+    /// Connections that ended, or were forgotten, with output that no digest covers.
+    audit_uncovered,
     /// Neighbour questions of the clone answered by this node.
     neighbor_answers,
     /// Records that could not be read.

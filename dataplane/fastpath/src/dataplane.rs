@@ -1,5 +1,6 @@
 //! One poll-mode thread's data path: the three ports, the log, and the role it plays.
 
+mod audited;
 mod client_port;
 mod covered;
 mod hold;
@@ -17,6 +18,7 @@ use std::net::IpAddr;
 use arrayvec::ArrayVec;
 use understudy_log::{CaptureLog, LogError};
 use understudy_seal::{Channel, OpenError};
+use understudy_wire::audit::AuditRecord;
 use understudy_wire::control::CONTROL_LEN_MAX;
 use understudy_wire::frame::{ETH_LEN, Ethernet, Mac};
 use understudy_wire::neighbor::{build_announcement, is_neighbor_discovery, parse_solicitation};
@@ -30,6 +32,7 @@ use understudy_wire::{Epoch, NodeId, Position};
 
 use crate::MS;
 use crate::apply::{Apply, Context, Mode, OutputFate};
+use crate::audit::{AuditConfig, Auditor};
 use crate::command::{
     Barrier, Command, ControlBody, DataRole, Event, Resume, Snapshot, StoredCheckpoints,
 };
@@ -95,6 +98,8 @@ pub struct DataplaneConfig {
     pub flows_max: usize,
     /// A replica waits this long for its clone's output before it calls it divergent.
     pub clone_wait_ns: u64,
+    /// Digests of the application's output are noted, and compared; `None`: neither.
+    pub audit: Option<AuditConfig>,
     /// No clone here, and no client or host port: the log is held for the others.
     pub witness: bool,
 }
@@ -155,6 +160,11 @@ pub struct Dataplane<P: Ports> {
     promised: Epoch,
     committed: Position,
     apply: Apply,
+    audit: Option<Box<Auditor>>,
+    /// When a divergence was last told.
+    diverged_at_ns: u64,
+    /// End of the log before the notes at its end, and the end of these.
+    notes_at_end: (Position, Position),
     gate: Gate<P::Frame>,
     retained: Retained<P::Frame>,
     kept: Kept<P::Frame>,
@@ -189,6 +199,12 @@ impl<P: Ports> Dataplane<P> {
         config.sender.chunk_len = config.replica_mtu - PDU_OVERHEAD_LEN - DATA_HEADER_LEN;
         Dataplane {
             apply: Apply::new(config.flows_max),
+            audit: config
+                .audit
+                .filter(|_| !config.witness)
+                .map(|audit| Box::new(Auditor::new(audit.seed, config.flows_max))),
+            diverged_at_ns: 0,
+            notes_at_end: (0, 0),
             gate: Gate::new(config.gate_frames_max),
             retained: Retained::new(config.retained_frames_max),
             kept: Kept::new(),
@@ -246,6 +262,7 @@ impl<P: Ports> Dataplane<P> {
         busy |= self.poll_role(now_ns, ports);
         busy |= self.poll_host_port(now_ns, ports);
         busy |= self.release(now_ns, ports);
+        self.report_divergence(now_ns);
         self.host_out.flush(ports);
         self.report_hold(now_ns);
         self.replica_out.flush(ports);

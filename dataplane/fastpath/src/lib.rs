@@ -7,6 +7,7 @@
 
 pub mod adoption;
 pub mod apply;
+pub mod audit;
 pub mod command;
 pub mod counters;
 pub mod dataplane;

@@ -22,6 +22,7 @@ use std::rc::Rc;
 
 use understudy_fastpath::MS;
 use understudy_fastpath::adoption::AdoptAttrs;
+use understudy_fastpath::audit::AuditConfig;
 use understudy_fastpath::command::{Command, Event};
 use understudy_fastpath::dataplane::{Dataplane, DataplaneConfig};
 use understudy_fastpath::ports::{Burst, Frame, PortRole, Ports};
@@ -160,6 +161,7 @@ impl Rig {
             retained_frames_max: 64,
             flows_max: 16,
             clone_wait_ns: 700 * MS,
+            audit: Some(AuditConfig { seed: [me as u8; 16], heal: true }),
             witness: false,
         };
         let q = Rc::new(RefCell::new(Queues::default()));

@@ -4,6 +4,7 @@
 //! builders. No IO, no unsafe, no dependency on the environment.
 #![forbid(unsafe_code)]
 
+pub mod audit;
 pub mod checksum;
 pub mod control;
 pub mod frame;

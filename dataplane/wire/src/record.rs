@@ -24,6 +24,8 @@ pub enum RecordKind {
     ClientFrame = 1,
     /// Egress note: the SYN-ACK frame the primary's kernel sent.
     SynAck = 2,
+    /// Egress notes: digests of what the primary's application said, see [`crate::audit`].
+    Audit = 3,
     /// A reign begins; the payload is an [`EpochRecord`].
     Epoch = 4,
     /// A checkpoint was taken, and output waits for the replicas to store it; the payload is a
@@ -36,6 +38,7 @@ impl RecordKind {
         match v {
             1 => Some(RecordKind::ClientFrame),
             2 => Some(RecordKind::SynAck),
+            3 => Some(RecordKind::Audit),
             4 => Some(RecordKind::Epoch),
             5 => Some(RecordKind::Checkpoint),
             _ => None,

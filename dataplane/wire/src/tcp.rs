@@ -115,6 +115,12 @@ impl Segment {
         self.seq.wrapping_add(self.seq_len())
     }
 
+    /// Its payload, in the frame it was parsed from.
+    pub fn payload<'a>(&self, frame: &'a [u8]) -> &'a [u8] {
+        let from = self.ip.end.saturating_sub(self.payload_len as usize);
+        frame.get(from..self.ip.end).unwrap_or_default()
+    }
+
     /// The flow, for a segment from the client.
     pub fn key_from_client(&self) -> FlowKey {
         FlowKey { client: (self.ip.src, self.src_port), server: (self.ip.dst, self.dst_port) }

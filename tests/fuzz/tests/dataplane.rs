@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use understudy_fastpath::MS;
 use understudy_fastpath::adoption::AdoptAttrs;
+use understudy_fastpath::audit::AuditConfig;
 use understudy_fastpath::command::{Command, DataRole};
 use understudy_fastpath::dataplane::{Dataplane, DataplaneConfig};
 use understudy_fastpath::ports::{Burst, Frame, PortRole, Ports};
@@ -109,6 +110,7 @@ fn config() -> DataplaneConfig {
         retained_frames_max: 64,
         flows_max: 32,
         clone_wait_ns: 5_000 * MS,
+        audit: Some(AuditConfig { seed: [9; 16], heal: true }),
         witness: false,
     }
 }

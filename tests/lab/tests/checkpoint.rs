@@ -357,6 +357,94 @@ fn a_clone_that_diverged() {
     scenario.check_wire(1).unwrap();
 }
 
+/// The event's first time on a node's time line after a moment, and what it said.
+fn told(status: &Status, event: &str, since_ns: u64) -> Option<(u64, String)> {
+    let found = status.timeline.iter().find(|e| e.event == event && e.unix_ns >= since_ns);
+    found.map(|e| (e.unix_ns - since_ns, e.detail.clone()))
+}
+
+/// A clone whose replies are as long as the primary's but hold other bytes is noticed by the audit,
+/// and made anew; the client's connection goes on with it.
+#[test]
+fn a_clone_that_says_other_bytes() {
+    let can = scenario::can_run(&["understudyd", "understudy"]);
+    let options = NodeOptions::default();
+    let Some(mut scenario) = can.then(|| Scenario::start(&options).unwrap()) else { return };
+    let plan = Counter { target: vip4(REDIS), key: "count".into(), pause: ms(2) };
+    let task = plan.start(&scenario.lab.client_netns()).unwrap();
+    // Replies of four digits, for long enough; the clone's have four others.
+    task.wait_progress(1100, ms(60_000)).unwrap();
+    let (primary, spoilt, other) = replicas(&mut scenario);
+    let pid = scenario.trio.node(spoilt).status().unwrap().service.app_pid.unwrap().to_string();
+    let set = ["nsenter", "--net", "-t", &pid, "redis-cli", "-h", VIP4, "set", "count", "7000"];
+    let spoilt_ns = sys::unix_ns();
+    assert_eq!(cmd::run(&set).unwrap().trim(), "OK");
+    let node = scenario.trio.node(spoilt);
+    cmd::wait_until("the divergence", ms(10_000), || {
+        Ok(told(&node.status()?, "diverged", spoilt_ns).is_some())
+    })
+    .unwrap();
+    joins(&mut scenario, spoilt);
+    let status = scenario.trio.node(spoilt).status().unwrap();
+    let (late_ns, text) = told(&status, "diverged", spoilt_ns).unwrap();
+    println!("noticed after {} ms: {text}", late_ns / 1_000_000);
+    assert!(text.contains("other bytes") && text.contains(":6379"), "{text}");
+    assert_eq!(status.counters["audit_diverged"], 1);
+    for sound in [primary, other] {
+        let counters = scenario.trio.node(sound).status().unwrap().counters;
+        assert_eq!(counters["audit_diverged"], 0, "{sound}");
+        assert!(counters["audit_same"] + counters["audit_notes"] > 0, "{sound} is audited");
+    }
+    // It serves: what was made anew goes on where the others were.
+    scenario.trio.node(primary).switchover(Some(spoilt)).unwrap();
+    scenario.trio.wait_primary(Some(primary), READY_TIMEOUT).unwrap();
+    task.wait_progress(200, STALL_MAX).unwrap();
+    let verdict = task.finish().unwrap();
+    println!("{verdict}");
+    verdict.assert_pass();
+    scenario.check_wire(1).unwrap();
+}
+
+/// redis tells the time, which no clone tells alike: the clones are made anew from the primary, which
+/// serves all the while; when it does so again and again, that is said, and they are made anew rarely.
+#[test]
+fn an_application_that_is_not_deterministic() {
+    let can = scenario::can_run(&["understudyd", "understudy"]);
+    let options = NodeOptions::default();
+    let Some(mut scenario) = can.then(|| Scenario::start(&options).unwrap()) else { return };
+    let task = load(&scenario, 5);
+    let (primary, replica, _) = replicas(&mut scenario);
+    let netns = scenario.lab.client_netns();
+    for round in 1..=3 {
+        let asked_ns = sys::unix_ns();
+        let time = ["ip", "netns", "exec", &netns, "redis-cli", "-h", VIP4, "time"];
+        println!("{}", cmd::run(&time).unwrap().replace('\n', " "));
+        let node = scenario.trio.node(replica);
+        cmd::wait_until("the divergence", ms(10_000), || {
+            Ok(told(&node.status()?, "diverged", asked_ns).is_some())
+        })
+        .unwrap();
+        if round < 3 {
+            node.wait_ready(READY_TIMEOUT).unwrap();
+            scenario.trio.wait_ready().unwrap();
+        }
+    }
+    let node = scenario.trio.node(replica);
+    cmd::wait_until("the verdict", ms(10_000), || {
+        let because = node.status()?.not_ready_because;
+        Ok(because.iter().any(|why| why.starts_with("the application is not deterministic: ")))
+    })
+    .unwrap();
+    let status = node.status().unwrap();
+    tell(replica, &status);
+    println!("{:?}", status.not_ready_because);
+    assert_eq!(status.checkpoints.unwrap().restored, 2, "the third waits");
+    assert!(status.timeline.iter().any(|e| e.event == "not_deterministic"));
+    task.wait_progress(200, STALL_MAX).unwrap();
+    assert_eq!(scenario.primary().unwrap(), primary, "it serves on");
+    judge(task, &[]);
+}
+
 /// Killed again and again while it joins, in the transfer, in the restore, in the first steps: it
 /// becomes whole when it is let, and nobody notices.
 #[test]

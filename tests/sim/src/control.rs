@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 
 use understudy_fastpath::MS;
+use understudy_fastpath::audit::Divergence;
 use understudy_fastpath::command::{Command, ControlBody, DataRole, Event, Snapshot};
 use understudy_proto::arbiter::{ArbiterAnswer, ArbiterRequest, Wish};
 use understudy_proto::{
@@ -60,6 +61,8 @@ pub enum Effect {
     Die(u64),
     /// Something for the time line.
     Note(TimelineEvent),
+    /// The audit found that the clone says other bytes.
+    Diverged(Divergence),
     /// A switchover ended.
     Switchover(Result<NodeId, String>),
 }
@@ -205,6 +208,9 @@ impl Control {
                 }
                 Event::ServiceDying => self.application_gone(now_ns, q),
                 Event::Member { .. } => {}
+                Event::Diverged { divergence, .. } => {
+                    self.effects.push(Effect::Diverged(divergence));
+                }
                 // No node of the simulation takes checkpoints.
                 Event::Held(_) | Event::Resumed(_) => {}
                 Event::Promised { epoch, snapshot } => {

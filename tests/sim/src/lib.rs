@@ -54,6 +54,8 @@ pub struct Outcome {
     pub released: u64,
     /// Connections that clones adopted.
     pub adopted: u64,
+    /// Digests that clones compared with their output, and found the same.
+    pub audited: u64,
     /// Events of the time lines, counted.
     pub notes: BTreeMap<String, u64>,
 }
@@ -94,6 +96,7 @@ fn outcome(world: World) -> Outcome {
     }
     let lives = world.machines.iter().filter_map(|m| m.life.as_ref());
     Outcome {
+        audited: lives.clone().map(|l| l.dp.counters().audit_same).sum(),
         adopted: lives.map(|l| l.kernel.adopted).sum(),
         violation: world.violation,
         trace: world.trace.into(),

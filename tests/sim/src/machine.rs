@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use understudy_fastpath::audit::AuditConfig;
 use understudy_fastpath::command::{Command, DataRole, Snapshot};
 use understudy_fastpath::dataplane::{Dataplane, DataplaneConfig};
 use understudy_fastpath::sender::{CommitPolicy, SenderConfig};
@@ -9,8 +10,10 @@ use understudy_fastpath::{MS, ports::PortRole};
 use understudy_log::CaptureLog;
 use understudy_proto::{Config, LocalFact, Persisted};
 use understudy_seal::Path;
-use understudy_wire::NodeId;
+use understudy_wire::audit::Seed;
 use understudy_wire::control::Role;
+use understudy_wire::record::RecordKind;
+use understudy_wire::{NodeId, Position};
 
 use crate::control::{App, CapsuleFacts, Control, Queues};
 use crate::disk::Disk;
@@ -105,6 +108,9 @@ pub struct Life {
     /// Rounds of the poll-mode thread since there was something to do.
     pub idle_rounds: u32,
     published_at: u64,
+    /// Records looked at until there, and the end of the last of them that was given to the
+    /// application.
+    fed: (Position, Position),
 }
 
 /// What one round of the poll-mode thread brought forth.
@@ -117,6 +123,8 @@ pub struct Round {
     pub host: Vec<SimFrame>,
     /// There was something to do.
     pub busy: bool,
+    /// What the application has been given, with what left the host port.
+    pub fed: Position,
     /// The state after it.
     pub snapshot: Snapshot,
 }
@@ -130,7 +138,8 @@ impl Life {
         (clock, local_ns): (NodeClock, u64),
         mut rng: Rng,
     ) -> Life {
-        let config = dataplane_config(scenario, id);
+        let seed = (u128::from(rng.bits()) << 64 | u128::from(rng.bits())).to_le_bytes();
+        let config = dataplane_config(scenario, id, seed);
         let log = CaptureLog::new(scenario.log_len).expect("memory for a log");
         let kernel = KernelConfig {
             rcv_buf: scenario.rcv_buf,
@@ -138,7 +147,7 @@ impl Life {
             slow_service_ns_max: scenario.slow_service_ns_max,
             adoption_loss_ppm: scenario.adoption_loss_ppm,
             clock,
-            poisoned: scenario.mutation == Mutation::PoisonedClone && id == 2,
+            poisoned: scenario.mutation.poisons() && id == 2,
         };
         let settings = proto_config(scenario, id, local_ns);
         let mut ports = SimPorts::new(rng.fork(), scenario.trouble_ppm);
@@ -166,7 +175,24 @@ impl Life {
             host_last: [0; 2],
             idle_rounds: 0,
             published_at: 0,
+            fed: (0, 0),
         }
+    }
+
+    /// The position with which the application has been given all that it has: notes behind it are
+    /// not given to anybody.
+    fn fed(&mut self, applied: Position) -> Position {
+        let log = self.dp.log();
+        if applied < self.fed.0 || self.fed.0 < log.start() {
+            self.fed = (applied, applied);
+        }
+        while self.fed.0 < applied
+            && let Some(record) = log.record(self.fed.0)
+        {
+            let given = record.header.kind != RecordKind::Audit;
+            self.fed = (record.next, if given { record.next } else { self.fed.1 });
+        }
+        self.fed.1
     }
 
     /// One round of the poll-mode thread. `read_ns`: what it took the time for when it began.
@@ -201,6 +227,7 @@ impl Life {
             replica: self.ports.take_sent(PortRole::Replica),
             host: self.ports.take_sent(PortRole::Host),
             busy: busy || self.ports.has_input(),
+            fed: self.fed(snapshot.applied),
             snapshot,
         }
     }
@@ -388,7 +415,7 @@ fn proto_config(scenario: &Scenario, id: NodeId, incarnation: u64) -> Config {
     config
 }
 
-fn dataplane_config(scenario: &Scenario, id: NodeId) -> DataplaneConfig {
+fn dataplane_config(scenario: &Scenario, id: NodeId, seed: Seed) -> DataplaneConfig {
     let lease_ns = match scenario.mutation {
         Mutation::LongLease => scenario.suspect_ns * 20,
         Mutation::NoLease => 1 << 60,
@@ -425,6 +452,8 @@ fn dataplane_config(scenario: &Scenario, id: NodeId) -> DataplaneConfig {
         retained_frames_max: RETAINED_FRAMES_MAX,
         flows_max: if witness { 0 } else { 1024 },
         clone_wait_ns: 5_000 * MS,
+        audit: (scenario.mutation != Mutation::UnseenPoison)
+            .then_some(AuditConfig { seed, heal: true }),
         witness,
     }
 }

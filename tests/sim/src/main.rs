@@ -92,6 +92,7 @@ fn add(total: &mut Outcome, one: &Outcome) {
     total.simulated_ns += one.simulated_ns;
     total.released += one.released;
     total.adopted += one.adopted;
+    total.audited += one.audited;
     total.ledger.add(&one.ledger);
     for (name, count) in &one.notes {
         *total.notes.entry(name.clone()).or_default() += count;
@@ -100,11 +101,12 @@ fn add(total: &mut Outcome, one: &Outcome) {
 
 fn summary(total: &Outcome) {
     println!(
-        "simulated {} s in {} events; {} frames released, {} adoptions",
+        "simulated {} s in {} events; {} frames released, {} adoptions, {} digests the same",
         total.simulated_ns / 1_000_000_000,
         total.steps,
         total.released,
-        total.adopted
+        total.adopted,
+        total.audited
     );
     let ledger = &total.ledger;
     println!(

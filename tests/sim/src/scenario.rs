@@ -276,6 +276,8 @@ pub enum Mutation {
     KeptClone,
     /// The second node's application answers wrongly.
     PoisonedClone,
+    /// The same, and nothing audits it.
+    UnseenPoison,
     /// What a dying application's kernel says of its connections leaves.
     LeakedEnd,
     /// Nobody announces a takeover.
@@ -286,6 +288,13 @@ pub enum Mutation {
     EarlyAlone,
     /// The arbiter's register is written whatever it holds by then.
     BlindWrites,
+}
+
+impl Mutation {
+    /// The second node's application answers wrongly.
+    pub fn poisons(self) -> bool {
+        matches!(self, Mutation::PoisonedClone | Mutation::UnseenPoison)
+    }
 }
 
 /// A whole run, before it runs.

@@ -73,10 +73,11 @@ fn the_runs_reach_what_other_groups_do() {
 #[test]
 fn the_runs_reach_what_they_are_to_test() {
     let mut notes = std::collections::BTreeMap::<String, u64>::new();
-    let (mut adopted, mut replies, mut connections) = (0, 0, 0);
+    let (mut adopted, mut audited, mut replies, mut connections) = (0, 0, 0, 0);
     for seed in 500..512 {
         let outcome = run(seed, Profile::All, Mutation::None, false);
         adopted += outcome.adopted;
+        audited += outcome.audited;
         replies += outcome.ledger.replies;
         connections += outcome.ledger.connections;
         for (name, count) in outcome.notes {
@@ -87,7 +88,7 @@ fn the_runs_reach_what_they_are_to_test() {
         assert!(notes.get(kind).is_some_and(|n| *n > 0), "never saw {kind}: {notes:?}");
     }
     assert!(
-        adopted > 20 && replies > 1000 && connections > 10,
-        "{adopted} {replies} {connections}"
+        adopted > 20 && audited > 200 && replies > 1000 && connections > 10,
+        "{adopted} {audited} {replies} {connections}"
     );
 }

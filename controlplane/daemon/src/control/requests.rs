@@ -132,7 +132,7 @@ impl Control {
             checkpoints: self.checkpoints(now_ns),
             counters,
             not_ready: match (self.restart_at_ns, &self.capsule) {
-                (None, _) => Vec::new(),
+                (None, _) => self.divergences.reason(now_ns).into_iter().collect(),
                 (Some(_), None) => vec!["starting anew".into()],
                 (Some(_), Some(_)) => vec![format!(
                     "starting anew; the application's output is in {}",

@@ -143,11 +143,16 @@ impl Control {
     fn begin_restoration(&mut self, now_ns: u64) {
         let view = self.node.view(now_ns);
         let Some((need, log)) = view.needs_checkpoint.zip(view.primary_log.as_ref()) else {
+            self.divergences.over();
             self.restoration.attempts = 0;
             self.restoration.failed = None;
             self.restoration.stage = Stage::Rest { until_ns: now_ns + LOOK_NS };
             return;
         };
+        if need.diverged && self.restoration.attempts == 0 && !self.may_heal(now_ns, view.epoch) {
+            self.restoration.stage = Stage::Rest { until_ns: now_ns + LOOK_NS };
+            return;
+        }
         if self.taking.as_ref().is_some_and(Taking::is_busy) {
             return;
         }

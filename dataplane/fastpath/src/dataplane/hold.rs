@@ -62,6 +62,12 @@ impl<P: Ports> Dataplane<P> {
             }
         }
         self.retained.clear();
+        if let Some(audit) = &mut self.audit {
+            audit.clear();
+            for seed in &resume.flows {
+                audit.go_on(now_ns, &seed.key, seed.snd_nxt, &mut self.counters);
+            }
+        }
         self.apply.resume(now_ns, &resume);
         self.owe(std::mem::take(&mut resume.owed));
         true

@@ -78,8 +78,9 @@ impl<P: Ports> Dataplane<P> {
                 // Without the note no clone could adopt: the kernel will answer again.
                 return;
             }
+            self.audit_output(now_ns, &segment, frame.bytes());
         }
-        let tag = self.log.end();
+        let tag = self.cause_end();
         self.counters.gate_in += 1;
         if let Role::Lead(r) = &self.role
             && r.sender.committed() >= tag
@@ -128,6 +129,9 @@ impl<P: Ports> Dataplane<P> {
             return;
         }
         let segment = Segment::parse(frame.bytes());
+        if let Some(segment) = segment.as_ref().filter(|_| self.apply.is_fit()) {
+            self.audit_output(now_ns, segment, frame.bytes());
+        }
         let fate = segment
             .map(|s| (s.seq_end(), self.apply.observe_output(now_ns, &s, &mut self.counters).0));
         match fate {

@@ -105,6 +105,7 @@ impl<P: Ports> Dataplane<P> {
         let Ok(opened_at) = self.log.append_epoch(epoch, self.config.me, stamp_ns, floor) else {
             return;
         };
+        self.notes_at_end = (0, 0);
         let heard = self.config.peers.iter().map(|&id| {
             let neighbor = self.macs.iter().find(|n| n.node == id);
             (id, neighbor.map_or(0, |n| n.heard_at_ns))

@@ -61,6 +61,7 @@ impl<P: Ports> Dataplane<P> {
         } else {
             let end = self.log.end();
             busy |= self.apply_until(now_ns, Mode::Primary, end, Patience::Takeover, ports);
+            self.write_notes(now_ns);
         }
         self.answer_repeated_syns(ports);
         busy
@@ -104,6 +105,9 @@ impl<P: Ports> Dataplane<P> {
         self.drain_clone_output(now_ns, ports);
         let log_now_ns = self.log_clock_ns(now_ns);
         self.apply.serve(now_ns, log_now_ns);
+        if let Some(audit) = &mut self.audit {
+            audit.serve(now_ns, self.log.end());
+        }
         let Role::Lead(reign) = &mut self.role else { return };
         reign.level = true;
         let tag = reign.opened_at;
@@ -140,7 +144,7 @@ impl<P: Ports> Dataplane<P> {
 
     /// Clients that repeat the SYN of an inherited handshake get its SYN-ACK again.
     pub(super) fn answer_repeated_syns(&mut self, ports: &mut P) {
-        let tag = self.log.end();
+        let tag = self.cause_end();
         for at in self.apply.take_synacks_due() {
             let record = self.log.record(at);
             if let Some(frame) = record.and_then(|r| ports.alloc(&[r.payload])) {
@@ -206,6 +210,7 @@ impl<P: Ports> Dataplane<P> {
             ports,
             host: &mut self.host_out,
             counters: &mut self.counters,
+            audit: self.audit.as_deref_mut(),
         };
         f(&mut self.apply, &mut cx)
     }

@@ -44,6 +44,8 @@ pub fn options() -> Result<NodeOptions> {
     Ok(NodeOptions {
         command: Some(words(&line)),
         ports: Some(vec![format!("tcp/{PORT}")]),
+        // Each session is told a random key for cancelling.
+        set: vec![("service.audit".into(), "report".into())],
         ..NodeOptions::default()
     })
 }

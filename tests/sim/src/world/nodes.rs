@@ -122,7 +122,7 @@ impl World {
         life.poll_due = at;
         self.push(at, Event::Poll(id, lives));
         self.judge(id, &round);
-        let fed = round.snapshot.applied;
+        let fed = round.fed;
         self.deliver_to_kernel(id, lives, round.host, fed);
         for frame in round.replica {
             self.send_replica(id, frame.bytes);
@@ -232,6 +232,10 @@ impl World {
                     self.violate(text);
                 }
                 self.direct(|director, world| director.hear(world, id, kind));
+            }
+            // Every application here is a function of what it is given.
+            Effect::Diverged(d) => {
+                self.violate(format!("node {id}'s clone says other bytes than the primary: {d:?}"));
             }
             Effect::Switchover(result) => {
                 let name = if result.is_ok() { "SwitchedOver" } else { "SwitchoverFailed" };

@@ -20,6 +20,7 @@ use understudy_wire::frame::{ETHERTYPE_IPV4, Ethernet, Mac};
 use understudy_wire::pdu::DATA_HEADER_LEN;
 use understudy_wire::tcp::{ACK, build_segment};
 
+use crate::auditing;
 use crate::memory::MemoryPorts;
 use crate::paired::{self, Spread};
 use crate::sealing;
@@ -72,6 +73,8 @@ pub struct Outcome {
     pub body_len: usize,
     /// What sealing costs a PDU of that length; `capture_ns` holds it already.
     pub sealing: sealing::Outcome,
+    /// What the audit costs a frame of that length on its way out.
+    pub auditing: auditing::Outcome,
     /// Whether the log was in huge pages.
     pub huge_pages: bool,
 }
@@ -105,6 +108,7 @@ pub fn run(plan: &Plan) -> Result<Outcome> {
         pdus_per_frame: pdus as f64 / frames as f64,
         body_len,
         sealing: sealing::run(body_len, plan.pairs)?,
+        auditing: auditing::run(plan.frame_len, plan.pairs)?,
         huge_pages: bench.plane.log().is_huge(),
     })
 }

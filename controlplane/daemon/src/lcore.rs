@@ -246,6 +246,8 @@ fn dataplane_config(config: &Config, replica_mac: Mac, entropy: [u8; 32]) -> Dat
         flows_max: if config.is_witness() { 0 } else { FLOWS_MAX as usize },
         clone_wait_ns: config.service.clone_wait_ms * MS,
         audit: match config.service.audit {
+            // What a replay says otherwise nobody has heard.
+            _ if config.commit.policy == CommitPolicy::Checkpoint => None,
             AuditMode::Heal => Some(audit(true)),
             AuditMode::Report => Some(audit(false)),
             AuditMode::Off => None,

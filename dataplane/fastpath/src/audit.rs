@@ -24,7 +24,7 @@ use understudy_wire::tcp::{FIN, FlowKey, RST, SYN, Segment};
 
 use crate::MS;
 use crate::counters::Counters;
-use digest::Key;
+use digest::{Key, Running};
 use entry::{Claim, Entry, Outcome};
 
 /// From the first byte that no note covers to the note that does, while the ration lasts.
@@ -39,6 +39,8 @@ const RATION_MAX: u64 = 64 << 10;
 const NOTE_COST: u64 = (RECORD_HEADER_LEN + AUDIT_HEADER_LEN + NOTE_LEN_MAX + 8) as u64;
 /// Connections looked at for one record: some have nothing to note any more.
 const LOOKS_MAX: usize = 256;
+/// Notes at once for which what was said since is looked up.
+const LATE_MAX: usize = 8;
 /// Slots looked at for one whose connection is idle, before any is taken.
 const EVICT_LOOKS: usize = 8;
 /// A connection that said nothing for so long is idle.
@@ -99,6 +101,34 @@ pub struct Auditor {
     /// This reign's log names the seed.
     seed_told: bool,
     found: Option<Divergence>,
+    /// Notes of which the clone has said more since.
+    late: ArrayVec<Late, LATE_MAX>,
+}
+
+/// A note that needs what was said since to be compared.
+#[derive(Clone, Copy, Debug)]
+pub struct Late {
+    /// The connection.
+    pub key: FlowKey,
+    slot: u32,
+    claim: Claim,
+    rest: Running,
+    until: u32,
+}
+
+impl Late {
+    /// A frame that was said, in the order in which they were: takes what comes next of it.
+    pub fn take(&mut self, audit: &Auditor, segment: &Segment, frame: &[u8]) {
+        let payload = segment.payload(frame);
+        let known = self.rest.next().wrapping_sub(segment.seq) as usize;
+        let Some(fresh) = payload.get(known..) else { return };
+        let wanted = self.until.wrapping_sub(self.rest.next()) as usize;
+        self.rest.take(&audit.key, &fresh[..fresh.len().min(wanted)]);
+        let end = segment.seq.wrapping_add(payload.len() as u32);
+        if segment.has(FIN) && self.rest.next() == end && end != self.until {
+            self.rest.take_fin(&audit.key);
+        }
+    }
 }
 
 impl Auditor {
@@ -118,6 +148,7 @@ impl Auditor {
             ration: Ration::default(),
             seed_told: true,
             found: None,
+            late: ArrayVec::new(),
         }
     }
 
@@ -129,6 +160,7 @@ impl Auditor {
         self.free.clear();
         self.free.extend((0..capacity as u32).rev());
         self.due.clear();
+        self.late.clear();
         self.found = None;
     }
 
@@ -220,7 +252,7 @@ impl Auditor {
         match outcome {
             Outcome::Same => c.audit_same += 1,
             Outcome::Aligned => c.audit_aligned += 1,
-            Outcome::TooLate => c.audit_skipped += 1,
+            Outcome::TooLate | Outcome::Replaced => c.audit_skipped += 1,
             Outcome::Awaited => {}
             Outcome::Other { from, to } => {
                 c.audit_diverged += 1;
@@ -277,11 +309,14 @@ impl Auditor {
         if !std::mem::take(&mut entry.queued) {
             return None;
         }
-        let Claim { to, len, digest } = entry.claim(now_ns)?;
+        let Claim { to, len, digest } = entry.claim()?;
         let note = Note { key: *key, to, len, digest };
         if entry.is_uncovered() {
             entry.queued = true;
-            self.due.push_back((slot, now_ns + DELAY_NS));
+            match entry.is_quiet(now_ns) {
+                true => self.due.push_front((slot, now_ns)),
+                false => self.due.push_back((slot, now_ns + DELAY_NS)),
+            }
         } else if entry.is_done() {
             self.remove(slot, c);
         }
@@ -301,8 +336,34 @@ impl Auditor {
                 continue;
             };
             let Some((_, entry)) = &mut self.slots[slot as usize] else { continue };
-            let outcome = entry.hear(&Claim::from(note));
-            self.count(slot, outcome, c);
+            let claim = Claim::from(note);
+            let outcome = entry.hear(&claim);
+            if outcome == Outcome::TooLate && !self.late.is_full() {
+                let rest = Running::new(&self.key, claim.to);
+                self.late.push(Late { key: note.key, slot, claim, rest, until: claim.to });
+            } else {
+                self.count(slot, outcome, c);
+            }
+        }
+    }
+
+    /// Notes that may still be compared by what the clone has said since; each is to be given back.
+    pub fn take_late(&mut self) -> ArrayVec<Late, LATE_MAX> {
+        let mut late = std::mem::take(&mut self.late);
+        for one in &mut late {
+            let entry = self.slots[one.slot as usize].as_ref();
+            one.until = entry.map_or(one.until, |(_, entry)| entry.next());
+        }
+        late
+    }
+
+    /// A note and all that is known of what was said since.
+    pub fn settle(&mut self, late: &Late, c: &mut Counters) {
+        if let Some((key, entry)) = &mut self.slots[late.slot as usize]
+            && *key == late.key
+        {
+            let outcome = entry.hear_late(&late.claim, &late.rest);
+            self.count(late.slot, outcome, c);
         }
     }
 

@@ -68,6 +68,11 @@ impl<F: Frame> Retained<F> {
         None
     }
 
+    /// What is held of a flow, in the order the clone sent it.
+    pub fn of(&self, flow: FlowRef) -> impl Iterator<Item = &F> {
+        self.entries.iter().filter(move |e| e.flow == flow).map(|e| &e.frame)
+    }
+
     /// Frames held.
     pub fn len(&self) -> usize {
         self.entries.len()

@@ -56,4 +56,6 @@ fn print(outcome: &Outcome) {
     row("opening a PDU, by pairs", " ns", &outcome.sealing.open_ns);
     let per_packet = outcome.sealing.seal_ns.median * outcome.pdus_per_frame;
     println!("  {:<28}{per_packet:>8.1} ns", "sealing, per packet");
+    row("auditing an output frame", " ns", &outcome.auditing.audit_ns);
+    println!("  {:<28}{:>8.4}", "notes per output frame", outcome.auditing.notes_per_frame);
 }

@@ -13,12 +13,13 @@ use understudy_fastpath::sender::{CommitPolicy, SenderConfig};
 use understudy_fuzz::{Rng, corpus, fuzz, mutated};
 use understudy_log::CaptureLog;
 use understudy_seal::{Channel, ClusterKey, Keyring, Path, Scope};
+use understudy_wire::audit::{AuditRecord, Note};
 use understudy_wire::frame::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Mac};
 use understudy_wire::pdu::{
     Ack, DataHeader, ETHERTYPE_REPLICA, Nak, PDU_HEADER_LEN, PDU_TAG_LEN, PduKind, TARGET_ALL,
 };
 use understudy_wire::record::RecordKind;
-use understudy_wire::tcp::{ACK, FIN, FlowKey, RST, SYN, build_segment};
+use understudy_wire::tcp::{ACK, FIN, FlowKey, RST, SYN, Segment, build_segment};
 
 const CLUSTER: u64 = 77;
 const VMAC: Mac = [0, 0, 0x5e, 0, 1, 51];
@@ -227,6 +228,15 @@ fn sayings() -> Vec<Saying> {
             log.append(RecordKind::SynAck, 6, answered, 0).expect("room");
         }
     }
+    // Notes of the answers, mostly untrue.
+    let notes = service.iter().filter_map(|frame| Segment::parse(frame)).map(|segment| Note {
+        key: segment.key_from_server(),
+        to: segment.seq_end(),
+        len: u64::from(segment.seq_end().wrapping_sub(5001)),
+        digest: 0,
+    });
+    let record = AuditRecord { seed: [9; 16], notes: notes.collect() };
+    log.append(RecordKind::Audit, 6, &record.encode(), 0).expect("room");
     let end = log.end();
     let mut out = Vec::new();
     for position in (0..=end).step_by(700) {

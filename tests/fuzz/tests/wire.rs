@@ -1,6 +1,7 @@
 //! PDUs, control messages and records: what other nodes send.
 
 use understudy_fuzz::{Rng, corpus, corpus_file, fuzz, is_inside, mutated};
+use understudy_wire::audit::{AUDIT_LEN_MAX, AuditRecord, NOTES_MAX, Note};
 use understudy_wire::control::{
     Ballot, CONTROL_LEN_MAX, Candidacy, Control, EpochStart, HISTORY_MAX, Heard, Heartbeat, Reign,
     StepDown, StepDownReason, VOTERS_MAX,
@@ -12,6 +13,7 @@ use understudy_wire::pdu::{
 use understudy_wire::record::{
     EpochRecord, RECORD_HEADER_LEN, RECORD_PAYLOAD_MAX, RecordHeader, RecordKind,
 };
+use understudy_wire::tcp::FlowKey;
 
 const CLUSTER: u64 = 0x7e57_c105_7e57;
 
@@ -141,7 +143,8 @@ fn control() {
 }
 
 fn record(rng: &mut Rng) -> Vec<u8> {
-    let kind = *rng.pick(&[RecordKind::ClientFrame, RecordKind::SynAck, RecordKind::Epoch]);
+    let kinds = [RecordKind::ClientFrame, RecordKind::SynAck, RecordKind::Audit, RecordKind::Epoch];
+    let kind = *rng.pick(&kinds);
     let len = rng.below(RECORD_PAYLOAD_MAX * 2) as u32;
     RecordHeader { len, kind, timestamp_ns: rng.word() }.encode().to_vec()
 }
@@ -172,4 +175,34 @@ fn records() {
             assert_eq!(EpochRecord::decode(&epoch.encode()), Some(epoch));
         }
     });
+}
+
+/// Notes of both families, none to as many as fit.
+fn audits() -> Vec<Vec<u8>> {
+    let note = |n: usize| {
+        let [client, server] = match n % 3 {
+            0 => ["fd77::1", "fd77::100"],
+            _ => ["10.77.0.1", "10.77.0.100"],
+        };
+        let end = |text: &str, port| (text.parse().expect("an address"), port);
+        let key = FlowKey { client: end(client, 40000 + n as u16), server: end(server, 6379) };
+        Note { key, to: n as u32 * 4096, len: n as u64 * 4096, digest: (n as u64) << 40 }
+    };
+    let record = |n: usize| AuditRecord { seed: [n as u8; 16], notes: (0..n).map(note).collect() };
+    [0, 1, 2, 7, NOTES_MAX].map(|n| record(n).encode().to_vec()).into()
+}
+
+#[test]
+fn audit() {
+    let seeds = audits();
+    let mut understood = 0;
+    fuzz("audit", 1, |rng| {
+        let bytes = mutated(rng, &seeds);
+        if let Some(record) = AuditRecord::decode(&bytes) {
+            understood += 1;
+            assert!(bytes.len() <= AUDIT_LEN_MAX);
+            assert_eq!(record.encode()[..], bytes, "{record:?} has two encodings");
+        }
+    });
+    println!("{understood} audit records were understood");
 }

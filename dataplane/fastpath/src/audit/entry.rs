@@ -2,7 +2,7 @@
 //! primary's notes say of it.
 //!
 //! A note may come before the clone has said as much, or after. What comes early is awaited; what
-//! comes late is looked up among the marks. Digests are cumulative, so a note that can no longer be
+//! comes late is looked up among the marks, or what was said since is taken off again. Digests are cumulative, so a note that can no longer be
 //! compared costs nothing but time: the next one covers its bytes, too.
 
 use arrayvec::ArrayVec;
@@ -12,9 +12,9 @@ use understudy_wire::tcp::before;
 use super::digest::{Key, Running, difference, total};
 
 /// Wherever a sequence number is a multiple of this, both sides keep a mark.
-pub(super) const STRIDE: u32 = 64 << 10;
+pub(super) const STRIDE: u32 = 4 << 10;
 /// Marks kept of multiples of [`STRIDE`], and of the newest ends of segments.
-const STRIDES_KEPT: usize = 4;
+const STRIDES_KEPT: usize = 8;
 const ENDS_KEPT: usize = 6;
 /// A connection that said nothing for so long has said what it had to say for now.
 const QUIET_NS: u64 = 10 * crate::MS;
@@ -49,9 +49,10 @@ impl<const N: usize> Marks<N> {
         &self.marks[..usize::from(self.used)]
     }
 
-    fn newest(&self) -> Option<Mark> {
-        let at = (usize::from(self.next) + N - 1) % N;
-        (self.used > 0).then(|| self.marks[at])
+    /// The newest, or one that came so many before it.
+    fn newest(&self, before: usize) -> Option<Mark> {
+        let at = (usize::from(self.next) + 2 * N - 1 - before) % N;
+        (usize::from(self.used) > before).then(|| self.marks[at])
     }
 
     fn shift(&mut self, sum: u64) {
@@ -84,8 +85,10 @@ pub(super) enum Outcome {
     Aligned,
     /// Not yet said; it waits.
     Awaited,
-    /// It cannot be compared any more.
+    /// More has been said since, and there is no mark at that place.
     TooLate,
+    /// Another one that waited gave way to it.
+    Replaced,
 }
 
 /// What came of a segment.
@@ -230,7 +233,20 @@ impl Entry {
             self.awaited.pop();
         }
         self.awaited.push(*claim);
-        if full { Outcome::TooLate } else { Outcome::Awaited }
+        if full { Outcome::Replaced } else { Outcome::Awaited }
+    }
+
+    /// The same, of a claim that has no mark; `rest`: what was said from there on.
+    pub(super) fn hear_late(&mut self, claim: &Claim, rest: &Running) -> Outcome {
+        if rest.next() != self.running.next() {
+            return Outcome::TooLate;
+        }
+        self.judge(claim, difference(self.running.sum(), rest.sum()))
+    }
+
+    /// Sequence number after all that was said.
+    pub(super) fn next(&self) -> u32 {
+        self.running.next()
     }
 
     fn judge(&mut self, claim: &Claim, sum: u64) -> Outcome {
@@ -254,17 +270,29 @@ impl Entry {
         outcome
     }
 
-    /// What the primary notes now: where a clone is likeliest to have a mark.
-    pub(super) fn claim(&mut self, now_ns: u64) -> Option<Claim> {
+    /// As if much had been said since.
+    #[cfg(test)]
+    pub(super) fn forget_marks(&mut self) {
+        (self.ends, self.strides) = (Marks::new(), Marks::new());
+    }
+
+    /// What the primary notes next: the two newest places where a clone has a mark even if it said
+    /// somewhat less; then, the end.
+    pub(super) fn claim(&mut self) -> Option<Claim> {
         if !self.is_uncovered() {
             return None;
         }
-        let quiet = now_ns >= self.spoke_at_ns + QUIET_NS;
-        let stride = self.strides.newest().filter(|mark| !quiet && before(self.covered, mark.seq));
-        let mark = stride.unwrap_or(self.here());
+        let strides = [1, 0].map(|nth| self.strides.newest(nth));
+        let mut ahead = strides.into_iter().flatten().filter(|mark| before(self.covered, mark.seq));
+        let mark = ahead.next().unwrap_or(self.here());
         self.covered = mark.seq;
         let behind = self.running.next().wrapping_sub(mark.seq);
         let len = self.running.len().wrapping_sub(u64::from(behind));
         Some(Claim { to: mark.seq, len, digest: mark.sum })
+    }
+
+    /// It has said what it had to say, for now.
+    pub(super) fn is_quiet(&self, now_ns: u64) -> bool {
+        self.closed || now_ns >= self.spoke_at_ns + QUIET_NS
     }
 }

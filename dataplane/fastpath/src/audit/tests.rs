@@ -325,6 +325,41 @@ fn a_successor_goes_on() {
     assert_eq!((third.counters.audit_aligned, third.counters.audit_diverged), (0, 1));
 }
 
+/// A clone that says more than the primary, and is done: there is no mark where the primary ended.
+#[test]
+fn a_longer_answer_is_found() {
+    let bytes: Vec<u8> = (0..9000u32).map(|i| (i * 7) as u8).collect();
+    let output = Output { isn: u32::MAX - 4000, bytes, closes: true };
+    for (at, said, diverges) in [(100, 5000, 1), (6000, 5000, 0), (4999, 5000, 1), (5000, 5000, 0)]
+    {
+        let (mut primary, mut clone) = (End::primary(4), End::new(THEIRS, 4));
+        clone.hears(&primary.notes(0));
+        primary.open(&output, 40000);
+        clone.open(&output, 40000);
+        primary.says(&output.frame(0, said, 40000));
+        let mut other = output.clone();
+        other.bytes[at] ^= 1;
+        let segments: Vec<_> =
+            (0..9).map(|n| other.frame(n * 1000, n * 1000 + 1000, 40000)).collect();
+        segments.iter().for_each(|frame| clone.says(frame));
+        let mut notes = primary.notes(100);
+        // Of its notes, that of the end.
+        notes[0].notes.retain(|note| note.len == said as u64);
+        clone.auditor.slots.iter_mut().flatten().for_each(|(_, entry)| entry.forget_marks());
+        clone.hears(&notes);
+        let mut late = clone.auditor.take_late();
+        assert_eq!(late.len(), 1);
+        // Acknowledged ones are gone, one is retransmitted.
+        for frame in segments[4..].iter().chain([&segments[6]]) {
+            late[0].take(&clone.auditor, &Segment::parse(frame).unwrap(), frame);
+        }
+        clone.auditor.settle(&late[0], &mut clone.counters);
+        assert_eq!(clone.counters.audit_diverged, diverges, "{at}");
+        assert_eq!(clone.counters.audit_same, 1 - diverges, "{at}");
+        assert_eq!(clone.counters.audit_skipped, 0);
+    }
+}
+
 /// A close that only one of the two did is another output.
 #[test]
 fn a_close_is_output() {

@@ -51,9 +51,26 @@ impl<P: Ports> Dataplane<P> {
         }
     }
 
+    /// Notes that came when the clone had said more: what it has said since its client has not
+    /// acknowledged, since the primary has not said it, so it is retained.
+    fn settle_late_notes(&mut self) {
+        let Some(audit) = &mut self.audit else { return };
+        for mut late in audit.take_late() {
+            if let Some(flow) = self.apply.flows().find(&late.key) {
+                for frame in self.retained.of(flow) {
+                    if let Some(segment) = Segment::parse(frame.bytes()) {
+                        late.take(audit, &segment, frame.bytes());
+                    }
+                }
+            }
+            audit.settle(&late, &mut self.counters);
+        }
+    }
+
     /// Says where the clone has left the primary's way. It is unfit at once; unless it is taking
     /// over, or serves: then nobody else does, and what it said has been decided.
     pub(super) fn report_divergence(&mut self, now_ns: u64) {
+        self.settle_late_notes();
         let Some(divergence) = self.audit.as_mut().and_then(|audit| audit.take_found()) else {
             return;
         };

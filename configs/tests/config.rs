@@ -377,7 +377,7 @@ fn the_service_is_checked() {
     refused_line("env = {}", "env = { A = \"\\u0000\" }", &["U+0000"]);
     refused_line("ready_timeout_ms = 30000", "ready_timeout_ms = 0", &["1..=3600000"]);
     refused_line("clone_wait_ms = 5000", "clone_wait_ms = 0", &["1..=3600000"]);
-    refused_line("audit = \"heal\"", "audit = true", &["heal", "report", "off"]);
+    refused_line("audit = \"heal\"", "audit = \"mend\"", &["heal", "report", "off"]);
 }
 
 #[test]

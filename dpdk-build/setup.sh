@@ -14,11 +14,13 @@ PACKAGES=(
     libdpdk-dev dpdk                             # the data plane
     clang libclang-dev                           # bindgen; the BPF program
     libbpf-dev libelf-dev zlib1g-dev linux-libc-dev
+    libpcap-dev                                  # filters of captures
     pkg-config build-essential
     redis-server redis-tools                     # what the demo and the lab protect
     etcd-server etcd-client                      # the arbiter of two nodes in the tests
     nginx postgresql bird2                       # what else the lab protects
     iproute2 ethtool tcpdump procps util-linux   # what the lab is built with
+    tshark tcpreplay                             # who reads captures, and what sends the lab's mix
 )
 # Of 1.x: the workspace's rust-version.
 RUST_MIN="$(sed -n 's/^rust-version = "1\.\([0-9]*\).*/\1/p' "$(dirname "${BASH_SOURCE[0]}")/../Cargo.toml")"

@@ -5,12 +5,13 @@ use serde_json::Value;
 use crate::tree::{self, field};
 
 /// Every crate of ours with all it may depend on: as a dependency of any kind.
-const ALLOWED: [(&str, &[&str]); 21] = [
+const ALLOWED: [(&str, &[&str]); 22] = [
     ("dpdk-sys", &[]),
     ("understudy-dpdk", &["dpdk-sys"]),
     ("understudy-wire", &[]),
     ("understudy-seal", &["understudy-wire"]),
     ("understudy-log", &["understudy-wire"]),
+    ("understudy-pcap", &[]),
     ("understudy-fastpath", &["understudy-wire", "understudy-log", "understudy-seal"]),
     ("understudy-proto", &["understudy-wire"]),
     ("understudy-arbiter", &["understudy-wire", "understudy-proto"]),
@@ -77,6 +78,7 @@ const ALLOWED: [(&str, &[&str]); 21] = [
             "understudy-api",
             "understudy-config",
             "understudy-image",
+            "understudy-pcap",
         ],
     ),
     ("understudy-arch", &[]),

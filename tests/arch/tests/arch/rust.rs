@@ -3,8 +3,9 @@
 use crate::tree::{self, field};
 
 /// Crates whose every target forbids unsafe code.
-const FORBIDDING: [&str; 11] = [
+const FORBIDDING: [&str; 12] = [
     "understudy-wire",
+    "understudy-pcap",
     "understudy-seal",
     "understudy-fastpath",
     "understudy-proto",

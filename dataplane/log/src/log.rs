@@ -1,6 +1,7 @@
 //! Records at positions: append (primary), write at a position (replica), truncate, reclaim.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use thiserror::Error;
 use understudy_wire::control::{EpochStart, History};
@@ -11,6 +12,8 @@ use understudy_wire::record::{
 use understudy_wire::{Epoch, NodeId, Position};
 
 use crate::marks::Marks;
+use crate::published::{Extent, Published};
+use crate::reader::LogView;
 use crate::ring::{MirroredRing, RingError};
 
 /// A record in the log.
@@ -48,6 +51,11 @@ pub struct CaptureLog {
     corrupt: bool,
     history: History,
     marks: Marks,
+    /// What readers on other threads have been told.
+    told: Extent,
+    published: Arc<Published>,
+    /// The stretch of the log whose first record is marked.
+    marked: Option<u64>,
 }
 
 impl CaptureLog {
@@ -61,7 +69,18 @@ impl CaptureLog {
             corrupt: false,
             history: History::new(),
             marks: Marks::default(),
+            told: Extent::default(),
+            published: Arc::new(Published::new(capacity as u64)),
+            marked: None,
         })
+    }
+
+    /// The log for readers on other threads.
+    ///
+    /// # Errors
+    /// If the memory cannot be mapped once more.
+    pub fn view(&self) -> Result<LogView, RingError> {
+        Ok(LogView::new(self.ring.view()?, Arc::clone(&self.published), self.capacity()))
     }
 
     /// The oldest position held.
@@ -160,6 +179,7 @@ impl CaptureLog {
         self.make_room(self.end + stored as u64, floor)?;
         let header = RecordHeader { len: payload.len() as u32, kind, timestamp_ns };
         let at = self.end;
+        self.mark(at, self.told.end_records);
         let out = self.ring.slice_mut(at, stored);
         out[..RECORD_HEADER_LEN].copy_from_slice(&header.encode());
         let (body, padding) = out[RECORD_HEADER_LEN..].split_at_mut(payload.len());
@@ -167,6 +187,7 @@ impl CaptureLog {
         padding.fill(0);
         self.end += stored as u64;
         self.boundary = self.end;
+        self.tell_end(self.told.end_records + 1);
         Ok(at)
     }
 
@@ -220,6 +241,7 @@ impl CaptureLog {
     pub fn extend_to(&mut self, end: Position) {
         debug_assert!(end >= self.end);
         self.end = end;
+        let mut records = self.told.end_records;
         while self.boundary < self.end && !self.corrupt {
             let at = self.boundary;
             match self.record_before(at, self.end) {
@@ -235,7 +257,9 @@ impl CaptureLog {
                     if let Some(checkpoint) = checkpoint {
                         self.marks.note(at, checkpoint);
                     }
+                    self.mark(at, records);
                     self.boundary = next;
+                    records += 1;
                 }
                 None => {
                     let head = self.bytes(at, self.end.min(at + RECORD_HEADER_LEN as u64));
@@ -245,6 +269,7 @@ impl CaptureLog {
                 }
             }
         }
+        self.tell_end(records);
     }
 
     /// Cuts what a deposed primary left uncommitted: everything from `at` (a record's position) on.
@@ -252,30 +277,74 @@ impl CaptureLog {
         if at >= self.end {
             return;
         }
-        self.end = at.max(self.start);
+        let mut cut = 0;
+        let cut_at = at.max(self.start);
+        let mut next = cut_at;
+        while let Some(record) = self.record(next) {
+            (next, cut) = (record.next, cut + 1);
+        }
+        self.end = cut_at;
         self.boundary = self.boundary.min(self.end);
         self.corrupt = false;
         while self.history.last().is_some_and(|e| e.start >= self.end) {
             self.history.pop();
         }
         self.marks.truncate(self.end);
+        let (cuts, end_records) = (self.told.cuts + 1, self.told.end_records - cut);
+        self.tell(Extent {
+            cuts,
+            cut_at: self.boundary,
+            cut_records: end_records,
+            end: self.boundary,
+            end_records,
+            ..self.told
+        });
+        // What the mark of the last stretch says may be cut too: it is made again.
+        self.marked = None;
     }
 
     /// Forgets everything and begins again at position 0.
     pub fn reset(&mut self) {
-        (self.start, self.end, self.boundary) = (0, 0, 0);
-        self.corrupt = false;
+        self.restart_at(0);
         self.history.clear();
-        self.marks = Marks::default();
     }
 
     /// Forgets everything and begins at a position: what came before is covered by a checkpoint.
     /// `history`: the reigns that began before it.
     pub fn begin_at(&mut self, at: Position, history: &History) {
+        self.restart_at(at);
+        self.history = history.iter().copied().filter(|e| e.start < at).collect();
+    }
+
+    fn restart_at(&mut self, at: Position) {
         (self.start, self.end, self.boundary) = (at, at, at);
         self.corrupt = false;
-        self.history = history.iter().copied().filter(|e| e.start < at).collect();
         self.marks = Marks::default();
+        self.marked = None;
+        let (life, start_records) = (self.told.life + 1, self.told.end_records);
+        self.tell(Extent { life, start: at, end: at, start_records, ..self.told });
+    }
+
+    /// Readers learn of it.
+    fn tell(&mut self, now: Extent) {
+        self.published.all(&now);
+        self.told = now;
+    }
+
+    /// Readers learn where the whole records end.
+    fn tell_end(&mut self, end_records: u64) {
+        self.told.end = self.boundary;
+        self.told.end_records = end_records;
+        self.published.end(self.boundary, end_records);
+    }
+
+    /// A record begins, with so many before it.
+    fn mark(&mut self, at: Position, records: u64) {
+        let stretch = Published::stretch(at);
+        if self.marked != Some(stretch) {
+            self.marked = Some(stretch);
+            self.published.mark(at, records);
+        }
     }
 
     fn remember(&mut self, start: EpochStart) {
@@ -289,16 +358,23 @@ impl CaptureLog {
     fn make_room(&mut self, end: Position, floor: Position) -> Result<(), LogError> {
         let capacity = self.capacity();
         let (mut start, floor) = (self.start, floor.min(self.boundary));
+        let mut gone = 0;
         while end.saturating_sub(start) > capacity {
             if start >= floor {
                 return Err(if start >= self.end { LogError::Outside } else { LogError::Full });
             }
             match self.record_before(start, self.boundary) {
-                Some(r) if r.next <= floor => start = r.next,
+                Some(r) if r.next <= floor => (start, gone) = (r.next, gone + 1),
                 _ => return Err(LogError::Full),
             }
         }
-        self.start = start;
+        if gone > 0 {
+            self.start = start;
+            // Before anything is written over: readers rely on it.
+            self.told.start = start;
+            self.told.start_records += gone;
+            self.published.start(start, self.told.start_records);
+        }
         Ok(())
     }
 }

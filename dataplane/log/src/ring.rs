@@ -3,6 +3,7 @@
 //! The same pages are mapped twice in a row, in huge pages where the machine
 //! has them. All of the crate's unsafe code is here.
 
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 
 use thiserror::Error;
@@ -20,34 +21,55 @@ pub struct RingError {
     source: std::io::Error,
 }
 
-/// A ring of bytes, readable and writable at any offset as one contiguous slice.
-pub struct MirroredRing {
+/// The same pages mapped twice in a row, by whoever owns this.
+struct Mapping {
     base: NonNull<u8>,
     len: usize,
     reserved: NonNull<libc::c_void>,
     reserved_len: usize,
+}
+
+// SAFETY: plain memory that no thread is bound to; what may be done with it from where is for the
+// two types below to say.
+unsafe impl Send for Mapping {}
+
+/// A ring of bytes, readable and writable at any offset as one contiguous slice.
+pub struct MirroredRing {
+    /// Owned by this value alone: access goes through &self and &mut self, so the borrow checker
+    /// rules out races between users of this mapping.
+    map: Mapping,
+    fd: OwnedFd,
     huge: bool,
 }
 
-// SAFETY: the mapping is owned by this value alone and is plain memory; access
-// goes through &self and &mut self, so the borrow checker rules out races.
-unsafe impl Send for MirroredRing {}
+/// The ring's pages once more, read-only, for threads that read while the owner writes.
+///
+/// Invariant: no reference into this mapping exists, ever. It is only read, word by word, by volatile
+/// loads, as memory is that another process writes. So a word that is read while it is written has
+/// some value, and whoever reads has to find out afterwards whether it counts.
+pub struct RingView {
+    map: Mapping,
+}
+
+// SAFETY: by the invariant of the type all access is by volatile loads of mapped memory, from as many
+// threads as like to.
+unsafe impl Sync for RingView {}
 
 impl MirroredRing {
     /// A ring of `len` bytes (a power of two, at least one page), zeroed and resident.
     pub fn new(len: usize) -> Result<MirroredRing, RingError> {
         assert!(len.is_power_of_two() && len >= 4096, "ring length must be a power of two");
         if len >= HUGE_PAGE_LEN
-            && let Ok(ring) = Self::map(len, true)
+            && let Ok(ring) = Self::create(len, true)
         {
             return Ok(ring);
         }
-        Self::map(len, false)
+        Self::create(len, false)
     }
 
     /// Bytes it holds.
     pub fn len(&self) -> usize {
-        self.len
+        self.map.len
     }
 
     /// Never: a ring has at least one page.
@@ -60,25 +82,30 @@ impl MirroredRing {
         self.huge
     }
 
+    /// The same memory for readers on other threads.
+    pub fn view(&self) -> Result<RingView, RingError> {
+        Ok(RingView { map: Mapping::new(&self.fd, self.map.len, libc::PROT_READ)? })
+    }
+
     /// `count` bytes from `offset`, taken modulo the length. `count` is at most the length.
     pub fn slice(&self, offset: u64, count: usize) -> &[u8] {
-        assert!(count <= self.len);
-        let at = offset as usize & (self.len - 1);
+        assert!(count <= self.map.len);
+        let at = offset as usize & (self.map.len - 1);
         // SAFETY: at < len and count <= len, so the range lies in the 2*len mapped
         // bytes, which live as long as self; writes need &mut self.
-        unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(at), count) }
+        unsafe { std::slice::from_raw_parts(self.map.base.as_ptr().add(at), count) }
     }
 
     /// The same, for writing.
     pub fn slice_mut(&mut self, offset: u64, count: usize) -> &mut [u8] {
-        assert!(count <= self.len);
-        let at = offset as usize & (self.len - 1);
+        assert!(count <= self.map.len);
+        let at = offset as usize & (self.map.len - 1);
         // SAFETY: as in `slice`; count <= len also means that no byte of the memory
         // appears twice in the range, so the slice does not alias itself.
-        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr().add(at), count) }
+        unsafe { std::slice::from_raw_parts_mut(self.map.base.as_ptr().add(at), count) }
     }
 
-    fn map(len: usize, huge: bool) -> Result<MirroredRing, RingError> {
+    fn create(len: usize, huge: bool) -> Result<MirroredRing, RingError> {
         let fail = |step| RingError { len, step, source: std::io::Error::last_os_error() };
         let flags = if huge { libc::MFD_HUGETLB | libc::MFD_HUGE_2MB } else { 0 };
         // SAFETY: the name is a NUL-terminated literal.
@@ -87,18 +114,37 @@ impl MirroredRing {
         if fd < 0 {
             return Err(fail("memfd_create"));
         }
-        let result = Self::map_fd(fd, len, huge);
-        // SAFETY: fd is ours and not used after; mappings keep the memory alive.
-        unsafe { libc::close(fd) };
-        result
-    }
-
-    fn map_fd(fd: libc::c_int, len: usize, huge: bool) -> Result<MirroredRing, RingError> {
-        let fail = |step| RingError { len, step, source: std::io::Error::last_os_error() };
+        // SAFETY: a descriptor that was just made, and is nobody else's.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         // SAFETY: plain system call on a descriptor we own.
-        if unsafe { libc::ftruncate(fd, len as libc::off_t) } != 0 {
+        if unsafe { libc::ftruncate(fd.as_raw_fd(), len as libc::off_t) } != 0 {
             return Err(fail("ftruncate"));
         }
+        let map = Mapping::new(&fd, len, libc::PROT_READ | libc::PROT_WRITE)?;
+        Ok(MirroredRing { map, fd, huge })
+    }
+}
+
+impl RingView {
+    /// Copies what is at `offset`, taken modulo the length, as it is at some moment of the copying.
+    /// `offset` and the length of `out` are multiples of 8, `out` is at most as long as the ring.
+    pub fn copy_to(&self, offset: u64, out: &mut [u8]) {
+        assert!(offset.is_multiple_of(8) && out.len().is_multiple_of(8));
+        assert!(out.len() <= self.map.len);
+        let at = offset as usize & (self.map.len - 1);
+        for (i, word) in out.chunks_exact_mut(8).enumerate() {
+            // SAFETY: at < len and 8 * i + 8 <= out.len() <= len, so the word lies in the 2*len
+            // mapped bytes; base is aligned to a page and at to 8. Volatile: see the invariant.
+            let read =
+                unsafe { self.map.base.as_ptr().add(at + 8 * i).cast::<u64>().read_volatile() };
+            word.copy_from_slice(&read.to_ne_bytes());
+        }
+    }
+}
+
+impl Mapping {
+    fn new(fd: &OwnedFd, len: usize, protection: libc::c_int) -> Result<Mapping, RingError> {
+        let fail = |step| RingError { len, step, source: std::io::Error::last_os_error() };
         let reserved_len = 2 * len + HUGE_PAGE_LEN;
         // SAFETY: a new anonymous reservation at an address of the kernel's choice.
         let reserved = unsafe {
@@ -124,9 +170,9 @@ impl MirroredRing {
                 libc::mmap(
                     want,
                     len,
-                    libc::PROT_READ | libc::PROT_WRITE,
+                    protection,
                     libc::MAP_SHARED | libc::MAP_FIXED | libc::MAP_POPULATE,
-                    fd,
+                    fd.as_raw_fd(),
                     0,
                 )
             };
@@ -134,9 +180,7 @@ impl MirroredRing {
         }
         let error = fail("mmap");
         match (NonNull::new(aligned as *mut u8), NonNull::new(reserved)) {
-            (Some(base), Some(reserved)) if ok => {
-                Ok(MirroredRing { base, len, reserved, reserved_len, huge })
-            }
+            (Some(base), Some(reserved)) if ok => Ok(Mapping { base, len, reserved, reserved_len }),
             _ => {
                 // SAFETY: the reservation is ours and nothing points into it.
                 unsafe { libc::munmap(reserved, reserved_len) };
@@ -146,9 +190,9 @@ impl MirroredRing {
     }
 }
 
-impl Drop for MirroredRing {
+impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: the reservation is ours; slices borrow self, so none is left.
+        // SAFETY: the reservation is ours; slices borrow the ring that owns it, so none is left.
         unsafe { libc::munmap(self.reserved.as_ptr(), self.reserved_len) };
     }
 }
@@ -164,5 +208,18 @@ mod tests {
         assert_eq!(ring.slice(4090, 12), b"over the end");
         assert_eq!(ring.slice(0, 6), b"he end");
         assert_eq!(ring.slice(4096 * 7 + 4090, 4), b"over");
+    }
+
+    #[test]
+    fn a_view_shows_what_is_written() {
+        let mut ring = MirroredRing::new(4096).unwrap();
+        let view = ring.view().unwrap();
+        ring.slice_mut(4088, 16).copy_from_slice(b"eight, andeight.");
+        let mut seen = [0; 16];
+        view.copy_to(4096 * 3 + 4088, &mut seen);
+        assert_eq!(&seen, b"eight, andeight.");
+        drop(ring);
+        view.copy_to(0, &mut seen[..8]);
+        assert_eq!(&seen[..8], b"ndeight.", "the memory outlives the ring");
     }
 }

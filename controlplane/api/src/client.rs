@@ -79,6 +79,18 @@ impl ClientError {
 /// # Errors
 /// If there is no answer. An error answer is [`Response::Error`].
 pub fn call(path: &Path, request: &Request, timeout: Duration) -> Result<Response, ClientError> {
+    Ok(begin(path, request, timeout)?.0)
+}
+
+/// As [`call`], for an answer that more follows: gives the socket and what came behind the answer too.
+///
+/// # Errors
+/// As [`call`].
+pub fn begin(
+    path: &Path,
+    request: &Request,
+    timeout: Duration,
+) -> Result<(Response, UnixStream, Vec<u8>), ClientError> {
     let name = request.name();
     let line = encode_request(request);
     if line.len() > REQUEST_BYTES_MAX {
@@ -127,12 +139,14 @@ pub fn call(path: &Path, request: &Request, timeout: Duration) -> Result<Respons
         match stream.read(&mut piece) {
             Ok(0) => return Err(ClientError::Closed { path: path.to_path_buf(), request: name }),
             Ok(n) => {
+                let line_end = piece[..n].iter().position(|&b| b == b'\n');
                 if let Some(line) = buffer.push(&piece[..n]).map_err(|_| DecodeError::TooLong)? {
                     let response = decode_response(&line)?;
                     if !response.answers(request) {
                         return Err(ClientError::Mismatch { request: name });
                     }
-                    return Ok(response);
+                    let more = line_end.map_or(&[][..], |end| &piece[end + 1..n]);
+                    return Ok((response, stream, more.to_vec()));
                 }
             }
             Err(e) if e.kind() == ErrorKind::Interrupted => {}

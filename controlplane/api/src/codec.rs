@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
-    ApiError, Checkpoint, ConnImages, Conns, ErrorCode, Keys, REQUEST_BYTES_MAX,
+    ApiError, Capturing, Checkpoint, ConnImages, Conns, ErrorCode, Keys, REQUEST_BYTES_MAX,
     RESPONSE_BYTES_MAX, Request, Response, Status, SwitchoverDone, VERSION,
 };
 
@@ -127,7 +127,7 @@ fn line(value: &impl Serialize) -> Vec<u8> {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Document<S, C, I, D, K, P, E> {
+struct Document<S, C, I, D, K, P, R, E> {
     ok: bool,
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     status: Option<S>,
@@ -142,10 +142,12 @@ struct Document<S, C, I, D, K, P, E> {
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     checkpoint: Option<P>,
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    capturing: Option<R>,
+    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     error: Option<E>,
 }
 
-impl<S, C, I, D, K, P, E> Document<S, C, I, D, K, P, E> {
+impl<S, C, I, D, K, P, R, E> Document<S, C, I, D, K, P, R, E> {
     fn new(ok: bool) -> Self {
         Document {
             ok,
@@ -155,6 +157,7 @@ impl<S, C, I, D, K, P, E> Document<S, C, I, D, K, P, E> {
             switchover: None,
             keys: None,
             checkpoint: None,
+            capturing: None,
             error: None,
         }
     }
@@ -174,6 +177,7 @@ impl Serialize for Response {
             &SwitchoverDone,
             &Keys,
             &Checkpoint,
+            &Capturing,
             &ApiError,
         > = Document::new(ok);
         match self {
@@ -183,6 +187,7 @@ impl Serialize for Response {
             Self::Switchover(done) => document.switchover = Some(done),
             Self::Keys(keys) => document.keys = Some(keys),
             Self::Checkpoint(checkpoint) => document.checkpoint = Some(checkpoint),
+            Self::Capturing(capturing) => document.capturing = Some(capturing),
             Self::Error(error) => document.error = Some(error),
         }
         document.serialize(serializer)
@@ -198,6 +203,7 @@ impl<'de> Deserialize<'de> for Response {
             SwitchoverDone,
             Keys,
             Checkpoint,
+            Capturing,
             ApiError,
         > = Document::deserialize(deserializer)?;
         let ok = d.ok;
@@ -208,6 +214,7 @@ impl<'de> Deserialize<'de> for Response {
             d.switchover.map(Self::Switchover),
             d.keys.map(Self::Keys),
             d.checkpoint.map(Self::Checkpoint),
+            d.capturing.map(Self::Capturing),
             d.error.map(Self::Error),
         ]
         .into_iter()
@@ -215,7 +222,7 @@ impl<'de> Deserialize<'de> for Response {
         match (said.next(), said.next()) {
             (Some(response), None) if ok != matches!(response, Self::Error(_)) => Ok(response),
             _ => Err(D::Error::custom(
-                "neither ok with status, conns, conn_images, switchover, keys or checkpoint, nor not ok with error",
+                "neither ok with status, conns, conn_images, switchover, keys, checkpoint or capturing, nor not ok with error",
             )),
         }
     }

@@ -12,6 +12,8 @@
 //! {"ok":false,"error":{"code":"refused_unsafe","message":"..."}}
 //! ```
 //!
+//! A capture's answer is followed by more than a line: see [`stream`].
+//!
 //! [`codec`] is sans-IO; [`client`] and [`server`] put it on a socket.
 #![forbid(unsafe_code)]
 
@@ -21,6 +23,7 @@ pub mod codec;
 mod error;
 mod images;
 pub mod server;
+pub mod stream;
 mod types;
 
 pub use client::ClientError;
@@ -31,9 +34,9 @@ pub use images::{
     ConnSocket, ConnTiming, ConnWindow, LIST_SHOWN_BYTES_MAX,
 };
 pub use types::{
-    Arbiter, Checkpoint, Checkpoints, Conn, Conns, Gate, KeyPath, KeyPeer, Keys, LogPositions,
-    Peer, Register, Request, Response, Restoring, Role, Service, Status, SwitchoverDone,
-    TimelineEvent,
+    Arbiter, Capturing, Checkpoint, Checkpoints, Conn, Conns, Gate, KeyPath, KeyPeer, Keys,
+    LogPositions, Peer, Register, Request, Response, Restoring, Role, Service, Status,
+    SwitchoverDone, TimelineEvent,
 };
 
 /// Version of the requests.

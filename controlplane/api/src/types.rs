@@ -33,6 +33,17 @@ pub enum Request {
     KeyReload,
     /// Take a checkpoint of the application on this node.
     Checkpoint,
+    /// Send a range of the capture log: the answer is followed by [`crate::stream`].
+    Capture {
+        /// From the first record that is not older, ns since 1970; from now on if not given.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        from_ns: Option<u64>,
+        /// Up to the last record that is not younger.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        to_ns: Option<u64>,
+        /// Go on with what comes, instead of ending where the log ends now.
+        follow: bool,
+    },
 }
 
 /// serde lets a unit variant have any fields, an empty one none.
@@ -52,6 +63,14 @@ enum StrictRequest {
     KeyStatus {},
     KeyReload {},
     Checkpoint {},
+    Capture {
+        #[serde(default)]
+        from_ns: Option<u64>,
+        #[serde(default)]
+        to_ns: Option<u64>,
+        #[serde(default)]
+        follow: bool,
+    },
 }
 
 impl From<StrictRequest> for Request {
@@ -64,6 +83,9 @@ impl From<StrictRequest> for Request {
             StrictRequest::KeyStatus {} => Self::KeyStatus,
             StrictRequest::KeyReload {} => Self::KeyReload,
             StrictRequest::Checkpoint {} => Self::Checkpoint,
+            StrictRequest::Capture { from_ns, to_ns, follow } => {
+                Self::Capture { from_ns, to_ns, follow }
+            }
         }
     }
 }
@@ -80,6 +102,7 @@ impl Request {
             Self::KeyStatus => "key_status",
             Self::KeyReload => "key_reload",
             Self::Checkpoint => "checkpoint",
+            Self::Capture { .. } => "capture",
         }
     }
 }
@@ -99,6 +122,8 @@ pub enum Response {
     Keys(Keys),
     /// To [`Request::Checkpoint`].
     Checkpoint(Checkpoint),
+    /// To [`Request::Capture`].
+    Capturing(Capturing),
     /// To any request.
     Error(ApiError),
 }
@@ -114,6 +139,7 @@ impl Response {
             Self::Switchover(_) => matches!(request, Request::Switchover { .. }),
             Self::Keys(_) => matches!(request, Request::KeyStatus | Request::KeyReload),
             Self::Checkpoint(_) => matches!(request, Request::Checkpoint),
+            Self::Capturing(_) => matches!(request, Request::Capture { .. }),
             Self::Error(_) => true,
         }
     }
@@ -152,6 +178,12 @@ impl From<Keys> for Response {
 impl From<Checkpoint> for Response {
     fn from(checkpoint: Checkpoint) -> Self {
         Self::Checkpoint(checkpoint)
+    }
+}
+
+impl From<Capturing> for Response {
+    fn from(capturing: Capturing) -> Self {
+        Self::Capturing(capturing)
     }
 }
 
@@ -401,6 +433,25 @@ pub struct Checkpoint {
     pub took_ms: u64,
     /// Connections that the application had not accepted; the log brings them again.
     pub pending: u64,
+}
+
+/// A capture that begins.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capturing {
+    /// Name of the node.
+    pub node: String,
+    /// Version of the daemon.
+    pub version: String,
+    /// Names of the group's nodes, by their numbers, which epoch records hold.
+    pub nodes: BTreeMap<u16, String>,
+    /// What the client port is, in DPDK's words.
+    pub device: String,
+    /// What stamps the frames.
+    pub clock: String,
+    /// Oldest position in the log.
+    pub log_start: u64,
+    /// End of the log.
+    pub log_end: u64,
 }
 
 /// Another node, as this one sees it.

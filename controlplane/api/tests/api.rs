@@ -38,6 +38,10 @@ fn requests_are_as_documented() {
         (Request::KeyStatus, r#"{"version":1,"request":"key_status"}"#),
         (Request::KeyReload, r#"{"version":1,"request":"key_reload"}"#),
         (Request::Checkpoint, r#"{"version":1,"request":"checkpoint"}"#),
+        (
+            Request::Capture { from_ns: Some(5), to_ns: None, follow: true },
+            r#"{"version":1,"request":"capture","from_ns":5,"follow":true}"#,
+        ),
     ] {
         assert_eq!(encode_request(&request), format!("{line}\n").as_bytes());
         assert_eq!(decode_request(line.as_bytes()), Ok(request.clone()));

@@ -1,6 +1,7 @@
 //! `understudy`: the operator's command.
 #![forbid(unsafe_code)]
 
+mod capture;
 mod check;
 mod images;
 mod key;
@@ -78,6 +79,8 @@ enum Command {
     },
     /// Take a checkpoint of the application on this node; it stands still for a moment
     Checkpoint,
+    /// What clients sent, live or past, as text or pcapng
+    Capture(Box<capture::CaptureArguments>),
     /// The keys that seal what nodes say to each other
     #[command(subcommand)]
     Key(KeyCommand),
@@ -109,6 +112,7 @@ enum KeyCommand {
 enum Outcome {
     Answer(Response),
     Generated(key::Generated),
+    Captured(capture::Captured),
     Check { report: CheckReport, error: Option<ApiError> },
 }
 
@@ -161,6 +165,14 @@ fn run(arguments: &Arguments) -> Outcome {
                 Err(error) => Outcome::Answer(Response::Error(error)),
             };
         }
+        Command::Capture(wanted) => {
+            let timeout = arguments.timeout_ms.unwrap_or(ASK_TIMEOUT_MS);
+            let timeout = Duration::from_millis(timeout);
+            return Outcome::Captured(match socket(arguments) {
+                Ok(socket) => capture::capture(wanted, arguments.json, &socket, timeout),
+                Err(error) => error.into(),
+            });
+        }
         Command::Check { file } => {
             let (report, error) = check::check(file);
             return Outcome::Check { report, error };
@@ -170,15 +182,20 @@ fn run(arguments: &Arguments) -> Outcome {
     Outcome::Answer(ask(arguments, &request, timeout).unwrap_or_else(Response::Error))
 }
 
-fn ask(arguments: &Arguments, request: &Request, timeout: Duration) -> Result<Response, ApiError> {
-    let socket = match (&arguments.socket, &arguments.config) {
+/// Where the daemon listens.
+fn socket(arguments: &Arguments) -> Result<PathBuf, ApiError> {
+    Ok(match (&arguments.socket, &arguments.config) {
         (Some(socket), _) => socket.clone(),
         (None, Some(file)) => Config::load(file).map_err(|e| config_error(&e))?.control.socket,
         (None, None) => match std::env::var_os(SOCKET_VARIABLE) {
             Some(socket) if !socket.is_empty() => PathBuf::from(socket),
             _ => Path::new(SOCKET_DEFAULT).to_path_buf(),
         },
-    };
+    })
+}
+
+fn ask(arguments: &Arguments, request: &Request, timeout: Duration) -> Result<Response, ApiError> {
+    let socket = socket(arguments)?;
     client::call(&socket, request, timeout).map_err(|e| {
         let mut message = e.to_string();
         if matches!(request, Request::Switchover { .. })
@@ -201,6 +218,7 @@ fn render(json: bool, outcome: &Outcome) -> anyhow::Result<ExitCode> {
     let error = match outcome {
         Outcome::Answer(Response::Error(error)) => Some(error),
         Outcome::Answer(_) | Outcome::Generated(_) => None,
+        Outcome::Captured(captured) => captured.error.as_ref(),
         Outcome::Check { error, .. } => error.as_ref(),
     };
     let exit_code = error.map_or(0, |e| e.code.exit_code());
@@ -208,6 +226,23 @@ fn render(json: bool, outcome: &Outcome) -> anyhow::Result<ExitCode> {
         (true, Outcome::Answer(response)) => serde_json::to_string(response)? + "\n",
         (true, Outcome::Generated(generated)) => {
             serde_json::to_string(&key::Document { ok: true, key: generated })? + "\n"
+        }
+        (true, Outcome::Captured(captured)) => match (&captured.summary, &captured.error) {
+            (Some(summary), error) => {
+                let (ok, error) = (error.is_none(), error.as_ref());
+                serde_json::to_string(&capture::Document { ok, capture: summary, error })? + "\n"
+            }
+            (None, Some(error)) => serde_json::to_string(&Response::Error(error.clone()))? + "\n",
+            (None, None) => String::new(),
+        },
+        // The standard output may be the capture itself.
+        (false, Outcome::Captured(captured)) => {
+            let mut said = captured.summary.as_ref().map_or(String::new(), capture::text);
+            if let Some(error) = &captured.error {
+                said.push_str(&format!("understudy: {}\n", text::plain(&error.message)));
+            }
+            let _ = std::io::stderr().write_all(said.as_bytes());
+            return Ok(ExitCode::from(exit_code));
         }
         (true, Outcome::Check { report, error }) => {
             let ok = error.is_none();
@@ -225,6 +260,8 @@ fn render(json: bool, outcome: &Outcome) -> anyhow::Result<ExitCode> {
         (false, Outcome::Answer(Response::Switchover(done))) => text::switchover(done),
         (false, Outcome::Answer(Response::Keys(keys))) => text::keys(keys),
         (false, Outcome::Answer(Response::Checkpoint(taken))) => text::checkpoint(taken),
+        // Only `capture` asks for it, and takes it itself.
+        (false, Outcome::Answer(Response::Capturing(_))) => String::new(),
         (false, Outcome::Generated(generated)) => key::text(generated),
         (false, Outcome::Check { report, .. }) => text::check(report),
     };
@@ -265,7 +302,7 @@ fn usage_error(error: &clap::Error) -> ApiError {
         Kind::DisplayHelpOnMissingArgumentOrSubcommand | Kind::MissingSubcommand
     );
     let message = if missing {
-        "a command is missing, allowed: status, conns, switchover, checkpoint, key, check"
+        "a command is missing, allowed: status, conns, switchover, checkpoint, capture, key, check"
             .to_owned()
     } else {
         // The first paragraph; usage and tips follow.

@@ -33,8 +33,9 @@ use understudy_wire::pdu::TARGET_ALL;
 use understudy_wire::{Epoch, NodeId};
 
 use crate::arbiter::{self, Arbiter};
+use crate::capture::{Captures, Told};
 use crate::keys::Keys;
-use crate::lcore::ControlEnd;
+use crate::lcore::{ControlEnd, Up};
 use crate::node_capsule::NodeCapsule;
 use crate::ports::NodeClock;
 use crate::second_path::{Received, SecondPath};
@@ -81,7 +82,7 @@ pub enum Ending {
 
 /// The thread and the channel on which it waits for the data path to be up.
 pub struct Handle {
-    pub start: Sender<NodeClock>,
+    pub start: Sender<Up>,
     pub thread: JoinHandle<anyhow::Result<Ending>>,
 }
 
@@ -95,11 +96,11 @@ pub fn spawn(
     keys: Keys,
     stop: Arc<AtomicBool>,
 ) -> anyhow::Result<Handle> {
-    let (start, started) = bounded::<NodeClock>(1);
+    let (start, started) = bounded::<Up>(1);
     let thread = std::thread::Builder::new().name("control".into()).spawn(move || {
         // The data path did not come up: its own error says why.
-        let Ok(clock) = started.recv() else { return Ok(Ending::Stop) };
-        let result = Control::new(config, store, capsule, dataplane, second, keys, stop, clock)
+        let Ok(up) = started.recv() else { return Ok(Ending::Stop) };
+        let result = Control::new(config, store, capsule, dataplane, second, keys, stop, up)
             .and_then(|mut control| control.run());
         if let Err(e) = &result {
             error!("control plane: {e:#}");
@@ -136,6 +137,8 @@ struct Control {
     calls: Receiver<Call>,
     _server: Server,
     conns: Arc<Mutex<ConnsView>>,
+    /// For captures.
+    told: Arc<Told>,
     /// A witness takes no checkpoints.
     taking: Option<Taking>,
     restoration: Restoration,
@@ -165,8 +168,9 @@ impl Control {
         second: SecondPath,
         keys: Keys,
         stop: Arc<AtomicBool>,
-        clock: NodeClock,
+        up: Up,
     ) -> anyhow::Result<Control> {
+        let clock = up.clock;
         let now_ns = clock.now_ns();
         let persisted = store.persisted;
         let store = store.into_writer()?;
@@ -175,12 +179,15 @@ impl Control {
         let arbiter = arbiter::start(&config)?;
         let (sender, calls) = bounded(16);
         let conns = Arc::new(Mutex::new(ConnsView::default()));
+        let told = Arc::new(Told::default());
+        let captures = Captures::new(&config, up.log, Arc::clone(&told));
         let server = Server::start(
             &config.control.socket,
             sender.clone(),
             capsule.as_ref().map(|c| Arc::clone(&c.ns)),
             Arc::clone(&conns),
             Arc::clone(&config),
+            captures,
         )?;
         let take = || Taking::start(&config, sender, &keys, now_ns);
         let taking = capsule.is_some().then(take).transpose()?;
@@ -205,6 +212,7 @@ impl Control {
             calls,
             _server: server,
             conns,
+            told,
             taking,
             restoration: Restoration::new(),
             divergences: Divergences::default(),
@@ -342,6 +350,8 @@ impl Control {
             .filter(|new| self.snapshot.as_ref().is_none_or(|old| old.at_ns <= new.at_ns));
         if let Some(snapshot) = newer {
             self.stuck_told = false;
+            let counted = &snapshot.counters;
+            self.told.set_not_logged(counted.log_full + counted.frame_too_long);
             let state = self.log_state(&snapshot);
             self.snapshot = Some(snapshot);
             self.node.handle_log(now_ns, &state);

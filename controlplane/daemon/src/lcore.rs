@@ -18,7 +18,7 @@ use understudy_fastpath::dataplane::{Dataplane, DataplaneConfig};
 use understudy_fastpath::sender::{self, SenderConfig};
 use understudy_linux::adopt::{Adopter, FlowKey};
 use understudy_linux::capsule::DeathProbe;
-use understudy_log::CaptureLog;
+use understudy_log::{CaptureLog, LogView};
 use understudy_seal::{Channel, entropy};
 use understudy_wire::frame::Mac;
 
@@ -117,18 +117,26 @@ impl DataplaneEnd {
     }
 }
 
-/// Runs the data path on this thread until told to quit. Sends the clock when all is up.
+/// What the control plane gets once the data path is up.
+pub struct Up {
+    pub clock: NodeClock,
+    /// The log, for readers.
+    pub log: LogView,
+}
+
+/// Runs the data path on this thread until told to quit. Says when all is up.
 pub fn run(
     config: &Config,
     adopter: Option<Adopter>,
     channel: Channel,
     end: &DataplaneEnd,
-    start: &Sender<NodeClock>,
+    start: &Sender<Up>,
 ) -> anyhow::Result<()> {
     let _eal = Eal::init(&eal_args(config)).context("cannot initialise DPDK")?;
     let clock = NodeClock::new();
     let log = CaptureLog::new(config.log.size_bytes() as usize)?;
     info!(huge_pages = log.is_huge(), bytes = log.capacity(), "capture log ready");
+    let view = log.view()?;
     let capsule = adopter.map(|adopter| CapsuleLink {
         adopter,
         adopted: Arc::clone(&end.0.adopted),
@@ -139,7 +147,7 @@ pub fn run(
     let seed = entropy().context("cannot choose the audit's digest")?;
     let plan = dataplane_config(config, ports.replica_mac(), seed);
     let mut dataplane = Dataplane::new(plan, log, channel);
-    if start.send(clock.clone()).is_err() {
+    if start.send(Up { clock: clock.clone(), log: view }).is_err() {
         anyhow::bail!("the control plane is gone");
     }
     poll_loop(&mut dataplane, &mut ports, &clock, end, &config.idle);

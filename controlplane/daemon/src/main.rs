@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod arbiter;
+mod capture;
 mod checkpointer;
 mod control;
 mod images;

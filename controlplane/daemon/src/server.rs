@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -20,6 +20,7 @@ use understudy_linux::netns::NetNs;
 use understudy_linux::socks::{self, SockInfo, TcpState};
 use understudy_seal::Keyring;
 
+use crate::capture::{Captures, Range};
 use crate::{images, keys};
 
 const CLIENTS_MAX: usize = 16;
@@ -60,8 +61,10 @@ impl Server {
         ns: Option<Arc<NetNs>>,
         view: Arc<Mutex<ConnsView>>,
         config: Arc<Config>,
+        captures: Captures,
     ) -> anyhow::Result<Server> {
         let listener = listen(path)?;
+        let captures = Arc::new(captures);
         let clients = Arc::new(AtomicUsize::new(0));
         std::thread::Builder::new().name("api".into()).spawn(move || {
             for stream in listener.incoming() {
@@ -71,11 +74,11 @@ impl Server {
                     continue;
                 }
                 let (calls, ns, view) = (calls.clone(), ns.clone(), Arc::clone(&view));
-                let config = Arc::clone(&config);
+                let (config, captures) = (Arc::clone(&config), Arc::clone(&captures));
                 let done = Arc::clone(&clients);
                 let spawned =
                     std::thread::Builder::new().name("api-client".into()).spawn(move || {
-                        let served = server::serve(stream, IO_TIMEOUT, |request| {
+                        let served = serve(stream, &captures, |request| {
                             answer(request, &calls, ns.as_deref(), &view, &config)
                         });
                         if let Err(e) = served {
@@ -98,12 +101,28 @@ impl Drop for Server {
     }
 }
 
+/// One request: answered by a line, unless it is for the log itself.
+fn serve(
+    mut stream: UnixStream,
+    captures: &Captures,
+    answer: impl FnOnce(Request) -> Response,
+) -> std::io::Result<()> {
+    let response = match server::read_request(&mut stream, IO_TIMEOUT)? {
+        Ok(Request::Capture { from_ns, to_ns, follow }) => {
+            return captures.serve(stream, Range { from_ns, to_ns, follow });
+        }
+        Ok(request) => answer(request),
+        Err(error) => error.into(),
+    };
+    server::write_response(&mut stream, &response, IO_TIMEOUT)
+}
+
 /// Binds the socket for root only; a file left by a dead daemon is replaced, a living one's is not.
 fn listen(path: &Path) -> anyhow::Result<UnixListener> {
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     }
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+    if UnixStream::connect(path).is_ok() {
         bail!("another daemon answers on control.socket {}", path.display());
     }
     match std::fs::remove_file(path) {

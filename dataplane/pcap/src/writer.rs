@@ -23,6 +23,7 @@ const OPT_IF_FILTER: u16 = 11;
 const OPT_ISB_START: u16 = 2;
 const OPT_ISB_END: u16 = 3;
 const OPT_ISB_ACCEPTED: u16 = 6;
+const OPT_ISB_OS_DROPPED: u16 = 7;
 const OPT_ISB_DELIVERED: u16 = 8;
 /// 10^-9 s.
 const NANOSECONDS: u8 = 9;
@@ -92,8 +93,10 @@ pub struct Statistics {
     pub end_ns: u64,
     /// Packets seen.
     pub received: u64,
-    /// Packets lost before they could be seen.
+    /// Packets lost where they were seen: no room.
     pub dropped: u64,
+    /// Packets lost between there and whoever writes this.
+    pub os_dropped: u64,
     /// Packets that passed the filter.
     pub accepted: u64,
     /// Packets written.
@@ -174,6 +177,7 @@ impl<W: Write> Writer<W> {
             (OPT_ISB_RECEIVED, counted.received),
             (OPT_ISB_DROPPED, counted.dropped),
             (OPT_ISB_ACCEPTED, counted.accepted),
+            (OPT_ISB_OS_DROPPED, counted.os_dropped),
             (OPT_ISB_DELIVERED, counted.delivered),
         ] {
             self.option(code, &count.to_le_bytes());

@@ -1,6 +1,7 @@
 //! Lines on the daemon's socket, in both directions.
 
 use understudy_api::codec::LineBuffer;
+use understudy_api::stream::{Piece, PieceBuffer};
 use understudy_api::{
     ApiError, ByteList, Conn, ConnImage, ConnImages, ConnSocket, Conns, ErrorCode, KeyPath,
     KeyPeer, Keys, Peer, REQUEST_BYTES_MAX, Request, Response, Status, SwitchoverDone,
@@ -26,6 +27,7 @@ fn requests() -> Vec<Vec<u8>> {
         Request::Switchover { to },
         Request::KeyStatus,
         Request::KeyReload,
+        Request::Capture { from_ns: Some(u64::MAX), to_ns: Some(0), follow: true },
     ];
     requests.iter().map(encode_request).chain(recorded("requests.jsonl")).collect()
 }
@@ -125,4 +127,50 @@ fn lines_in_pieces() {
         }
         assert!(!wanted.ends_with(b"\n"));
     });
+}
+
+/// What a daemon streams behind its answer to a capture.
+#[test]
+fn pieces_of_captures() {
+    let records = [1u8; 48];
+    let mut seeds = vec![Vec::new()];
+    for piece in [
+        Piece::Records { position: 8, bytes: &records },
+        Piece::Lost(3),
+        Piece::TakenBack(1),
+        Piece::Note { position: 1, text: "checkpoint 1".into() },
+        Piece::Alive { not_logged: 0 },
+        Piece::End,
+    ] {
+        let mut bytes = piece.head();
+        if let Piece::Records { bytes: records, .. } = piece {
+            bytes.extend_from_slice(records);
+        }
+        let all = [&seeds[seeds.len() - 1][..], &bytes].concat();
+        seeds.extend([bytes, all]);
+    }
+    let (mut whole, mut refused) = (0, 0);
+    fuzz("piece", 1, |rng| {
+        let bytes = mutated(rng, &seeds);
+        let cut = rng.below(bytes.len() + 1);
+        let mut buffer = PieceBuffer::new(bytes[..cut].to_vec());
+        let mut more = &bytes[cut..];
+        loop {
+            match buffer.next_piece() {
+                Ok(Some(piece)) => {
+                    whole += 1;
+                    // What is no UTF-8 takes three bytes instead of one.
+                    assert!(piece.head().len() <= 3 * bytes.len() + 16);
+                }
+                Ok(None) if more.is_empty() => break,
+                Ok(None) => buffer.push(std::mem::take(&mut more)),
+                Err(error) => {
+                    refused += 1;
+                    break assert!(!error.to_string().is_empty());
+                }
+            }
+        }
+    });
+    println!("{whole} pieces were whole, {refused} refused");
+    assert!(whole > 0 && refused > 0);
 }

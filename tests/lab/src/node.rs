@@ -216,6 +216,13 @@ impl Node {
         }
     }
 
+    /// `understudy capture` with these words, while it runs.
+    pub fn capture(&self, words: &[&str]) -> Result<Proc> {
+        let mut command = Command::new(binary("understudy")?);
+        command.arg("-s").arg(&self.socket).arg("capture").args(words);
+        Proc::start(command, &self.log.with_extension("capture.log"), &self.mark)
+    }
+
     /// Where its checkpoints are.
     pub fn checkpoints(&self) -> PathBuf {
         self.state_dir.join("checkpoints")

@@ -331,6 +331,8 @@ impl Control {
                     checkpoint.frozen_us,
                     checkpoint.held_us,
                 );
+                let mark = format!("checkpoint {} of the application", checkpoint.generation);
+                self.told.mark(checkpoint.position, mark);
                 taking.taken += 1;
                 taking.failed = None;
                 taking.newest = Some((checkpoint.clone(), now_ns));

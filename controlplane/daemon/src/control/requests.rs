@@ -17,7 +17,7 @@ impl Control {
                 Request::KeyReload => {
                     let _ = call.answer.send(self.take_keys(call.keys));
                 }
-                Request::Conns | Request::ConnImages { .. } => {}
+                Request::Conns | Request::ConnImages { .. } | Request::Capture { .. } => {}
             }
         }
     }

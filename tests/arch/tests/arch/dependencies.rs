@@ -23,7 +23,16 @@ const ALLOWED: [(&str, &[&str]); 22] = [
     ),
     ("understudy-api", &[]),
     ("understudy-config", &[]),
-    ("understudy-cli", &["understudy-api", "understudy-config", "understudy-seal"]),
+    (
+        "understudy-cli",
+        &[
+            "understudy-api",
+            "understudy-config",
+            "understudy-seal",
+            "understudy-pcap",
+            "understudy-wire",
+        ],
+    ),
     (
         "understudy-daemon",
         &[

@@ -1,0 +1,325 @@
+//! `understudy capture`: what clients sent, as tcpdump would show or write it, from the capture log.
+
+mod session;
+mod when;
+
+use std::io::{self, ErrorKind, IsTerminal, Read as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use understudy_api::client::ClientError;
+use understudy_api::stream::PieceBuffer;
+use understudy_api::{ApiError, Capturing, ErrorCode, Request, Response, client};
+use understudy_pcap::{Filter, Recorder, Rotation};
+
+pub use session::Summary;
+use session::{Session, Sink, SinkError, section};
+
+/// How long a signal may wait.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+const READ_BYTES: usize = 256 * 1024;
+/// Silence of a daemon that lives: it says so four times a second.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+
+/// What is said of `capture -h`.
+pub const AFTER_HELP: &str = "\
+What is captured: every frame that clients sent to the service, as the primary logged it, and the
+SYN-ACKs of its kernel. What else the service sends is not in the log. From a replica or a witness
+it is the same log.
+
+TIME: 12:00, 12:00:05.25, 2026-11-25T12:00 (local), with Z or an offset, @SECONDS, -5m.
+FILTER: tcpdump's (man pcap-filter), such as: host 10.0.0.7 and tcp port 6379";
+
+/// The command line, as near to tcpdump's as makes sense.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct CaptureArguments {
+    /// Only packets that match
+    #[arg(value_name = "FILTER")]
+    filter: Vec<String>,
+    /// Write pcapng to FILE, - for the standard output; without it a line is printed for each packet
+    #[arg(short, long, value_name = "FILE")]
+    write: Option<PathBuf>,
+    /// Bytes kept of a packet, 0 for all
+    #[arg(short, long, value_name = "SNAPLEN", default_value_t = 0)]
+    snap_len: u32,
+    /// Begin the next file before one gets larger: millions of bytes, or with k, m, g
+    #[arg(short = 'C', long, value_name = "SIZE", requires = "write", value_parser = when::size_bytes)]
+    size: Option<u64>,
+    /// Begin the next file every SECONDS of the packets' time; FILE may have strftime's % in it
+    #[arg(short = 'G', long, value_name = "SECONDS", requires = "write", value_parser = when::seconds)]
+    interval: Option<Duration>,
+    /// Keep the newest FILES files
+    #[arg(short = 'W', long, value_name = "FILES", requires = "write",
+          value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    files: Option<u32>,
+    /// End after so many packets
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// Begin with the first packet not older than TIME [default: now, or with a --to that has passed the oldest]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    from: Option<String>,
+    /// End with the last packet not younger than TIME
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    to: Option<String>,
+    /// Go on with what comes after the past range
+    #[arg(long)]
+    follow: bool,
+    /// Accepted for habit's sake: addresses and ports are never turned into names
+    #[arg(short, action = clap::ArgAction::Count)]
+    n: u8,
+    /// The daemon's unix socket
+    // Takes the place of the global one, whose short form is the snap length here.
+    #[arg(id = "socket", long, value_name = "SOCKET")]
+    _socket: Option<PathBuf>,
+}
+
+/// The document of `capture`.
+#[derive(Serialize)]
+pub struct Document<'a> {
+    pub ok: bool,
+    pub capture: &'a Summary,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<&'a ApiError>,
+}
+
+/// How a capture went.
+pub struct Captured {
+    /// What was counted, if it came to that.
+    pub summary: Option<Summary>,
+    /// Why it ended before its time.
+    pub error: Option<ApiError>,
+}
+
+impl From<ApiError> for Captured {
+    fn from(error: ApiError) -> Self {
+        Self { summary: None, error: Some(error) }
+    }
+}
+
+/// Captures until the range, the count, a signal, or whoever reads the output ends it.
+pub fn capture(
+    arguments: &CaptureArguments,
+    json: bool,
+    socket: &Path,
+    timeout: Duration,
+) -> Captured {
+    match begin(arguments, json, socket, timeout) {
+        Ok((mut session, mut stream)) => {
+            let ended = stream.run(&mut session);
+            let finished = session.finish().map_err(Into::into);
+            let error = [ended, finished].into_iter().find_map(Result::err).and_then(Ended::error);
+            Captured { summary: Some(session.summary().clone()), error }
+        }
+        Err(error) => error.into(),
+    }
+}
+
+fn begin(
+    arguments: &CaptureArguments,
+    json: bool,
+    socket: &Path,
+    timeout: Duration,
+) -> Result<(Session, Stream), ApiError> {
+    let usage = |text: String| ApiError::new(ErrorCode::Usage, text);
+    let to_stdout = arguments.write.as_deref().is_none_or(|name| name == Path::new("-"));
+    if json && to_stdout {
+        let text = "the standard output is for the JSON document: capture to a file (-w FILE)";
+        return Err(usage(text.into()));
+    }
+    if arguments.write.is_some() && to_stdout && io::stdout().is_terminal() {
+        return Err(usage("pcapng is nothing for a terminal: use -w FILE, or a pipe".into()));
+    }
+    if to_stdout && (arguments.size.is_some() || arguments.interval.is_some()) {
+        return Err(usage("a pipe is one file: -C and -G need -w FILE".into()));
+    }
+    let filter = Filter::compile(&arguments.filter.join(" ")).map_err(|e| usage(e.to_string()))?;
+    let request = request(arguments).map_err(usage)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // The second one ends it at once, in case the first waits for a pipe that nobody reads.
+        let watched = signal_hook::flag::register_conditional_default(signal, Arc::clone(&stop))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)));
+        watched.map_err(|e| ApiError::new(ErrorCode::Runtime, e.to_string()))?;
+    }
+    let (from, stream, rest) = ask(socket, &request, timeout)?;
+    let now_ns = now_ns();
+    let sink = sink(arguments, &from, &filter, now_ns)
+        .map_err(|e| ApiError::new(ErrorCode::Runtime, e.to_string()))?;
+    let count_max = arguments.count.unwrap_or(u64::MAX);
+    let session = Session::new(&from, filter, arguments.snap_len, count_max, sink, now_ns);
+    let stream = Stream { stream, pieces: PieceBuffer::new(rest), stop };
+    Ok((session, stream))
+}
+
+/// What is asked of the daemon.
+fn request(arguments: &CaptureArguments) -> Result<Request, String> {
+    let now = jiff::Zoned::now();
+    let ns = |text: &Option<String>| text.as_deref().map(|t| when::moment_ns(t, &now)).transpose();
+    let (from_ns, to_ns) = (ns(&arguments.from)?, ns(&arguments.to)?);
+    if let (Some(from_ns), Some(to_ns)) = (from_ns, to_ns)
+        && from_ns > to_ns
+    {
+        return Err("--from is later than --to".into());
+    }
+    let to_passed = to_ns.is_some_and(|to_ns| to_ns <= now_ns());
+    if arguments.follow && to_passed {
+        return Err("there is nothing to follow: --to has passed".into());
+    }
+    let from_ns = from_ns.or(to_passed.then_some(0));
+    let follow = arguments.follow || from_ns.is_none() || to_ns.is_some() && !to_passed;
+    Ok(Request::Capture { from_ns, to_ns, follow })
+}
+
+fn ask(
+    socket: &Path,
+    request: &Request,
+    timeout: Duration,
+) -> Result<(Capturing, UnixStream, Vec<u8>), ApiError> {
+    let said = client::begin(socket, request, timeout);
+    let error = |e: &ClientError| ApiError::new(e.code(), e.to_string());
+    match said.map_err(|e| error(&e))? {
+        (Response::Capturing(from), stream, rest) => Ok((from, stream, rest)),
+        (Response::Error(error), ..) => Err(error),
+        _ => Err(error(&ClientError::Mismatch { request: request.name() })),
+    }
+}
+
+fn sink(
+    arguments: &CaptureArguments,
+    from: &Capturing,
+    filter: &Filter,
+    now_ns: u64,
+) -> Result<Sink, SinkError> {
+    let Some(name) = &arguments.write else {
+        return Ok(Sink::Lines(Box::new(io::BufWriter::new(io::stdout()))));
+    };
+    let section = section(from, filter, arguments.snap_len);
+    let recorder = if name == Path::new("-") {
+        let out = io::BufWriter::with_capacity(READ_BYTES, io::stdout());
+        Recorder::to_pipe(Box::new(out), section)?
+    } else {
+        let interval_ns = arguments.interval.map(|i| i.as_nanos() as u64);
+        let rotation =
+            Rotation { size_bytes: arguments.size, interval_ns, files_max: arguments.files };
+        Recorder::to_files(name, section, rotation, now_ns)?
+    };
+    Ok(Sink::Recorder(Box::new(recorder)))
+}
+
+fn now_ns() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(0)
+}
+
+/// Why a capture is over before its range is.
+enum Ended {
+    Sink(SinkError),
+    Daemon(String),
+}
+
+impl Ended {
+    /// A reader that has gone (`capture | head`, a closed Wireshark) is no error.
+    fn error(self) -> Option<ApiError> {
+        match self {
+            Self::Sink(e) if e.is_broken_pipe() => None,
+            Self::Sink(e) => Some(ApiError::new(ErrorCode::Runtime, e.to_string())),
+            Self::Daemon(text) => Some(ApiError::new(ErrorCode::Unreachable, text)),
+        }
+    }
+}
+
+impl From<SinkError> for Ended {
+    fn from(error: SinkError) -> Self {
+        Self::Sink(error)
+    }
+}
+
+/// The daemon's end.
+struct Stream {
+    stream: UnixStream,
+    pieces: PieceBuffer,
+    stop: Arc<AtomicBool>,
+}
+
+impl Stream {
+    fn run(&mut self, session: &mut Session) -> Result<(), Ended> {
+        let mut bytes = vec![0; READ_BYTES];
+        let failed = |e: &dyn std::fmt::Display| {
+            Ended::Daemon(format!("the connection to the daemon ended: {e}"))
+        };
+        self.stream.set_read_timeout(Some(LOOK_INTERVAL)).map_err(|e| failed(&e))?;
+        let (mut silence, mut more_waits) = (Duration::ZERO, false);
+        loop {
+            while let Some(piece) = self.pieces.next_piece().map_err(|e| failed(&e))? {
+                if session.take(piece)? || self.stop.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
+            }
+            if self.stop.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            // Less than there was room for: nothing more waits, so far.
+            if more_waits {
+                more_waits = false;
+            } else {
+                session.pause()?;
+            }
+            match self.stream.read(&mut bytes) {
+                Ok(0) => return Err(failed(&"it has gone")),
+                Ok(read) => {
+                    silence = Duration::ZERO;
+                    more_waits = read == READ_BYTES;
+                    self.pieces.push(&bytes[..read]);
+                }
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                    silence += LOOK_INTERVAL;
+                    if silence >= SILENCE_MAX {
+                        return Err(failed(&"it is silent"));
+                    }
+                }
+                Err(e) => return Err(failed(&e)),
+            }
+        }
+    }
+}
+
+/// The summary on stderr, as tcpdump's.
+pub fn text(summary: &Summary) -> String {
+    use std::fmt::Write as _;
+    let mut out = String::new();
+    let packets = |n: u64| format!("{n} packet{}", if n == 1 { "" } else { "s" });
+    let _ = writeln!(out, "{} captured", packets(summary.captured));
+    let _ = writeln!(
+        out,
+        "{} received by filter, {} filtered out",
+        packets(summary.received),
+        summary.filtered
+    );
+    let _ = writeln!(
+        out,
+        "{} dropped: overwritten in the log before they were read",
+        packets(summary.dropped)
+    );
+    if summary.not_logged > 0 {
+        let _ = writeln!(
+            out,
+            "{} not logged by the node: no room in the log",
+            packets(summary.not_logged)
+        );
+    }
+    if summary.taken_back > 0 {
+        let _ = writeln!(
+            out,
+            "{} captured of a deposed primary, no part of the log any more",
+            packets(summary.taken_back)
+        );
+    }
+    out
+}

@@ -281,15 +281,16 @@ mod tests {
         let (mut client, daemon) = UnixStream::pair().unwrap();
         let range = Range { from_ns: Some(0), to_ns: None, follow: true };
         let served = std::thread::spawn(move || captures.serve(daemon, range));
-        for i in 0..RECORDS {
-            let floor = log.boundary();
-            log.append(RecordKind::ClientFrame, i, &[1; 1000], floor).unwrap();
-        }
         let (mut pieces, mut read, mut lost) = (PieceBuffer::default(), 0, 0);
         let mut bytes = vec![0; 1 << 16];
         let got = client.read(&mut bytes).unwrap();
         let line_end = bytes[..got].iter().position(|b| *b == b'\n').unwrap() + 1;
         pieces.push(&bytes[line_end..got]);
+        // Only now: what is written before the answer is not the client's.
+        for i in 0..RECORDS {
+            let floor = log.boundary();
+            log.append(RecordKind::ClientFrame, i, &[1; 1000], floor).unwrap();
+        }
         while read + lost < RECORDS {
             while let Some(piece) = pieces.next_piece().unwrap() {
                 match piece {

@@ -145,7 +145,7 @@ fn a_file_has_frames_comments_and_counters() {
     let expected = "\
 3 packets captured
 4 packets received by filter, 1 filtered out
-10 packets dropped: overwritten in the log before they were read
+10 records dropped: overwritten in the log before they were read
 2 packets not logged by the node: no room in the log
 ";
     assert_eq!((text(&output.stderr), output.status.code()), (expected, Some(0)));

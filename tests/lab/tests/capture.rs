@@ -115,7 +115,7 @@ fn a_capture_is_what_the_switch_saw_and_shows_a_takeover() {
     for (_, (capture, path)) in &mut captures {
         assert_eq!(stop(capture, path), 0, "{}", capture.log_tail());
         println!("{}", capture.log_tail());
-        assert!(capture.log_tail().contains("\n0 packets dropped"), "{}", capture.log_tail());
+        assert!(capture.log_tail().contains("\n0 records dropped"), "{}", capture.log_tail());
     }
     let expected = sorted(seen_by_switch(&switch.finish().unwrap()));
     assert!(expected.len() > 3000, "{} frames", expected.len());

@@ -304,8 +304,9 @@ pub fn text(summary: &Summary) -> String {
     );
     let _ = writeln!(
         out,
-        "{} dropped: overwritten in the log before they were read",
-        packets(summary.dropped)
+        "{} record{} dropped: overwritten in the log before they were read",
+        summary.dropped,
+        if summary.dropped == 1 { "" } else { "s" }
     );
     if summary.not_logged > 0 {
         let _ = writeln!(

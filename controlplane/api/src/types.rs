@@ -342,6 +342,7 @@ pub struct Gate {
     /// Frames that wait for their cause to be committed.
     pub waiting_frames: u64,
     /// Of these, frames that no checkpoint covers yet; 0 unless commit is by checkpoint.
+    #[serde(default)]
     pub uncovered_frames: u64,
     /// Frames that have left.
     pub released: u64,

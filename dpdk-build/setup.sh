@@ -2,6 +2,7 @@
 # Sets a machine up to build, test and run Understudy: Debian packages, Rust, CRIU, huge pages.
 #
 #   dpdk-build/setup.sh          install and reserve what is missing (as root, or with sudo)
+#   dpdk-build/setup.sh --perf   also what perf.sh compares with
 #   dpdk-build/setup.sh --check  say what is missing, change nothing, exit 1 if anything is
 #
 # UNDERSTUDY_HUGEPAGES: pages of 2 MB to have at least, default 512; 0 leaves them alone.
@@ -21,6 +22,11 @@ PACKAGES=(
     nginx postgresql bird2                       # what else the lab protects
     iproute2 ethtool tcpdump procps util-linux   # what the lab is built with
     tshark tcpreplay                             # who reads captures, and what sends the lab's mix
+    valgrind                                     # counts instructions per packet
+)
+PERF_PACKAGES=(
+    dpdk-dev                                     # dpdk-testpmd, dpdk-dumpcap
+    keepalived netsniff-ng iperf3 tcpreplay
 )
 # Of 1.x: the workspace's rust-version.
 RUST_MIN="$(sed -n 's/^rust-version = "1\.\([0-9]*\).*/\1/p' "$(dirname "${BASH_SOURCE[0]}")/../Cargo.toml")"
@@ -103,7 +109,7 @@ packages() {
         return
     fi
     install_packages "${wanted[@]}"
-    for package in redis-server etcd-server:etcd nginx postgresql bird2:bird; do
+    for package in redis-server etcd-server:etcd nginx postgresql bird2:bird keepalived iperf3; do
         case " ${wanted[*]} " in *" ${package%%:*} "*) silence "${package#*:}" ;; esac
     done
 }
@@ -222,11 +228,14 @@ kernel() {
 }
 
 main() {
-    case "${1-}" in
-        "") ;;
-        --check) check_only=1 ;;
-        *) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 2 ;;
-    esac
+    local option
+    for option in "$@"; do
+        case "$option" in
+            --check) check_only=1 ;;
+            --perf) PACKAGES+=("${PERF_PACKAGES[@]}") ;;
+            *) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 2 ;;
+        esac
+    done
     [[ "$PAGES" =~ ^[0-9]+$ ]] || die "UNDERSTUDY_HUGEPAGES is not a number: $PAGES"
     trap clean_up EXIT
     packages

@@ -1,12 +1,21 @@
-//! Benchmarks, without a network card.
+//! The perf harness.
 //!
-//! [`memory`] is the world that the data path runs in, [`capture`] what is measured in it,
-//! [`checkpoint`] what a checkpoint costs, [`sealing`] what sealing a PDU costs, [`auditing`] what the audit costs an output frame, [`paired`] how two things are compared on a machine that has other things to do.
+//! [`measure`] is the table of measurements, [`paired`] how two things are compared on a machine
+//! that has other things to do, [`noise`] what makes a slice void, [`stats`] medians and intervals,
+//! [`peers`] the programs that take turns, [`findings`] the JSON document, [`targets`] what is
+//! promised, [`report`] the report, [`gate`] instructions per packet held to a committed baseline.
+//! [`world`] is what the data path runs in without a network card.
 #![forbid(unsafe_code)]
 
-pub mod auditing;
-pub mod capture;
-pub mod checkpoint;
-pub mod memory;
+pub mod clients;
+pub mod findings;
+pub mod gate;
+pub mod machine;
+pub mod measure;
+pub mod noise;
 pub mod paired;
-pub mod sealing;
+pub mod peers;
+pub mod report;
+pub mod stats;
+pub mod targets;
+pub mod world;

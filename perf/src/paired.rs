@@ -1,12 +1,22 @@
 //! Comparing two things fairly: in pairs of slices, the first of a pair in turn.
 //!
 //! What disturbs a machine for longer than a slice disturbs both of a pair, so the median of the
-//! pairs' ratios says more than the ratio of two averages.
+//! pairs' ratios says more than the ratio of two averages. A pair with a disturbed slice is
+//! discarded, counted, and made up for.
 
-use serde::Serialize;
+use anyhow::{Result, ensure};
+use serde::{Deserialize, Serialize};
 
-/// Times of one pair, in nanoseconds per packet.
-#[derive(Clone, Copy, Debug)]
+use crate::noise::{Discarded, Fate, Watch, Watched};
+use crate::stats::{Estimate, Spread};
+
+/// Pairs that are tried for each that is wanted.
+const ATTEMPTS_PER_PAIR: usize = 6;
+/// Fewer pairs than this say nothing.
+const PAIRS_MIN: usize = 3;
+
+/// What was measured in one pair, in any unit.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Pair {
     /// What is compared with.
     pub baseline: f64,
@@ -14,51 +24,74 @@ pub struct Pair {
     pub subject: f64,
 }
 
-/// Runs `pairs` pairs; each closure gives nanoseconds per packet of one slice.
+/// All pairs of a comparison.
+#[derive(Clone, Debug)]
+pub struct Pairs {
+    /// Those that count.
+    pub kept: Vec<Pair>,
+    /// Those that do not.
+    pub discarded: Discarded,
+}
+
+impl Pairs {
+    /// What is compared with.
+    pub fn baseline(&self) -> Spread {
+        Spread::of(self.kept.iter().map(|pair| pair.baseline))
+    }
+
+    /// What is measured.
+    pub fn subject(&self) -> Spread {
+        Spread::of(self.kept.iter().map(|pair| pair.subject))
+    }
+
+    /// Subject over baseline, pair by pair.
+    pub fn ratio(&self) -> Estimate {
+        Estimate::of(&self.kept.iter().map(|p| p.subject / p.baseline).collect::<Vec<_>>())
+    }
+
+    /// Subject less baseline, pair by pair.
+    pub fn added(&self) -> Spread {
+        Spread::of(self.kept.iter().map(|pair| pair.subject - pair.baseline))
+    }
+}
+
+/// Runs pairs until `wanted` count; each closure measures one slice.
+///
+/// # Errors
+/// Those of the closures; or if the machine is too busy for a handful of undisturbed pairs.
 pub fn run<T>(
-    pairs: usize,
+    wanted: usize,
+    watched: &Watched,
     state: &mut T,
-    mut baseline: impl FnMut(&mut T) -> f64,
-    mut subject: impl FnMut(&mut T) -> f64,
-) -> Vec<Pair> {
-    let mut out = Vec::with_capacity(pairs);
-    for i in 0..pairs {
-        let pair = if i % 2 == 0 {
-            let baseline = baseline(state);
-            Pair { baseline, subject: subject(state) }
+    mut baseline: impl FnMut(&mut T) -> Result<f64>,
+    mut subject: impl FnMut(&mut T) -> Result<f64>,
+) -> Result<Pairs> {
+    let mut pairs = Pairs { kept: Vec::with_capacity(wanted), discarded: Discarded::default() };
+    for attempt in 0..wanted * ATTEMPTS_PER_PAIR {
+        if pairs.kept.len() == wanted {
+            break;
+        }
+        let watch = Watch::begin(watched);
+        let pair = if attempt % 2 == 0 {
+            let baseline = baseline(state)?;
+            Pair { baseline, subject: subject(state)? }
         } else {
-            let subject = subject(state);
-            Pair { baseline: baseline(state), subject }
+            let subject = subject(state)?;
+            Pair { baseline: baseline(state)?, subject }
         };
-        out.push(pair);
+        match watch.end() {
+            Fate::Quiet => pairs.kept.push(pair),
+            Fate::Stolen => pairs.discarded.stolen += 1,
+            Fate::Gap => pairs.discarded.gaps += 1,
+        }
     }
-    out
-}
-
-/// Median and extremes.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Spread {
-    /// Half of the values are not above it.
-    pub median: f64,
-    /// The smallest.
-    pub min: f64,
-    /// The largest.
-    pub max: f64,
-}
-
-impl Spread {
-    /// Of some values, at least one.
-    pub fn of(values: impl Iterator<Item = f64>) -> Spread {
-        let mut values: Vec<f64> = values.collect();
-        values.sort_by(f64::total_cmp);
-        let middle = values.len() / 2;
-        let median = if values.len().is_multiple_of(2) {
-            (values[middle - 1] + values[middle]) / 2.0
-        } else {
-            values[middle]
-        };
-        Spread { median, min: values[0], max: values[values.len() - 1] }
-    }
+    ensure!(
+        pairs.kept.len() >= PAIRS_MIN.min(wanted),
+        "the machine is too busy: of {} pairs of slices only {} were not disturbed",
+        pairs.kept.len() as u64 + pairs.discarded.total(),
+        pairs.kept.len()
+    );
+    Ok(pairs)
 }
 
 #[cfg(test)]
@@ -66,18 +99,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn medians() {
-        let odd = Spread::of([3.0, 1.0, 2.0].into_iter());
-        assert_eq!(odd, Spread { median: 2.0, min: 1.0, max: 3.0 });
-        assert_eq!(Spread::of([4.0, 1.0, 2.0, 3.0].into_iter()).median, 2.5);
+    fn each_side_goes_first_in_turn() {
+        let mut order = Vec::new();
+        let log = |name: char| {
+            move |order: &mut Vec<char>| {
+                order.push(name);
+                Ok(f64::from(u32::from(name)))
+            }
+        };
+        let pairs = run(4, &Watched::Nobody, &mut order, log('b'), log('s')).unwrap();
+        assert_eq!(pairs.kept.len(), 4);
+        let order: String = order.iter().collect();
+        assert!(order.starts_with("bssbbssb"), "{order}");
+        assert!(pairs.ratio().median > 1.0 && pairs.added().median > 0.0);
     }
 
     #[test]
-    fn each_side_goes_first_in_turn() {
-        let mut order = Vec::new();
-        let log = |name: char| move |order: &mut Vec<char>| (order.push(name), 1.0).1;
-        let pairs = run(4, &mut order, log('b'), log('s'));
-        assert_eq!(pairs.len(), 4);
-        assert_eq!(order.iter().collect::<String>(), "bssbbssb");
+    fn an_error_of_a_slice_ends_it() {
+        let fails = |_: &mut ()| anyhow::bail!("no");
+        assert!(run(4, &Watched::Nobody, &mut (), |_| Ok(1.0), fails).is_err());
     }
 }

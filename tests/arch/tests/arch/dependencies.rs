@@ -59,7 +59,13 @@ const ALLOWED: [(&str, &[&str]); 22] = [
             "understudy-fastpath",
             "understudy-linux",
             "understudy-checkpoint",
+            "understudy-api",
+            "understudy-lab",
         ],
+    ),
+    (
+        "understudy-perf-dpdk",
+        &["understudy-dpdk", "understudy-fastpath", "understudy-perf", "understudy-wire"],
     ),
     (
         "understudy-sim",

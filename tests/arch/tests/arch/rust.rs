@@ -3,7 +3,7 @@
 use crate::tree::{self, field};
 
 /// Crates whose every target forbids unsafe code.
-const FORBIDDING: [&str; 12] = [
+const FORBIDDING: [&str; 14] = [
     "understudy-wire",
     "understudy-pcap",
     "understudy-seal",
@@ -16,6 +16,8 @@ const FORBIDDING: [&str; 12] = [
     "understudy-config",
     "understudy-cli",
     "understudy-daemon",
+    "understudy-perf",
+    "understudy-perf-dpdk",
 ];
 const FORBID: &str = "#![forbid(unsafe_code)]";
 

@@ -8,13 +8,14 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use serde::Serialize;
 use understudy_fastpath::audit::Auditor;
 use understudy_fastpath::counters::Counters;
 use understudy_wire::frame::{ETHERTYPE_IPV4, Ethernet};
 use understudy_wire::tcp::{ACK, FlowKey, Segment, build_segment};
 
-use crate::paired::{self, Spread};
+use crate::noise::Watched;
+use crate::paired;
+use crate::stats::Spread;
 
 /// Pairs that are run and not counted.
 const WARM_UP_PAIRS: usize = 5;
@@ -26,7 +27,7 @@ const FRAME_NS: u64 = 1_000;
 const CAUSE_LEN: u64 = 96;
 
 /// What was found for one length of frame.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct Outcome {
     /// What the audit adds to an output frame, per pair, in nanoseconds.
     pub audit_ns: Spread,
@@ -50,15 +51,17 @@ struct Bench {
 pub fn run(frame_len: usize, pairs: usize) -> Result<Outcome> {
     ensure!(pairs > 0 && frame_len > 54, "there is nothing to run");
     let mut bench = Bench::new(frame_len - 54);
-    paired::run(WARM_UP_PAIRS, &mut bench, Bench::parse_slice, Bench::audit_slice);
+    let (own, nobody) = (Watched::ThisThread, Watched::Nobody);
+    paired::run(WARM_UP_PAIRS, &nobody, &mut bench, Bench::parse_slice, Bench::audit_slice)?;
     let before = bench.counters.audit_notes;
-    let measured = paired::run(pairs, &mut bench, Bench::parse_slice, Bench::audit_slice);
+    let measured = paired::run(pairs, &own, &mut bench, Bench::parse_slice, Bench::audit_slice)?;
+    let slices = measured.kept.len() + measured.discarded.total() as usize;
     let c = &bench.counters;
     ensure!(c.audit_gaps + c.audit_evicted == 0, "not every frame was digested: {c:?}");
     ensure!(c.audit_notes > before, "nothing was noted");
     Ok(Outcome {
-        audit_ns: Spread::of(measured.iter().map(|pair| pair.subject - pair.baseline)),
-        notes_per_frame: (c.audit_notes - before) as f64 / (pairs * FRAMES) as f64,
+        audit_ns: measured.added(),
+        notes_per_frame: (c.audit_notes - before) as f64 / (slices * FRAMES) as f64,
     })
 }
 
@@ -104,11 +107,11 @@ impl Bench {
         begun.elapsed().as_nanos() as f64 / FRAMES as f64
     }
 
-    fn parse_slice(&mut self) -> f64 {
-        self.slice(false)
+    fn parse_slice(&mut self) -> Result<f64> {
+        Ok(self.slice(false))
     }
 
-    fn audit_slice(&mut self) -> f64 {
-        self.slice(true)
+    fn audit_slice(&mut self) -> Result<f64> {
+        Ok(self.slice(true))
     }
 }

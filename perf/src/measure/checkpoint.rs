@@ -9,52 +9,32 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use serde::Serialize;
 use understudy_checkpoint::{Criu, Manifest, Store};
 use understudy_linux::capsule::{App, AppSpec};
 use understudy_linux::netns::NetNs;
 use understudy_linux::rtnl::{self, VethSpec};
 
-use crate::paired::Spread;
+use super::scratch;
+use crate::findings::{Findings, Sides};
+use crate::noise::Discarded;
+use crate::paired::{Pair, Pairs};
+use crate::stats::Spread;
 
 const SERVER: &str = "10.87.0.1:7001";
 const VMAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x50];
 const VALUE_BYTES: usize = 100_000;
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// What is measured.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Plan {
-    /// Data in redis, in MB.
-    pub data_mb: usize,
-    /// Live connections.
-    pub connections: usize,
-    /// Dumps and restores of each kind, in turn.
-    pub pairs: usize,
-}
+/// What it is.
+pub const ABOUT: &str = "What a checkpoint of a running redis with 100 live connections costs, beside plain \
+    `criu dump` and `criu restore` of the same process, in turn. Frozen is how long the process \
+    stood still, by CRIU's own count; a dump holds the reading of its connections' clocks; a restore \
+    ends when the application may go on and its clocks are set.";
 
-/// What was seen.
-#[derive(Clone, Debug, Serialize)]
-pub struct Outcome {
-    /// With what.
-    pub plan: Plan,
-    /// CRIU's version.
-    pub criu: String,
-    /// Bytes of a checkpoint.
-    pub bytes: u64,
-    /// How long redis stood still.
-    pub frozen_ms: Spread,
-    /// A dump, clocks of the connections included.
-    pub dump_ms: Spread,
-    /// `criu dump`.
-    pub plain_dump_ms: Spread,
-    /// To a generation on disk: checksums, fsync.
-    pub keep_ms: Spread,
-    /// A restore, until the application may go on: clocks of its connections set.
-    pub restore_ms: Spread,
-    /// `criu restore`.
-    pub plain_restore_ms: Spread,
-}
+const DATA_MB: [usize; 2] = [0, 50];
+const CONNECTIONS: usize = 100;
+const PAIRS: usize = 10;
+const PAIRS_QUICK: usize = 3;
 
 struct Rig {
     criu: Criu,
@@ -75,34 +55,59 @@ struct Times {
     bytes: u64,
 }
 
-/// Runs it; `dir` is for the files, and is the caller's to remove.
+/// Runs it.
 ///
 /// # Errors
 /// What is missing here.
-pub fn run(plan: Plan, dir: &Path) -> Result<Outcome> {
+pub fn run(plan: &super::Plan, findings: &mut Findings) -> Result<()> {
+    for data_mb in DATA_MB {
+        let dir = scratch(plan, &format!("checkpoint-{data_mb}"))?;
+        measure(data_mb, plan.count(PAIRS, PAIRS_QUICK), &dir, findings)?;
+    }
+    Ok(())
+}
+
+fn measure(data_mb: usize, pairs: usize, dir: &Path, findings: &mut Findings) -> Result<()> {
     let criu = Criu::find()?;
     let clients = NetNs::create()?;
     let capsule = NetNs::create()?;
     join(&clients, &capsule)?;
     let mut app = Some(start(&capsule, dir)?);
-    let connections = fill(&clients, &plan)?;
+    let connections = fill(&clients, data_mb)?;
     let rig = Rig { criu, dir: dir.into(), capsule, _clients: clients, _connections: connections };
     let mut times = Times::default();
-    for pair in 0..plan.pairs {
+    for pair in 0..pairs {
         app = Some(rig.round(app.take().context("no application")?, pair, &mut times)?);
     }
-    let spread = |values: &Vec<f64>| Spread::of(values.iter().copied());
-    Ok(Outcome {
-        plan,
-        criu: rig.criu.version().into(),
-        bytes: times.bytes,
-        frozen_ms: spread(&times.frozen),
-        dump_ms: spread(&times.dump),
-        plain_dump_ms: spread(&times.plain_dump),
-        keep_ms: spread(&times.keep),
-        restore_ms: spread(&times.restore),
-        plain_restore_ms: spread(&times.plain_restore),
-    })
+    times.report(data_mb, rig.criu.version(), findings);
+    Ok(())
+}
+
+impl Times {
+    fn report(&self, data_mb: usize, criu: &str, findings: &mut Findings) {
+        let what = format!("redis with {data_mb} MB of data");
+        for (name, ours, theirs) in [
+            ("dump", &self.dump, &self.plain_dump),
+            ("restore", &self.restore, &self.plain_restore),
+        ] {
+            let pair = |(&subject, &baseline)| Pair { baseline, subject };
+            let kept = ours.iter().zip(theirs).map(pair).collect();
+            let pairs = Pairs { kept, discarded: Discarded::default() };
+            let (id, theirs) = (format!("checkpoint/{data_mb}/{name}"), format!("criu {name}"));
+            let (ours, theirs) = (name, theirs.as_str());
+            findings.compare(Sides { id: &id, what: &what, unit: "ms", ours, theirs }, &pairs);
+        }
+        let mut figure = |id: &str, name: &str, unit: &str, value: Spread, samples: usize| {
+            let (id, what) = (format!("checkpoint/{data_mb}/{id}"), format!("{name}, {what}"));
+            findings.figure(&id, &what, unit, value, samples);
+        };
+        let spread = |values: &[f64]| Spread::of(values.iter().copied());
+        let count = self.frozen.len();
+        figure("frozen", "frozen", "ms", spread(&self.frozen), count);
+        figure("keep", "kept on disk (checksums, fsync)", "ms", spread(&self.keep), count);
+        figure("size", "size", "MB", Spread::exact(self.bytes as f64 / 1e6), count);
+        findings.note(format!("CRIU {criu}, {what}, {CONNECTIONS} connections."));
+    }
 }
 
 fn ms(since: Instant) -> f64 {
@@ -221,11 +226,11 @@ fn start(capsule: &NetNs, dir: &Path) -> Result<App> {
     Ok(App::spawn(capsule, &spec)?)
 }
 
-fn fill(clients: &NetNs, plan: &Plan) -> Result<Vec<TcpStream>> {
+fn fill(clients: &NetNs, data_mb: usize) -> Result<Vec<TcpStream>> {
     let to: SocketAddr = SERVER.parse()?;
     let end = Instant::now() + LIMIT;
     let mut connections = Vec::new();
-    while connections.len() < plan.connections.max(1) {
+    while connections.len() < CONNECTIONS {
         match clients.run(|| TcpStream::connect_timeout(&to, LIMIT))? {
             Ok(stream) => connections.push(stream),
             Err(e) if Instant::now() > end => return Err(e.into()),
@@ -234,7 +239,7 @@ fn fill(clients: &NetNs, plan: &Plan) -> Result<Vec<TcpStream>> {
     }
     let mut writer = BufReader::new(connections[0].try_clone()?);
     let value = "v".repeat(VALUE_BYTES);
-    for key in 0..plan.data_mb * 1_000_000 / VALUE_BYTES {
+    for key in 0..data_mb * 1_000_000 / VALUE_BYTES {
         let (name, value) = (format!("key:{key}"), format!("{key}{value}"));
         let words = ["set", &name, &value].map(|w| format!("${}\r\n{w}\r\n", w.len()));
         writer.get_mut().write_all(format!("*3\r\n{}", words.concat()).as_bytes())?;

@@ -8,24 +8,23 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use serde::Serialize;
 use understudy_seal::Channel;
 use understudy_wire::pdu::{
     PDU_HEADER_LEN, PDU_OVERHEAD_LEN, PduHeader, PduKind, Sealing, TARGET_ALL,
 };
 
-use crate::capture::channel;
-use crate::paired::{self, Spread};
+use crate::noise::Watched;
+use crate::paired;
+use crate::stats::Spread;
+use crate::world::{ME, REPLICAS, channel};
 
 /// Pairs that are run and not counted.
 const WARM_UP_PAIRS: usize = 5;
 /// PDUs of a slice; their sealed forms are kept for opening.
 const PDUS: usize = 512;
-const PRIMARY: u16 = 1;
-const REPLICA: u16 = 2;
 
 /// What was found for one length of body.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct Outcome {
     /// Bytes of the body.
     pub body_len: usize,
@@ -50,21 +49,22 @@ struct Bench {
 pub fn run(body_len: usize, pairs: usize) -> Result<Outcome> {
     ensure!(pairs > 0 && body_len <= 9000, "there is nothing to run");
     let mut bench = Bench {
-        sender: channel(PRIMARY),
-        receiver: channel(REPLICA),
+        sender: channel(ME),
+        receiver: channel(REPLICAS[0]),
         body: vec![0x5a; body_len],
         pdu: vec![0; body_len + PDU_OVERHEAD_LEN],
         sealed: Vec::with_capacity(PDUS),
     };
     bench.acquaint();
-    let added = |pairs: Vec<paired::Pair>| Spread::of(pairs.iter().map(|p| p.subject - p.baseline));
-    paired::run(WARM_UP_PAIRS, &mut bench, Bench::make_slice, Bench::seal_slice);
-    let sealing = paired::run(pairs, &mut bench, Bench::make_slice, Bench::seal_slice);
+    let own = Watched::ThisThread;
+    paired::run(WARM_UP_PAIRS, &Watched::Nobody, &mut bench, Bench::make_slice, Bench::seal_slice)?;
+    let sealing = paired::run(pairs, &own, &mut bench, Bench::make_slice, Bench::seal_slice)?;
     let before = bench.receiver.counters().opened;
-    let opening = paired::run(pairs, &mut bench, Bench::copy_slice, Bench::open_slice);
+    let opening = paired::run(pairs, &own, &mut bench, Bench::copy_slice, Bench::open_slice)?;
     let opened = bench.receiver.counters().opened - before;
-    ensure!(opened == (pairs * PDUS) as u64, "{opened} PDUs opened of {}", pairs * PDUS);
-    Ok(Outcome { body_len, seal_ns: added(sealing), open_ns: added(opening) })
+    let slices = opening.kept.len() as u64 + opening.discarded.total();
+    ensure!(opened == slices * PDUS as u64, "{opened} PDUs opened of {}", slices * PDUS as u64);
+    Ok(Outcome { body_len, seal_ns: sealing.added(), open_ns: opening.added() })
 }
 
 impl Bench {
@@ -91,11 +91,11 @@ impl Bench {
         sealed.expect("a PDU that fits");
     }
 
-    fn make_slice(&mut self) -> f64 {
+    fn make_slice(&mut self) -> Result<f64> {
         let cluster = self.sender.cluster();
         let header = PduHeader {
             kind: PduKind::Data,
-            node: PRIMARY,
+            node: ME,
             target: TARGET_ALL,
             cluster,
             epoch: 1,
@@ -109,16 +109,16 @@ impl Bench {
             self.pdu[..PDU_HEADER_LEN].copy_from_slice(&head);
             black_box(&self.pdu);
         }
-        per_pdu(begun)
+        Ok(per_pdu(begun))
     }
 
-    fn seal_slice(&mut self) -> f64 {
+    fn seal_slice(&mut self) -> Result<f64> {
         let begun = Instant::now();
         for _ in 0..PDUS {
             self.seal();
             black_box(&self.pdu);
         }
-        per_pdu(begun)
+        Ok(per_pdu(begun))
     }
 
     /// Makes what both slices of opening begin with. Not timed.
@@ -130,24 +130,24 @@ impl Bench {
         }
     }
 
-    fn copy_slice(&mut self) -> f64 {
+    fn copy_slice(&mut self) -> Result<f64> {
         self.prepare();
         let begun = Instant::now();
         for sealed in &self.sealed {
             self.pdu.copy_from_slice(sealed);
             black_box(&self.pdu);
         }
-        per_pdu(begun)
+        Ok(per_pdu(begun))
     }
 
-    fn open_slice(&mut self) -> f64 {
+    fn open_slice(&mut self) -> Result<f64> {
         self.prepare();
         let begun = Instant::now();
         for sealed in &self.sealed {
             self.pdu.copy_from_slice(sealed);
             let _ = black_box(self.receiver.open_in_place(1, &mut self.pdu));
         }
-        per_pdu(begun)
+        Ok(per_pdu(begun))
     }
 }
 

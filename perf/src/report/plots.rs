@@ -1,0 +1,211 @@
+//! The plots: ratios beside their targets, distributions, and the parts of a stall.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Result, anyhow};
+use plotters::coord::ranged1d::AsRangedCoord;
+use plotters::prelude::*;
+
+use crate::findings::{Parts, Run, Series};
+use crate::targets::{Bound, Source, TARGETS};
+
+const WIDTH: u32 = 900;
+const HEIGHT: u32 = 480;
+/// Height of a bar with its gap.
+const ROW: u32 = 34;
+const COLOURS: [RGBColor; 8] = [
+    RGBColor(31, 119, 180),
+    RGBColor(214, 39, 40),
+    RGBColor(44, 160, 44),
+    RGBColor(255, 127, 14),
+    RGBColor(148, 103, 189),
+    RGBColor(140, 86, 75),
+    RGBColor(127, 127, 127),
+    RGBColor(23, 190, 207),
+];
+
+fn colour(index: usize) -> RGBColor {
+    COLOURS[index % COLOURS.len()]
+}
+
+/// Draws what the run has; gives the names of the files.
+pub fn draw(run: &Run, dir: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    let ratios = ratios(run);
+    if !ratios.is_empty() {
+        names.push("ratios.svg".to_string());
+        let path = dir.join("ratios.svg");
+        draw_ratios(&path, &ratios).map_err(|e| anyhow!("{}: {e}", path.display()))?;
+    }
+    for (plot, series) in series(run) {
+        names.push(format!("{plot}.svg"));
+        let path = dir.join(format!("{plot}.svg"));
+        draw_series(&path, plot, &series).map_err(|e| anyhow!("{}: {e}", path.display()))?;
+    }
+    let parts: Vec<&Parts> = run.measurements.values().flat_map(|m| &m.findings.parts).collect();
+    if !parts.is_empty() {
+        names.push("parts.svg".to_string());
+        let path = dir.join("parts.svg");
+        draw_parts(&path, &parts).map_err(|e| anyhow!("{}: {e}", path.display()))?;
+    }
+    Ok(names)
+}
+
+/// A ratio, its interval, and its target.
+struct Ratio {
+    what: String,
+    median: f64,
+    low: f64,
+    high: f64,
+    target: Option<Bound>,
+}
+
+fn ratios(run: &Run) -> Vec<Ratio> {
+    let target = |wanted: &str| {
+        let criteria = TARGETS.iter().flat_map(|target| target.criteria);
+        criteria.into_iter().find_map(|c| match c.source {
+            Source::Ratio(id) if id == wanted => Some(c.bound),
+            _ => None,
+        })
+    };
+    let comparisons = run.measurements.values().flat_map(|m| &m.findings.comparisons);
+    comparisons
+        .map(|c| Ratio {
+            what: format!("{} / {}: {}", c.ours_name, c.theirs_name, c.what),
+            median: c.ratio.median,
+            low: c.ratio.low,
+            high: c.ratio.high,
+            target: target(&c.id),
+        })
+        .collect()
+}
+
+fn series(run: &Run) -> BTreeMap<&str, Vec<&Series>> {
+    let mut plots: BTreeMap<&str, Vec<&Series>> = BTreeMap::new();
+    for series in run.measurements.values().flat_map(|m| &m.findings.distributions) {
+        plots.entry(&series.plot).or_default().push(series);
+    }
+    plots
+}
+
+type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+fn draw_ratios(path: &Path, ratios: &[Ratio]) -> Outcome {
+    let height = 90 + ROW * 2 * ratios.len() as u32;
+    let area = SVGBackend::new(path, (WIDTH, height)).into_drawing_area();
+    area.fill(&WHITE)?;
+    let limit = |r: &Ratio| match r.target {
+        Some(Bound::AtMost(v) | Bound::AtLeast(v) | Bound::Below(v)) => v,
+        None => 0.0,
+    };
+    let most = ratios.iter().map(|r| r.high.max(limit(r))).fold(1.0, f64::max) * 1.1;
+    let rows = ratios.len() as f64;
+    let mut chart = ChartBuilder::on(&area)
+        .caption("ours over theirs; line: target", ("sans-serif", 18))
+        .margin(12)
+        .x_label_area_size(30)
+        .build_cartesian_2d(0.0..most, rows..0.0)?;
+    chart.configure_mesh().disable_y_axis().disable_y_mesh().x_desc("ratio").draw()?;
+    for (row, ratio) in ratios.iter().enumerate() {
+        let top = row as f64;
+        let met = ratio.target.is_none_or(|bound| bound.holds(ratio.median));
+        let fill = if met { colour(0) } else { colour(1) };
+        let bar = Rectangle::new([(0.0, top + 0.5), (ratio.median, top + 0.85)], fill.filled());
+        chart.draw_series([bar])?;
+        let interval = [(ratio.low, top + 0.675), (ratio.high, top + 0.675)];
+        chart.draw_series([PathElement::new(interval, BLACK.stroke_width(2))])?;
+        if ratio.target.is_some() {
+            let line = [(limit(ratio), top + 0.42), (limit(ratio), top + 0.93)];
+            chart.draw_series([PathElement::new(line, BLACK.stroke_width(3))])?;
+        }
+        let text = format!("{} = {:.2}", ratio.what, ratio.median);
+        chart.draw_series([Text::new(text, (0.0, top + 0.12), ("sans-serif", 14))])?;
+    }
+    Ok(area.present()?)
+}
+
+fn draw_series(path: &Path, plot: &str, series: &[&Series]) -> Outcome {
+    let area = SVGBackend::new(path, (WIDTH, HEIGHT)).into_drawing_area();
+    area.fill(&WHITE)?;
+    let all = || series.iter().flat_map(|s| s.times.curve.iter().map(|(_, ms)| *ms));
+    let least = all().fold(f64::INFINITY, f64::min).max(0.001);
+    let most = all().fold(0.001, f64::max);
+    let (from, to) = (least / 1.2, most.max(least * 1.5) * 1.2);
+    let mut chart = ChartBuilder::on(&area)
+        .caption(format!("{plot}: share of samples not above"), ("sans-serif", 18))
+        .margin(12)
+        .x_label_area_size(40)
+        .y_label_area_size(50)
+        .build_cartesian_2d((from..to).log_scale(), 0.0..100.0)?;
+    chart.configure_mesh().x_desc("ms").y_desc("%").draw()?;
+    for (index, series) in series.iter().enumerate() {
+        let points = series.times.curve.iter().map(|&(share, ms)| (ms.max(from), share));
+        let line = LineSeries::new(points, colour(index).stroke_width(2));
+        let label = format!("{} (n = {})", series.what, series.times.count);
+        legend(chart.draw_series(line)?.label(label), index);
+    }
+    labels(&mut chart)?;
+    Ok(area.present()?)
+}
+
+fn draw_parts(path: &Path, all: &[&Parts]) -> Outcome {
+    let height = 130 + ROW * 2 * all.len() as u32;
+    let area = SVGBackend::new(path, (WIDTH, height)).into_drawing_area();
+    area.fill(&WHITE)?;
+    let sum = |parts: &Parts| parts.parts_ms.iter().map(|(_, ms)| ms).sum::<f64>();
+    let most = all.iter().map(|parts| sum(parts)).fold(0.1, f64::max) * 1.35;
+    let mut names: Vec<&str> = Vec::new();
+    for (name, _) in all.iter().flat_map(|parts| &parts.parts_ms) {
+        if !names.contains(&name.as_str()) {
+            names.push(name);
+        }
+    }
+    let mut chart = ChartBuilder::on(&area)
+        .caption("what a stall is made of (medians)", ("sans-serif", 18))
+        .margin(12)
+        .x_label_area_size(40)
+        .build_cartesian_2d(0.0..most, all.len() as f64..0.0)?;
+    chart.configure_mesh().disable_y_axis().disable_y_mesh().x_desc("ms").draw()?;
+    for (index, name) in names.iter().enumerate() {
+        let bars = all.iter().enumerate().filter_map(|(row, parts)| {
+            let at = parts.parts_ms.iter().position(|(n, _)| n == name)?;
+            let from: f64 = parts.parts_ms[..at].iter().map(|(_, ms)| ms).sum();
+            let (top, to) = (row as f64, from + parts.parts_ms[at].1);
+            Some(Rectangle::new([(from, top + 0.4), (to, top + 0.85)], colour(index).filled()))
+        });
+        legend(chart.draw_series(bars)?.label(*name), index);
+    }
+    for (row, parts) in all.iter().enumerate() {
+        let text = format!("{}: {:.1} ms", parts.what, sum(parts));
+        chart.draw_series([Text::new(text, (0.0, row as f64 + 0.08), ("sans-serif", 14))])?;
+    }
+    labels(&mut chart)?;
+    Ok(area.present()?)
+}
+
+fn legend<'a, DB: DrawingBackend + 'a>(
+    series: &mut plotters::chart::SeriesAnno<'a, DB>,
+    index: usize,
+) {
+    series.legend(move |(x, y)| {
+        Rectangle::new([(x, y - 4), (x + 14, y + 4)], colour(index).filled())
+    });
+}
+
+fn labels<'a, DB: DrawingBackend + 'a, X, Y>(
+    chart: &mut ChartContext<'a, DB, Cartesian2d<X, Y>>,
+) -> Result<(), Box<dyn std::error::Error>>
+where
+    X: Ranged + AsRangedCoord,
+    Y: Ranged + AsRangedCoord,
+    DB::ErrorType: 'static,
+{
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::LowerRight)
+        .background_style(WHITE.mix(0.8))
+        .border_style(BLACK)
+        .draw()
+        .map_err(|error| error.to_string().into())
+}

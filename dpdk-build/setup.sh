@@ -25,8 +25,8 @@ PACKAGES=(
     valgrind                                     # counts instructions per packet
 )
 PERF_PACKAGES=(
-    dpdk-dev                                     # dpdk-testpmd, dpdk-dumpcap
-    keepalived netsniff-ng iperf3 tcpreplay
+    dpdk-dev                                     # dpdk-testpmd
+    keepalived                                   # what else moves a service's address
 )
 # Of 1.x: the workspace's rust-version.
 RUST_MIN="$(sed -n 's/^rust-version = "1\.\([0-9]*\).*/\1/p' "$(dirname "${BASH_SOURCE[0]}")/../Cargo.toml")"
@@ -109,7 +109,7 @@ packages() {
         return
     fi
     install_packages "${wanted[@]}"
-    for package in redis-server etcd-server:etcd nginx postgresql bird2:bird keepalived iperf3; do
+    for package in redis-server etcd-server:etcd nginx postgresql bird2:bird keepalived; do
         case " ${wanted[*]} " in *" ${package%%:*} "*) silence "${package#*:}" ;; esac
     done
 }

@@ -8,8 +8,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -21,8 +21,9 @@ use understudy_lab::sys::{self, unix_ns};
 const PENDING_MAX: usize = 20_000;
 /// Replies kept of one connection.
 const KEPT_MAX: usize = 1 << 21;
-/// Silence that a moment caused begins no later than this after it.
-const AFTERMATH_NS: u64 = 500_000_000;
+/// Silence that a moment caused begins no later than this after it: what is on its way is answered,
+/// and a command needs a while to be carried out. Later silences have other causes.
+pub const AFTERMATH_NS: u64 = 100_000_000;
 /// A stopped client waits this long for what it asked.
 const DRAIN: Duration = Duration::from_secs(5);
 /// An attempt to connect again.
@@ -64,13 +65,7 @@ impl Record {
     /// The longest silence that ends after a moment and begins before or soon after it, and when
     /// it ended.
     pub fn stall(&self, moment_ns: u64) -> Option<(u64, u64)> {
-        let from =
-            self.replies.partition_point(|reply| reply.came_ns < moment_ns).saturating_sub(1);
-        let gaps = self.replies[from..].windows(2).map(|w| (w[0].came_ns, w[1].came_ns));
-        gaps.take_while(|(begin, _)| *begin < moment_ns + AFTERMATH_NS)
-            .filter(|(_, end)| *end > moment_ns)
-            .map(|(begin, end)| (end - begin, end))
-            .max()
+        longest_gap(self.replies.iter().map(|reply| reply.came_ns), moment_ns)
     }
 
     /// Connections that died in a span of time.
@@ -79,10 +74,37 @@ impl Record {
     }
 }
 
+/// The longest time between two of these that ends after a moment and begins before or soon after
+/// it, and its end. They are in order.
+pub fn longest_gap(times_ns: impl Iterator<Item = u64>, moment_ns: u64) -> Option<(u64, u64)> {
+    let mut longest = None;
+    let mut before = None;
+    for at in times_ns {
+        if let Some(begin) =
+            before.filter(|&begin| begin < moment_ns + AFTERMATH_NS && at > moment_ns)
+        {
+            longest = longest.max(Some((at - begin, at)));
+        }
+        before = Some(at);
+        if at > moment_ns + AFTERMATH_NS {
+            break;
+        }
+    }
+    longest
+}
+
 struct Shared {
     stop: AtomicBool,
     /// Per client: when its newest reply came.
     newest_ns: Vec<AtomicU64>,
+    /// Why the first client ended that was not told to.
+    failure: Mutex<Option<String>>,
+}
+
+impl Shared {
+    fn failure(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Running clients, a thread each.
@@ -98,12 +120,19 @@ impl Clients {
     /// If a thread cannot be started.
     pub fn start(netns: &Path, count: usize, plan: Plan) -> Result<Clients> {
         let newest_ns = (0..count).map(|_| AtomicU64::new(0)).collect();
-        let shared = Arc::new(Shared { stop: AtomicBool::new(false), newest_ns });
+        let failure = Mutex::new(None);
+        let shared = Arc::new(Shared { stop: AtomicBool::new(false), newest_ns, failure });
         let mut threads = Vec::with_capacity(count);
         for number in 0..count {
             let shared = Arc::clone(&shared);
             let offset = plan.interval * number as u32 / count as u32;
-            let work = move || Client::connect(plan, number).and_then(|c| c.run(offset, &shared));
+            let work = move || {
+                let done = Client::connect(plan, number).and_then(|c| c.run(offset, &shared));
+                if let Err(error) = &done {
+                    shared.failure().get_or_insert(format!("client {number}: {error:#}"));
+                }
+                done
+            };
             threads.push(sys::spawn_in_netns(netns, "perf-client", work)?);
         }
         Ok(Clients { shared, threads })
@@ -117,6 +146,9 @@ impl Clients {
         let deadline = Instant::now() + timeout;
         let has = |newest: &AtomicU64| newest.load(Ordering::Relaxed) > moment_ns;
         while !self.shared.newest_ns.iter().all(has) {
+            if let Some(why) = &*self.shared.failure() {
+                bail!("{why}");
+            }
             if Instant::now() > deadline {
                 let missing = self.shared.newest_ns.iter().filter(|n| !has(n)).count();
                 bail!("{missing} of {} clients get no replies", self.threads.len());
@@ -332,9 +364,9 @@ mod tests {
     fn a_stall_is_the_silence_that_the_moment_caused() {
         let ms = |ms: u64| ms * 1_000_000;
         let reply = |at| Reply { intended_ns: ms(at), came_ns: ms(at) };
-        let replies = [10, 20, 26, 300, 400, 600, 2600].map(reply).to_vec();
+        let replies = [10, 20, 26, 100, 300, 600, 2600].map(reply).to_vec();
         let record = Record { replies, deaths: vec![(ms(30), "reset".into())], unanswered: 0 };
-        assert_eq!(record.stall(ms(25)), Some((ms(274), ms(300))));
+        assert_eq!(record.stall(ms(25)), Some((ms(200), ms(300))));
         assert_eq!(record.stall(ms(4000)), None);
         assert_eq!(
             (record.deaths_between(ms(25), ms(300)), record.deaths_between(0, ms(30))),

@@ -13,7 +13,11 @@ pub mod auditing;
 pub mod capture;
 pub mod checkpoint;
 pub mod data_path;
+mod group;
+pub mod latency;
+pub mod redis;
 pub mod sealing;
+pub mod stopwatch;
 
 /// How much is run.
 #[derive(Clone, Debug)]
@@ -74,15 +78,6 @@ pub struct Measure {
     pub run: fn(&Plan, &mut Findings) -> Result<()>,
 }
 
-/// What a node of the lab needs.
-#[allow(dead_code)]
-const LAB: &[Need] = &[
-    Need::Root,
-    Need::Binary("understudyd"),
-    Need::Binary("understudy"),
-    Need::Program("redis-server"),
-];
-
 /// All of them, in the order in which they are made.
 pub const ALL: &[Measure] = &[
     Measure {
@@ -97,6 +92,41 @@ pub const ALL: &[Measure] = &[
         about: checkpoint::ABOUT,
         needs: &[Need::Root, Need::Program("criu"), Need::Program("redis-server")],
         run: checkpoint::run,
+    },
+    Measure {
+        name: "stopwatch",
+        about: stopwatch::ABOUT,
+        needs: &[
+            Need::Root,
+            Need::Binary("understudyd"),
+            Need::Binary("understudy"),
+            Need::Program("redis-server"),
+            Need::Program("keepalived"),
+        ],
+        run: stopwatch::run,
+    },
+    Measure {
+        name: "redis",
+        about: redis::ABOUT,
+        needs: &[
+            Need::Root,
+            Need::Binary("understudyd"),
+            Need::Binary("understudy"),
+            Need::Program("redis-server"),
+            Need::Program("redis-benchmark"),
+        ],
+        run: redis::run,
+    },
+    Measure {
+        name: "latency",
+        about: latency::ABOUT,
+        needs: &[
+            Need::Root,
+            Need::Binary("understudyd"),
+            Need::Binary("understudy"),
+            Need::Binary("lab-server"),
+        ],
+        run: latency::run,
     },
 ];
 

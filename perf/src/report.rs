@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use crate::findings::{Comparison, Findings, Measurement, Outcome, Run};
+use crate::measure;
 use crate::targets::{Bound, Criterion, Measured, TARGETS, Target};
 
 mod plots;
@@ -81,7 +82,10 @@ fn verdict(target: &Target, run: &Run) -> String {
     let measurement = run.measurements.get(target.measurement);
     if values.iter().any(|(_, found)| found.is_none()) {
         return match measurement.map(|m| &m.outcome) {
-            None => "not measured".into(),
+            None if !measure::ALL.iter().any(|m| m.name == target.measurement) => {
+                "not measured: the harness has no measurement of it yet".into()
+            }
+            None => "not measured in this run".into(),
             Some(Outcome::Skipped(why)) => format!("not measured: {}", one_line(why)),
             Some(Outcome::Failed(why)) => format!("failed: {}", one_line(why)),
             Some(Outcome::Done) => "not measured in this run".into(),
@@ -263,7 +267,7 @@ mod tests {
     fn a_target_is_met_missed_with_its_reason_or_not_measured() {
         let met = table(&example(2.5));
         assert!(met.contains("| <= 3 x | 2.50 x (2.50 .. 2.50) | met |"), "{met}");
-        assert!(met.contains("| not measured |"), "{met}");
+        assert!(met.contains("| not measured in this run |"), "{met}");
         let missed = table(&example(4.0));
         assert!(missed.contains("**missed**: the / reason"), "{missed}");
         assert!(missed.contains("| <= 5 x | 4 x (4 .. 4) | met |"), "{missed}");

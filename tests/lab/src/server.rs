@@ -1,11 +1,12 @@
 //! The lab's own server: deterministic, plain sockets, knows nothing of Understudy.
 //!
-//! TCP, line by line: `PING token` gives `PONG token`; `UPLOAD n` and n bytes
-//! give `HASH h`; `DOWNLOAD n seed` gives n bytes. UDP: every datagram comes back.
+//! TCP, line by line: `PING token` gives `PONG token`; `SPIN us token` the same after so much work;
+//! `UPLOAD n` and n bytes give `HASH h`; `DOWNLOAD n seed` gives n bytes. UDP: every datagram comes back.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -49,10 +50,22 @@ fn converse(stream: &TcpStream) -> Result<()> {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words.as_slice() {
             ["PING", token] => writeln_to(stream, &format!("PONG {token}"))?,
+            ["SPIN", us, token] => {
+                spin(Duration::from_micros(us.parse()?));
+                writeln_to(stream, &format!("PONG {token}"))?;
+            }
             ["UPLOAD", bytes] => upload(&mut reader, stream, bytes.parse()?)?,
             ["DOWNLOAD", bytes, seed] => download(stream, bytes.parse()?, seed.parse()?)?,
             _ => bail!("what is {line:?}?"),
         }
+    }
+}
+
+/// Works, as an application that computes; sleeping would take longer than asked.
+fn spin(length: Duration) {
+    let begun = Instant::now();
+    while begun.elapsed() < length {
+        std::hint::spin_loop();
     }
 }
 

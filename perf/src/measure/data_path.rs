@@ -30,6 +30,8 @@ const FRAME_LENS: [usize; 2] = [64, 1500];
 const PAIRS: usize = 200;
 const PAIRS_QUICK: usize = 20;
 const SLICE_FRAMES: usize = 4096;
+/// A slice of auditing is 4 ms of its clock, and notes are due each 50 ms.
+const AUDIT_PAIRS_MIN: usize = 40;
 /// Pairs that are run and not counted.
 const WARM_UP_PAIRS: usize = 5;
 /// A slice that takes more polls than this makes no progress.
@@ -97,7 +99,7 @@ fn measure(len: usize, pairs: usize, slice_frames: usize, findings: &mut Finding
     let sealing = sealing::run(body_len, pairs)?;
     figure("seal", "sealing a PDU of that length", "ns", sealing.seal_ns);
     figure("open", "opening it", "ns", sealing.open_ns);
-    let auditing = auditing::run(len, pairs)?;
+    let auditing = auditing::run(len, pairs.max(AUDIT_PAIRS_MIN))?;
     figure("audit", "added by the divergence audit to an output frame", "ns", auditing.audit_ns);
     let notes = Spread::exact(auditing.notes_per_frame);
     figure("notes", "audit notes per output frame", "", notes);

@@ -132,7 +132,6 @@ impl Running {
     }
 
     /// Bytes in it.
-    #[expect(clippy::len_without_is_empty, reason = "a count of bytes, not a collection")]
     pub fn len(&self) -> u64 {
         self.len
     }
@@ -163,7 +162,7 @@ impl Running {
         self.sum = add(self.sum, mul(weight, self.power));
         self.len += u64::from(len);
         self.next = self.next.wrapping_add(len);
-        if self.next as usize % BLOCK_LEN == 0 {
+        if (self.next as usize).is_multiple_of(BLOCK_LEN) {
             self.power = if self.next == 0 { 1 } else { mul(self.power, key.block) };
         }
     }

@@ -201,7 +201,7 @@ impl Entry {
     fn at_stop(&mut self, said: &mut Said) {
         said.new = true;
         let here = self.here();
-        if here.seq % STRIDE == 0 {
+        if here.seq.is_multiple_of(STRIDE) {
             self.strides.push(here);
         }
         while let Some(at) = self.awaited.iter().position(|claim| claim.to == here.seq) {

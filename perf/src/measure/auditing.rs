@@ -22,7 +22,7 @@ const WARM_UP_PAIRS: usize = 5;
 const CONNECTIONS: usize = 256;
 const FRAMES: usize = 4096;
 /// The clock moves this much with each frame.
-const FRAME_NS: u64 = 1_000;
+const FRAME_NS: u64 = 10_000;
 /// Of the log, that the cause of each frame takes.
 const CAUSE_LEN: u64 = 96;
 

@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# Every check there is: formatting, lints, the tests of every crate, the lab's, and instructions
-# per packet against their baseline.
+# Every check there is: formatting, lints, and the tests of every crate, the lab's last.
 #
 #   ./test.sh           all of it; as root, or nothing that needs root is tested
 #   ./test.sh --quick   for developers: no set-up, no root, no lab
@@ -19,7 +18,7 @@ quick=0
 case "${1-}" in
     "") ;;
     --quick) quick=1 ;;
-    *) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 2 ;;
+    *) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac
 
 # A runner that is not root but may become it does, or half of the tests could not run.
@@ -83,8 +82,6 @@ else
     step cargo build --locked -p understudy-daemon -p understudy-cli -p understudy-lab --bins
     tests --workspace --exclude understudy-lab --
     tests -p understudy-lab -- --test-threads=1
-    step cargo build --locked --release -p understudy-perf --bin perf
-    step "${CARGO_TARGET_DIR:-target}/release/perf" gate
 fi
 total
 if [ "${UNDERSTUDY_REQUIRE_ROOT:-}" = 1 ] && skips; then

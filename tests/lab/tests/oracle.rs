@@ -40,7 +40,7 @@ fn seed() -> u64 {
 }
 
 fn kills() -> usize {
-    std::env::var("UNDERSTUDY_KILLS").ok().and_then(|s| s.parse().ok()).unwrap_or(3)
+    std::env::var("UNDERSTUDY_KILLS").ok().and_then(|s| s.parse().ok()).unwrap_or(2)
 }
 
 fn ask(scenario: &Scenario, rng: &mut Rng) -> Vec<Task> {

@@ -566,6 +566,11 @@ impl Control {
             DpCommand::Fence { epoch } => Command::Fence { epoch },
             DpCommand::Announce => Command::Announce,
         };
+        self.tell(command);
+    }
+
+    /// An order that is only missed if it is lost.
+    fn tell(&mut self, command: Command) {
         if !self.dataplane.order(command) {
             error!("the poll-mode thread takes no orders");
             self.count("dataplane_orders_dropped");

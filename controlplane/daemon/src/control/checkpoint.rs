@@ -240,10 +240,7 @@ impl Control {
     }
 
     fn release(&mut self) {
-        if !self.dataplane.order(Command::Release) {
-            error!("the poll-mode thread takes no orders");
-            self.count("dataplane_orders_dropped");
-        }
+        self.tell(Command::Release);
     }
 
     fn checkpoint_step(&mut self, now_ns: u64, done: Done) {

@@ -12,7 +12,6 @@ use understudy_wire::record::CheckpointRecord;
 
 use super::restore::reigns;
 use super::*;
-use crate::checkpointer::{Job, Search};
 
 /// The data path has taken an order by then, and shows it.
 const HEARD_NS: u64 = 5 * MS;
@@ -32,11 +31,8 @@ impl Control {
 
     /// This node's own checkpoint is whole.
     pub(super) fn cover_output(&mut self, manifest: &Manifest) {
-        let checkpoint = CheckpointRecord { position: manifest.position, at_ns: manifest.at_ns };
-        if self.commits_by_checkpoint() && !self.dataplane.order(Command::Checkpointed(checkpoint))
-        {
-            error!("the poll-mode thread takes no orders");
-            self.count("dataplane_orders_dropped");
+        if self.commits_by_checkpoint() {
+            self.tell(Command::Checkpointed(record(manifest)));
         }
     }
 
@@ -65,11 +61,7 @@ impl Control {
             ..Wanted::new(s.log_start, reigns(&log.history))
         };
         let sources = self.sources(&view.peers, view.primary).into_iter().rev().collect();
-        let ticket = self.restoration.obtain(now_ns, epoch);
-        let search = Box::new(Search { ticket, wanted, own: true, sources });
-        if let Err(text) = self.submit_checkpoint_job(Job::Obtain(search)) {
-            self.restoration_failed(now_ns, text);
-        }
+        self.look_for(now_ns, epoch, wanted, true, sources);
         true
     }
 
@@ -80,10 +72,7 @@ impl Control {
         }
         let stored: StoredCheckpoints =
             manifests.iter().filter_map(stored).take(STORED_MAX).collect();
-        if !self.dataplane.order(Command::Stored(stored)) {
-            error!("the poll-mode thread takes no orders");
-            self.count("dataplane_orders_dropped");
-        }
+        self.tell(Command::Stored(stored));
     }
 
     /// What clients may have heard of must be there when this node takes over.
@@ -101,6 +90,10 @@ impl Control {
     }
 }
 
+fn record(manifest: &Manifest) -> CheckpointRecord {
+    CheckpointRecord { position: manifest.position, at_ns: manifest.at_ns }
+}
+
 fn mark(record: CheckpointRecord) -> Mark {
     Mark { position: record.position, at_ns: record.at_ns }
 }
@@ -108,7 +101,7 @@ fn mark(record: CheckpointRecord) -> Mark {
 fn stored(manifest: &Manifest) -> Option<StoredCheckpoint> {
     let reign = manifest.reigns.last()?;
     Some(StoredCheckpoint {
-        checkpoint: CheckpointRecord { position: manifest.position, at_ns: manifest.at_ns },
+        checkpoint: record(manifest),
         reign: EpochStart { epoch: reign.epoch, start: reign.start },
     })
 }

@@ -164,13 +164,22 @@ impl Control {
             };
             self.note(now_ns, view.epoch, "checkpoint_needed", text);
         }
-        let search = Search {
-            ticket: self.restoration.obtain(now_ns, view.epoch),
-            wanted: wanted(need, log),
-            own: !need.diverged,
-            sources: self.sources(&view.peers, view.primary),
-        };
-        if let Err(text) = self.submit_checkpoint_job(Job::Obtain(Box::new(search))) {
+        let sources = self.sources(&view.peers, view.primary);
+        self.look_for(now_ns, view.epoch, wanted(need, log), !need.diverged, sources);
+    }
+
+    /// Has a checkpoint looked for. `own`: one of this node's own would do.
+    pub(super) fn look_for(
+        &mut self,
+        now_ns: u64,
+        epoch: Epoch,
+        wanted: Wanted,
+        own: bool,
+        sources: Vec<(String, std::net::SocketAddr)>,
+    ) {
+        let ticket = self.restoration.obtain(now_ns, epoch);
+        let search = Box::new(Search { ticket, wanted, own, sources });
+        if let Err(text) = self.submit_checkpoint_job(Job::Obtain(search)) {
             self.restoration_failed(now_ns, text);
         }
     }

@@ -17,9 +17,9 @@ const TIMESTAMPS: [u8; 12] = [1, 1, 8, 10, 0, 0, 0, 0, 0, 0, 0, 0];
 /// Of one segment, so that it fits any link.
 const PAYLOAD_MAX: usize = 1400;
 /// Of one connection: more than this a client's kernel asks for.
+const OWED_BYTES_MAX: usize = 64 << 10;
 /// Of all: the data path keeps no more.
 const OWED_MAX: usize = 16_384;
-const OWED_BYTES_MAX: usize = 64 << 10;
 
 /// `vmac`: whose frames they are.
 pub(super) fn resume(generation: &Generation, connections: &[SocketImage], vmac: Mac) -> Resume {

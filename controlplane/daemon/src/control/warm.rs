@@ -78,11 +78,7 @@ impl Control {
         let wanted = Wanted::new(floor_min, reigns(&log.history));
         let sources = self.sources(&view.peers, view.primary);
         self.warm.asked_ns = now_ns;
-        let ticket = self.restoration.obtain(now_ns, view.epoch);
-        let search = Box::new(Search { ticket, wanted, own: true, sources });
-        if let Err(text) = self.submit_checkpoint_job(Job::Obtain(search)) {
-            self.restoration_failed(now_ns, text);
-        }
+        self.look_for(now_ns, view.epoch, wanted, true, sources);
     }
 
     /// A checkpoint has come: the log before it is not needed any more.

@@ -2,8 +2,9 @@
 //! primary's notes say of it.
 //!
 //! A note may come before the clone has said as much, or after. What comes early is awaited; what
-//! comes late is looked up among the marks, or what was said since is taken off again. Digests are cumulative, so a note that can no longer be
-//! compared costs nothing but time: the next one covers its bytes, too.
+//! comes late is looked up among the marks, or what was said since is taken off again. Digests are
+//! cumulative, so a note that can no longer be compared costs nothing but time: the next one covers
+//! its bytes, too.
 
 use arrayvec::ArrayVec;
 use understudy_wire::audit::Note;

@@ -41,6 +41,9 @@ set -e
 cat /proc/self/net/tcp6 >\"$CRTOOLS_IMAGE_DIR/tcp\" 2>/dev/null || :
 cat /proc/self/net/tcp >>\"$CRTOOLS_IMAGE_DIR/tcp\"
 ";
+/// It makes this where a process works, mounts proc on it and takes it away again. If that process is
+/// killed just then it stays, and no later dump of one that works there succeeds.
+const MOUNT_POINT: &str = "proc.crtools";
 /// Where a checkpoint's directory holds what.
 const IMAGES: &str = "image";
 const STATE: &str = "state";
@@ -116,7 +119,9 @@ impl Criu {
             fs::create_dir_all(made).map_err(file("make", made))?;
         }
         let script = write_script(work, state_dirs, state)?;
-        let (taken, clocks) = image::clocks(&capsule::tree(pid))?;
+        let processes = capsule::tree(pid);
+        processes.iter().for_each(|pid| remove_left_behind(*pid));
+        let (taken, clocks) = image::clocks(&processes)?;
         let clocks = clocks
             .into_iter()
             .map(|TsClock { local, remote, at: Timestamps { value, micros } }| Clock {
@@ -204,6 +209,24 @@ impl Criu {
         command.args(["--manage-cgroups=ignore", "-v2", "--log-file", &format!("{what}.log")]);
         command.stdin(Stdio::null()).stderr(Stdio::null());
         command
+    }
+}
+
+/// Takes away what a dump that was killed left where this process works.
+fn remove_left_behind(pid: i32) {
+    let Ok(cwd) = fs::read_link(format!("/proc/{pid}/cwd")) else { return };
+    let path = cwd.join(MOUNT_POINT);
+    let removed = fs::remove_dir(&path).or_else(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => Ok(()),
+        std::io::ErrorKind::ResourceBusy => {
+            Command::new("umount").arg("--lazy").arg(&path).stdin(Stdio::null()).status()?;
+            fs::remove_dir(&path)
+        }
+        _ => Err(e),
+    });
+    if let Err(e) = removed {
+        // The dump says that it is in the way, too.
+        tracing::warn!("cannot remove {}, which a dump left: {e}", path.display());
     }
 }
 

@@ -102,13 +102,19 @@ fn a_redis_goes_on_elsewhere_with_its_connections_and_files() {
         assert_eq!(client.ask(&format!("set key:{n} {n}")), "+OK");
     }
 
+    // As a dump leaves it that is killed together with the application.
+    let left = fs::read_link(format!("/proc/{}/cwd", app.pid())).unwrap().join("proc.crtools");
+    fs::create_dir(&left).unwrap();
+    let mounted = Command::new("mount").args(["-t", "proc", "proc"]).arg(&left).status().unwrap();
+    assert!(mounted.success());
+
     let store = Store::open(&dir.join("checkpoints"), 2).unwrap();
     let (draft, work) = (store.begin().unwrap(), dir.join("criu"));
     let begun = Instant::now();
     let dumped = criu.dump(&first, app.pid(), &state_dirs, draft.dir(), &work).unwrap();
     println!("criu {}: dump {:?}, {dumped:?}", criu.version(), begun.elapsed());
     assert!(dumped.frozen_us > 0 && dumped.pages > 100, "{dumped:?}");
-    assert!(dumped.pending.is_empty());
+    assert!(dumped.pending.is_empty() && !left.exists());
     let output_file = dir.join("output").to_str().unwrap().to_string();
     let mut manifest = Manifest { output_file, clocks: dumped.clocks, ..Manifest::default() };
     manifest.set_age(dumped.taken.elapsed().unwrap());

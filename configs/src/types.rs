@@ -346,6 +346,13 @@ pub struct PortsConfig {
 pub struct ClientPort {
     /// PCI address or DPDK devargs.
     pub device: String,
+    /// Receive queues, 1..=16, as many as the device is made with.
+    #[serde(default = "rx_queues_default")]
+    pub rx_queues: u16,
+}
+
+fn rx_queues_default() -> u16 {
+    1
 }
 
 /// `[ports.replica]`

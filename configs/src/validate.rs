@@ -24,6 +24,7 @@ const MTU: RangeInclusive<u64> = 1280..=1500;
 const LCORE_MAX: u32 = 127;
 const CPU_MAX: u32 = 1023;
 const INTERFACE_BYTES_MAX: usize = 15;
+const RX_QUEUES_MAX: u64 = 16;
 const PORTS_MAX: usize = 64;
 
 pub(crate) fn validate(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {
@@ -221,6 +222,7 @@ fn ports(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {
     let client = &config.ports.client.device;
     let replica = &config.ports.replica.device;
     device(source, &["ports", "client", "device"], client)?;
+    rx_queues(source, client, config.ports.client.rx_queues)?;
     let at = &["ports", "replica", "device"];
     device(source, at, replica)?;
     if device_name(client) == device_name(replica) {
@@ -553,6 +555,23 @@ fn device(source: &Source<'_>, keys: &[&str], device: &str) -> Result<(), Config
         ));
     }
     Ok(())
+}
+
+/// A queue that the device feeds and nobody polls would swallow what comes to it.
+fn rx_queues(source: &Source<'_>, device: &str, queues: u16) -> Result<(), ConfigError> {
+    let keys = &["ports", "client", "rx_queues"];
+    range(source, keys, u64::from(queues), 1..=RX_QUEUES_MAX)?;
+    let fed = device.split(',').skip(1).find_map(|argument| {
+        let (name, value) = argument.split_once('=')?;
+        ["qpairs", "queue_count"].contains(&name).then_some((name, value))
+    });
+    match fed {
+        Some((name, value)) if value.parse() != Ok(queues) => Err(source.invalid(
+            keys,
+            format!("{queues} queues would be polled of a device with {name}={value}; as many are allowed"),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// The device without its arguments; a PCI address in its full, lower-case form.

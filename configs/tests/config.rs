@@ -388,6 +388,15 @@ fn ports_and_devices_are_checked() {
     refused_line(start, "device = \",iface=us-rp,", &["PCI address"]);
     refused_line(start, "device = \"net af,iface=us-rp,", &["without blanks"]);
     refused_line(start, "device = \"net_rp,iface=a234567890123456,", &["1..=15 bytes"]);
+    refused_line("rx_queues = 1", "rx_queues = 0", &["1..=16"]);
+    refused_line("rx_queues = 1", "rx_queues = 17", &["1..=16"]);
+    let client = "framecnt=4096,qdisc_bypass=1\"";
+    for fed in ["qpairs=2", "queue_count=2"] {
+        let text = A.replacen(client, &format!("framecnt=4096,{fed}\""), 1);
+        refused(&text, line_of(&text, "rx_queues = 1"), &["1 queues", fed]);
+        let text = text.replace("rx_queues = 1", "rx_queues = 2");
+        assert_eq!(parse(&text).unwrap().ports.client.rx_queues, 2);
+    }
     let host = A.find("[ports.host]").unwrap();
     let (before, after) = A.split_at(host);
     for mtu in [0, 1279, 1501, 9000, 65535] {

@@ -126,7 +126,7 @@ fn serve(config: Config) -> anyhow::Result<control::Ending> {
     let keys = keys::Keys::open(&config)?;
     let (replica, second) = keys.channels(&config)?;
     let second = second_path::SecondPath::open(&config, second)?;
-    let (dp_end, ctl_end) = lcore::link();
+    let (dp_end, ctl_end) = lcore::link()?;
     let adopter = capsule.as_ref().map(node_capsule::NodeCapsule::adopter);
     // Spawned before EAL pins this thread, so that it does not inherit the poll-mode core.
     let control =

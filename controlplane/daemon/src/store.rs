@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use crossbeam::channel::{Receiver, Sender, bounded};
 use tracing::error;
+use understudy_linux::wake::Waker;
 use understudy_proto::Persisted;
 
 const FILE_NAME: &str = "epoch";
@@ -49,8 +50,8 @@ impl Store {
         Ok(Store { persisted, dir: dir.to_path_buf(), _lock: lock })
     }
 
-    /// Starts the helper thread.
-    pub fn into_writer(self) -> anyhow::Result<StoreWriter> {
+    /// Starts the helper thread, which wakes whom it has confirmed something.
+    pub fn into_writer(self, waker: Waker) -> anyhow::Result<StoreWriter> {
         let (submit, jobs) = bounded::<Persisted>(QUEUE_MAX);
         let (confirm, done) = bounded(QUEUE_MAX);
         std::thread::Builder::new().name("store".into()).spawn(move || {
@@ -66,6 +67,7 @@ impl Store {
                 if confirm.send(state.epoch).is_err() {
                     break;
                 }
+                waker.wake();
             }
         })?;
         Ok(StoreWriter { submit, done })
@@ -108,7 +110,7 @@ mod tests {
             let store = Store::open(&dir).unwrap();
             assert_eq!(store.persisted, Persisted::default());
             assert!(Store::open(&dir).is_err(), "two daemons on one state");
-            let writer = store.into_writer().unwrap();
+            let writer = store.into_writer(Waker::new().unwrap()).unwrap();
             writer.submit.send(state).unwrap();
             assert_eq!(writer.done.recv(), Ok(7));
         }

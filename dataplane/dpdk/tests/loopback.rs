@@ -138,7 +138,7 @@ fn ring_round_trip(pool: &Mempool) {
     let again = vdev_attach("net_ring_loop").unwrap_err();
     assert!(again.to_string().contains("exists already"), "{again}");
 
-    let cfg = PortConfig { rx_desc: 256, tx_desc: 256, promiscuous: true, mtu: Some(1400) };
+    let cfg = PortConfig { rx_desc: 256, tx_desc: 256, mtu: Some(1400), ..PortConfig::default() };
     let (port, mut rx, mut tx) = Port::configure(id, &cfg, pool).expect("it starts");
     assert_eq!(Port::configure(id, &cfg, pool).unwrap_err(), Error::PortInUse(id));
     assert!(port.link_up());

@@ -175,7 +175,7 @@ impl Control {
     ) -> anyhow::Result<Control> {
         let clock = up.clock;
         let now_ns = clock.now_ns();
-        let persisted = store.persisted;
+        let persisted = store.persisted();
         let store = store.into_writer(dataplane.waker().clone())?;
         let node = Node::new(proto_config(&config, now_ns), persisted, now_ns, now_ns)?;
         let links = LinkMonitor::new()?;

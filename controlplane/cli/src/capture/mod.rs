@@ -14,7 +14,7 @@ use clap::Args;
 use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use understudy_api::client::ClientError;
-use understudy_api::stream::PieceBuffer;
+use understudy_api::stream::{DiskRead, PieceBuffer};
 use understudy_api::{ApiError, Capturing, ErrorCode, Request, Response, client};
 use understudy_pcap::{Filter, Recorder, Rotation};
 
@@ -31,7 +31,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(10);
 pub const AFTER_HELP: &str = "\
 What is captured: every frame that clients sent to the service, as the primary logged it, and the
 SYN-ACKs of its kernel. What else the service sends is not in the log. From a replica or a witness
-it is the same log.
+it is the same log. A node that only captures: every frame of its links, live or from its disk, of
+which only that is read which time and filter (hosts, ports, protocols) do not exclude.
 
 TIME: 12:00, 12:00:05.25, 2026-11-25T12:00 (local), with Z or an offset, @SECONDS, -5m.
 FILTER: tcpdump's (man pcap-filter), such as: host 10.0.0.7 and tcp port 6379";
@@ -174,7 +175,10 @@ fn request(arguments: &CaptureArguments) -> Result<Request, String> {
     }
     let from_ns = from_ns.or(to_passed.then_some(0));
     let follow = arguments.follow || from_ns.is_none() || to_ns.is_some() && !to_passed;
-    Ok(Request::Capture { from_ns, to_ns, follow })
+    // For a node with a disk to look into: what cannot match need not be read there.
+    let filter = arguments.filter.join(" ");
+    let filter = (from_ns.is_some() && !filter.trim().is_empty()).then_some(filter);
+    Ok(Request::Capture { from_ns, to_ns, follow, filter })
 }
 
 fn ask(
@@ -290,6 +294,22 @@ impl Stream {
     }
 }
 
+/// How much of the disk a query read.
+fn disk_text(read: &DiskRead) -> String {
+    let mut out = format!(
+        "{} of {} segments, {} of {} blocks in them read from disk, {} bytes\n",
+        read.segments_read,
+        read.segments_read + read.segments_skipped,
+        read.blocks_read,
+        read.blocks_read + read.blocks_skipped,
+        read.bytes_read
+    );
+    if read.damaged > 0 {
+        out.push_str(&format!("{} blocks or segments could not be read\n", read.damaged));
+    }
+    out
+}
+
 /// The summary on stderr, as tcpdump's.
 pub fn text(summary: &Summary) -> String {
     use std::fmt::Write as _;
@@ -308,6 +328,9 @@ pub fn text(summary: &Summary) -> String {
         summary.dropped,
         if summary.dropped == 1 { "" } else { "s" }
     );
+    if let Some(read) = &summary.disk {
+        out.push_str(&disk_text(read));
+    }
     if summary.not_logged > 0 {
         let _ = writeln!(
             out,

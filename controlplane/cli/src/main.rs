@@ -165,6 +165,14 @@ fn run(arguments: &Arguments) -> Outcome {
                 Err(error) => Outcome::Answer(Response::Error(error)),
             };
         }
+        Command::Capture(wanted) if wanted.directory().is_some() => {
+            let directory = wanted.directory().unwrap_or(Path::new("."));
+            return Outcome::Captured(capture::capture_directory(
+                wanted,
+                arguments.json,
+                directory,
+            ));
+        }
         Command::Capture(wanted) => {
             let timeout = arguments.timeout_ms.unwrap_or(ASK_TIMEOUT_MS);
             let timeout = Duration::from_millis(timeout);

@@ -259,7 +259,7 @@ fn behind(floor: u64, position: u64, bytes: &[u8]) -> (u64, &[u8]) {
 
 /// The records that are neither too old nor too young, and whether one was too young. Timestamps do
 /// not decrease.
-pub fn within<'a>(range: &Range, position: u64, bytes: &'a [u8]) -> ((u64, &'a [u8]), bool) {
+fn within<'a>(range: &Range, position: u64, bytes: &'a [u8]) -> ((u64, &'a [u8]), bool) {
     let (from_ns, to_ns) = (range.from_ns.unwrap_or(0), range.to_ns.unwrap_or(u64::MAX));
     let (mut first, mut at) = (0, 0);
     while let Some(header) = bytes.get(at..).and_then(|rest| RecordHeader::decode(rest).ok()) {

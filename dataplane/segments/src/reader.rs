@@ -66,6 +66,24 @@ pub struct ReadBlock {
     pub records: Vec<u8>,
 }
 
+impl ReadBlock {
+    /// The records of a time, and the position of the first. In a block their times do not decrease.
+    #[must_use]
+    pub fn between(&self, from_ns: u64, to_ns: u64) -> (u64, &[u8]) {
+        let (mut first, mut at) = (0, 0);
+        while let Some(header) = self.records.get(at..).and_then(|b| RecordHeader::decode(b).ok()) {
+            if header.timestamp_ns > to_ns {
+                break;
+            }
+            at += header.stored_len();
+            if header.timestamp_ns < from_ns {
+                first = at;
+            }
+        }
+        (self.header.position + first as u64, &self.records[first..at])
+    }
+}
+
 /// An open segment.
 pub struct Segment {
     path: PathBuf,

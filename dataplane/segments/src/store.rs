@@ -8,6 +8,7 @@ mod recover;
 
 use std::fs::{self, File, TryLockError};
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
@@ -28,8 +29,9 @@ const SYNCS_MAX: usize = 4;
 const RETRY_INTERVAL_NS: u64 = 500_000_000;
 /// How often age, and whether the files are still there, is looked at.
 const LOOK_INTERVAL_NS: u64 = 250_000_000;
-/// A segment's set of keys takes this part of its bytes.
+/// A segment's set of keys takes this part of its bytes, and no less than that.
 const KEYS_PART: u64 = 256;
+const KEYS_BYTES_MIN: u64 = 4096;
 const LOCK_NAME: &str = "lock";
 
 /// How much, and how.
@@ -79,7 +81,7 @@ impl Store {
     /// # Errors
     /// If the directory cannot be made or read, or another daemon has it.
     pub fn open(dir: &Path, limits: Limits, info: SegmentInfo) -> io::Result<(Store, Recovered)> {
-        fs::create_dir_all(dir)?;
+        make_directory(dir)?;
         let lock = File::options().create(true).append(true).open(dir.join(LOCK_NAME))?;
         match lock.try_lock() {
             Ok(()) => {}
@@ -224,10 +226,10 @@ impl Store {
 
     fn begin(&mut self, now_ns: u64) -> io::Result<()> {
         // It may have been removed since.
-        fs::create_dir_all(&self.dir)?;
+        make_directory(&self.dir)?;
         let path = recover::path_of(&self.dir, self.info.id);
         let info = SegmentInfo { created_ns: now_ns, ..self.info.clone() };
-        let keys_bytes = (self.limits.segment_bytes / KEYS_PART) as usize;
+        let keys_bytes = keys_bytes(self.limits.segment_bytes);
         let writer = SegmentWriter::create(&path, info, keys_bytes, self.limits.direct)
             .map_err(|e| if self.limits.direct { direct_hint(e) } else { e })?;
         self.catalogue.begin(SegmentMeta {
@@ -299,6 +301,16 @@ impl Store {
             }
         }
     }
+}
+
+/// Of the set that speaks for a whole segment.
+fn keys_bytes(segment_bytes: u64) -> usize {
+    usize::try_from((segment_bytes / KEYS_PART).max(KEYS_BYTES_MIN)).unwrap_or(usize::MAX)
+}
+
+/// Not for everybody: what others said is in it.
+fn make_directory(dir: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o750).create(dir)
 }
 
 fn record_at(bytes: &[u8], at: usize) -> Option<(RecordHeader, &[u8])> {

@@ -188,7 +188,12 @@ fn a_query_reads_only_what_it_must_and_a_kill_costs_only_what_waited() {
     tap.kill9();
     replay.kill_tree(&[]);
     let status = tap.start().unwrap();
-    assert_eq!(status.store.recovered_segments, 1, "{status:#?}");
+    // None if it was killed between two segments.
+    assert!(status.store.recovered_segments <= 1, "{status:#?}");
+    println!(
+        "{} segments recovered, {} bytes cut off",
+        status.store.recovered_segments, status.store.cut_bytes
+    );
     let (path, query) = tap.query("after.pcapng", &ALL).unwrap();
     println!("{written} records were written before the kill, {} are there", query.captured);
     assert!(query.captured >= written, "{query:?}");
@@ -196,6 +201,15 @@ fn a_query_reads_only_what_it_must_and_a_kill_costs_only_what_waited() {
     let sent: Vec<&[u8]> = frames.iter().chain(&more).map(|f| &f[..]).take(found.len()).collect();
     assert!(bytes(&found) == sent, "{}", difference(&bytes(&found), &sent));
     assert_eq!(tap.stop().unwrap(), 0);
+    // Without a daemon.
+    let (path, directory) = (tap.dir().join("offline.pcapng"), tap.directory().to_str().unwrap());
+    let words =
+        ["capture", "--directory", directory, "-w", path.to_str().unwrap(), "host 10.9.0.77"];
+    let said = tap.understudy(&words).unwrap();
+    println!("{}", said.stderr);
+    assert_eq!(said.code, 0, "{}", said.stderr);
+    let again = found.iter().filter(|(_, bytes)| bytes[26..30] == mix::host(77));
+    assert!(read(&path).iter().eq(again), "{}", said.stderr);
 }
 
 /// A small disk; it goes with this.
@@ -228,8 +242,10 @@ fn a_full_disk_is_told_and_a_filter_in_the_data_path_keeps_out() {
     let _disk = Disk::mount(tap.directory(), "4m");
     let status = tap.start().unwrap();
     assert!(status.filter_runs_as.starts_with("rte_bpf"), "{}", status.filter_runs_as);
-    let others: Vec<_> =
-        mix::mix(160).into_iter().filter(|f| f[12..14] != [8, 0] || f[23] == 6).collect();
+    let others: Vec<_> = mix::mix(160)
+        .into_iter()
+        .filter(|f| f[12..14] != [8, 0] || f.get(23) == Some(&6))
+        .collect();
     let passing: Vec<_> = (0..5000).map(|i| mix::of_host(i, 1400)).collect();
     tap.replay_all(&others, 0, &["--pps=5000"]).unwrap();
     tap.replay_all(&passing, 0, &["--pps=4000"]).unwrap();
@@ -248,17 +264,17 @@ fn a_full_disk_is_told_and_a_filter_in_the_data_path_keeps_out() {
     assert!(query.captured > 1000, "{query:?}");
     assert_eq!(read(&path).last().unwrap().1, *passing.last().unwrap());
 
-    // Others fill it: nothing of ours is left to go.
-    let mut full = fs::File::create(tap.directory().join("others")).unwrap();
-    let mut fill = |_| std::io::Write::write_all(&mut full, &[0; 65536]).is_ok();
-    (0..200).map(&mut fill).take_while(|ok| *ok).for_each(drop);
-    tap.replay_all(&passing, 0, &["--pps=4000"]).unwrap();
-    cmd::wait_until("a disk that is too full", Duration::from_secs(10), || {
+    // Others take whatever room there is, also what goes of ours: in the end nothing is left to go.
+    let mut others = fs::File::create(tap.directory().join("others")).unwrap();
+    let mut replay = tap.replay(&passing, 0, &["--pps=4000", "--loop=10"]).unwrap();
+    cmd::wait_until("a disk that is too full", Duration::from_secs(20), || {
+        while std::io::Write::write_all(&mut others, &[0; 16384]).is_ok() {}
         let store = tap.status()?.store;
         let full = store.failed_because.as_deref().is_some_and(|why| why.contains("No space left"));
         Ok(full && store.unwritten_records > 0)
     })
     .unwrap();
+    replay.kill_tree(&[]);
     // Room again: it goes on by itself.
     fs::remove_file(tap.directory().join("others")).unwrap();
     std::thread::sleep(Duration::from_millis(600));

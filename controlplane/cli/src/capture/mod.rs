@@ -1,5 +1,6 @@
 //! `understudy capture`: what clients sent, as tcpdump would show or write it, from the capture log.
 
+mod offline;
 mod session;
 mod when;
 
@@ -72,6 +73,9 @@ pub struct CaptureArguments {
     /// Go on with what comes after the past range
     #[arg(long)]
     follow: bool,
+    /// Read the segments of a capture-only node in DIR, without its daemon
+    #[arg(long, value_name = "DIR", conflicts_with = "follow")]
+    directory: Option<PathBuf>,
     /// Accepted for habit's sake: addresses and ports are never turned into names
     #[arg(short, action = clap::ArgAction::Count)]
     n: u8,
@@ -114,20 +118,43 @@ pub fn capture(
     match begin(arguments, json, socket, timeout) {
         Ok((mut session, mut stream)) => {
             let ended = stream.run(&mut session);
-            let finished = session.finish().map_err(Into::into);
-            let error = [ended, finished].into_iter().find_map(Result::err).and_then(Ended::error);
-            Captured { summary: Some(session.summary().clone()), error }
+            end(session, ended)
         }
         Err(error) => error.into(),
     }
 }
 
-fn begin(
+/// The same of a directory; nobody is asked.
+pub fn capture_directory(arguments: &CaptureArguments, json: bool, directory: &Path) -> Captured {
+    let begun = prepare(arguments, json)
+        .and_then(|(filter, stop)| offline::begin(arguments, directory, filter, stop));
+    match begun {
+        Ok((mut session, mut reading)) => {
+            let ended = reading.run(&mut session);
+            end(session, ended)
+        }
+        Err(error) => error.into(),
+    }
+}
+
+fn end(mut session: Session, ended: Result<(), Ended>) -> Captured {
+    let finished = session.finish().map_err(Into::into);
+    let error = [ended, finished].into_iter().find_map(Result::err).and_then(Ended::error);
+    Captured { summary: Some(session.summary().clone()), error }
+}
+
+impl CaptureArguments {
+    /// The segments that are read without a daemon.
+    pub fn directory(&self) -> Option<&Path> {
+        self.directory.as_deref()
+    }
+}
+
+/// What is wrong with the command line is said before anybody is asked.
+fn prepare(
     arguments: &CaptureArguments,
     json: bool,
-    socket: &Path,
-    timeout: Duration,
-) -> Result<(Session, Stream), ApiError> {
+) -> Result<(Filter, Arc<AtomicBool>), ApiError> {
     let usage = |text: String| ApiError::new(ErrorCode::Usage, text);
     let to_stdout = arguments.write.as_deref().is_none_or(|name| name == Path::new("-"));
     if json && to_stdout {
@@ -141,7 +168,6 @@ fn begin(
         return Err(usage("a pipe is one file: -C and -G need -w FILE".into()));
     }
     let filter = Filter::compile(&arguments.filter.join(" ")).map_err(|e| usage(e.to_string()))?;
-    let request = request(arguments).map_err(usage)?;
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         // The second one ends it at once, in case the first waits for a pipe that nobody reads.
@@ -149,14 +175,34 @@ fn begin(
             .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)));
         watched.map_err(|e| ApiError::new(ErrorCode::Runtime, e.to_string()))?;
     }
+    Ok((filter, stop))
+}
+
+fn begin(
+    arguments: &CaptureArguments,
+    json: bool,
+    socket: &Path,
+    timeout: Duration,
+) -> Result<(Session, Stream), ApiError> {
+    let (filter, stop) = prepare(arguments, json)?;
+    let request = request(arguments).map_err(|text| ApiError::new(ErrorCode::Usage, text))?;
     let (from, stream, rest) = ask(socket, &request, timeout)?;
-    let now_ns = now_ns();
-    let sink = sink(arguments, &from, &filter, now_ns)
-        .map_err(|e| ApiError::new(ErrorCode::Runtime, e.to_string()))?;
-    let count_max = arguments.count.unwrap_or(u64::MAX);
-    let session = Session::new(&from, filter, arguments.snap_len, count_max, sink, now_ns);
+    let session = session(arguments, &from, filter)?;
     let stream = Stream { stream, pieces: PieceBuffer::new(rest), stop };
     Ok((session, stream))
+}
+
+/// What becomes of what is read.
+fn session(
+    arguments: &CaptureArguments,
+    from: &Capturing,
+    filter: Filter,
+) -> Result<Session, ApiError> {
+    let now_ns = now_ns();
+    let sink = sink(arguments, from, &filter, now_ns)
+        .map_err(|e| ApiError::new(ErrorCode::Runtime, e.to_string()))?;
+    let count_max = arguments.count.unwrap_or(u64::MAX);
+    Ok(Session::new(from, filter, arguments.snap_len, count_max, sink, now_ns))
 }
 
 /// What is asked of the daemon.
@@ -225,6 +271,7 @@ fn now_ns() -> u64 {
 enum Ended {
     Sink(SinkError),
     Daemon(String),
+    Stopped,
 }
 
 impl Ended {
@@ -233,6 +280,7 @@ impl Ended {
         match self {
             Self::Sink(e) if e.is_broken_pipe() => None,
             Self::Sink(e) => Some(ApiError::new(ErrorCode::Runtime, e.to_string())),
+            Self::Stopped => None,
             Self::Daemon(text) => Some(ApiError::new(ErrorCode::Unreachable, text)),
         }
     }

@@ -199,8 +199,10 @@ fn open_link(device: &str, node: &CaptureNode, pool: &Mempool) -> anyhow::Result
     let id =
         vdev_attach(device).with_context(|| format!("cannot open capture.devices {device}"))?;
     let mtu = config.frame_bytes_max - ETHERNET_BYTES;
-    // What is no longer than usual needs nothing to be set.
-    let mtu = (config.frame_bytes_max > DEFAULT_FRAME_BYTES_MAX).then_some(mtu);
+    // What is no longer than usual needs nothing to be set; DPDK refuses to set it for net_af_packet,
+    // which takes whatever its interface does.
+    let is_nic = !device.starts_with("net_");
+    let mtu = (is_nic && config.frame_bytes_max > DEFAULT_FRAME_BYTES_MAX).then_some(mtu);
     let wanted = PortConfig { mtu, device_time: config.device_time, ..PortConfig::default() };
     let (port, rx, _tx) = Port::configure(id, &wanted, pool).with_context(|| {
         format!("cannot configure {device}; capture.frame_bytes_max may be more than it takes")

@@ -68,7 +68,7 @@ pub fn serve(node: &CaptureNode) -> anyhow::Result<()> {
     let catalogue = store.catalogue();
     let counters = Arc::new(Counters::new(config.devices.len()));
     // Before EAL pins this thread, so that none of these inherits the poll-mode core.
-    let writer = writer::spawn(store, view.reader(), Arc::clone(&counters))?;
+    let writer = writer::spawn(store, view.reader(), Arc::clone(&counters), Arc::clone(&stop))?;
     let told = Arc::new(Told::default());
     let stated = Arc::new(Stated::new(node, Arc::clone(&counters), Arc::clone(&catalogue)));
     let past = Past::new(catalogue, run_ns, segment_info(node, run_ns));

@@ -7,7 +7,7 @@ use understudy_api::stream::{DiskRead, Piece};
 use understudy_log::LogView;
 use understudy_segments::{Catalogue, Found, Needs, ReadBlock, Scan, Scanned, SegmentInfo, Wanted};
 
-use crate::capture::{Range, Sending, within};
+use crate::capture::{Range, Sending};
 
 /// How often it begins again because the log in memory has gone on beyond what was read.
 const ROUNDS_MAX: usize = 64;
@@ -126,7 +126,8 @@ fn send_block(range: &Range, block: &ReadBlock, out: &mut Sending<'_>) -> io::Re
     if block.header.lost > 0 {
         out.piece(&Piece::Lost(block.header.lost))?;
     }
-    let ((position, records), _) = within(range, block.header.position, &block.records);
+    let (position, records) =
+        block.between(range.from_ns.unwrap_or(0), range.to_ns.unwrap_or(u64::MAX));
     let mut sent = 0;
     while sent < records.len() {
         let len = whole_records(&records[sent..]);

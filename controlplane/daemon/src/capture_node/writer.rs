@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use understudy_log::{LogReader, Read};
@@ -11,13 +11,24 @@ use understudy_segments::Store;
 use super::counters::Counters;
 use super::{nap, unix_ns};
 
+/// Without a writer, for whatever reason, there is nothing to capture for.
+struct StopAtEnd(Arc<AtomicBool>);
+
+impl Drop for StopAtEnd {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
 /// Starts it; it ends once the poll-mode thread has, with everything written.
 pub fn spawn(
     mut store: Store,
     mut reader: LogReader,
     counters: Arc<Counters>,
+    stop: Arc<AtomicBool>,
 ) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("segments".into()).spawn(move || {
+        let _guard = StopAtEnd(stop);
         loop {
             // Before the log is looked at: nothing comes after that.
             let is_last = counters.finished.load(Ordering::Acquire);

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use understudy_wire::record::{RECORD_HEADER_LEN, RecordHeader};
 
-use super::KEYS_PART;
 use super::catalogue::SegmentMeta;
+use super::keys_bytes;
 use crate::block::frame_of;
 use crate::bloom::Bloom;
 use crate::format::{FILE_HEADER_BYTES, Footer, SegmentInfo, TRAILER_BYTES, Trailer};
@@ -109,8 +109,7 @@ fn end(path: &Path, recovered: &mut Recovered) -> Result<Option<SegmentMeta>, Se
         return Ok(None);
     }
     let segment = Segment::open(path)?;
-    let mut footer =
-        Footer { blocks: Vec::new(), keys: Bloom::with_bytes((len / KEYS_PART) as usize) };
+    let mut footer = Footer { blocks: Vec::new(), keys: Bloom::with_bytes(keys_bytes(len)) };
     let mut cut_at = FILE_HEADER_BYTES as u64;
     for entry in segment.blocks() {
         match segment.read(entry, &Needs::Any) {

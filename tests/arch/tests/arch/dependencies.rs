@@ -60,6 +60,7 @@ const ALLOWED: [(&str, &[&str]); 24] = [
             "understudy-wire",
             "understudy-seal",
             "understudy-log",
+            "understudy-segments",
             "understudy-fastpath",
             "understudy-linux",
             "understudy-checkpoint",

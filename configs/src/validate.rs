@@ -1,6 +1,7 @@
 //! The rules that types cannot hold.
 
 mod arbiter;
+pub(crate) mod capture;
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -10,7 +11,9 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use crate::locate::Source;
-use crate::types::{CloneMode, CommitPolicy, Config, NodeRole, Prefix, decimal};
+use crate::types::{
+    CloneMode, CommitPolicy, Config, DpdkConfig, IdleConfig, LogConfig, NodeRole, Prefix, decimal,
+};
 use crate::{ConfigError, NAME_CHARS_MAX, NODES_MAX, SOCKET_PATH_BYTES_MAX, interface};
 
 const HOUR_MS: u64 = 3_600_000;
@@ -32,7 +35,7 @@ pub(crate) fn validate(config: &Config, source: &Source<'_>) -> Result<(), Confi
     arbiter::arbiter(config, source)?;
     service(config, source)?;
     ports(config, source)?;
-    numbers(config, source)?;
+    machine(&config.dpdk, &config.idle, &config.log, source)?;
     commit(config, source)?;
     detect(config, source)?;
     checkpoint(config, source)?;
@@ -248,22 +251,28 @@ fn ports(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {
     range(source, &["ports", "host", "mtu"], config.ports.host.mtu.into(), MTU)
 }
 
-fn numbers(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {
-    if let Err(what) = lcores(&config.dpdk.lcores) {
+/// How the machine is used.
+fn machine(
+    dpdk: &DpdkConfig,
+    idle: &IdleConfig,
+    log: &LogConfig,
+    source: &Source<'_>,
+) -> Result<(), ConfigError> {
+    if let Err(what) = lcores(&dpdk.lcores) {
         return Err(source.invalid(
             &["dpdk", "lcores"],
             format!(
                 "{:?} {what}, allowed is EAL's form, such as \"0@2\", \"0@0-1\" or \"(0-1)@(2,3)\"",
-                config.dpdk.lcores
+                dpdk.lcores
             ),
         ));
     }
-    range(source, &["dpdk", "memory_mb"], config.dpdk.memory_mb.into(), 0..=1_048_576)?;
-    range(source, &["dpdk", "mbufs"], config.dpdk.mbufs.into(), 256..=8_388_608)?;
-    range(source, &["idle", "spin_us"], config.idle.spin_us, 0..=SECOND_US)?;
-    range(source, &["idle", "pause_us"], config.idle.pause_us, 0..=SECOND_US)?;
-    range(source, &["idle", "sleep_us"], config.idle.sleep_us, 0..=SECOND_US)?;
-    let size_mb = config.log.size_mb;
+    range(source, &["dpdk", "memory_mb"], dpdk.memory_mb.into(), 0..=1_048_576)?;
+    range(source, &["dpdk", "mbufs"], dpdk.mbufs.into(), 256..=8_388_608)?;
+    range(source, &["idle", "spin_us"], idle.spin_us, 0..=SECOND_US)?;
+    range(source, &["idle", "pause_us"], idle.pause_us, 0..=SECOND_US)?;
+    range(source, &["idle", "sleep_us"], idle.sleep_us, 0..=SECOND_US)?;
+    let size_mb = log.size_mb;
     if !size_mb.is_power_of_two() || size_mb > 65_536 {
         return Err(source.invalid(
             &["log", "size_mb"],
@@ -410,16 +419,21 @@ fn detect(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {
 }
 
 fn control(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {
+    socket(&config.control.socket, source)?;
+    absolute(source, &["control", "state_dir"], &config.control.state_dir)
+}
+
+fn socket(path: &Path, source: &Source<'_>) -> Result<(), ConfigError> {
     let at = &["control", "socket"];
-    absolute(source, at, &config.control.socket)?;
-    let bytes = config.control.socket.as_os_str().len();
+    absolute(source, at, path)?;
+    let bytes = path.as_os_str().len();
     if bytes > SOCKET_PATH_BYTES_MAX {
         return Err(source.invalid(
             at,
             format!("the path has {bytes} bytes, at most {SOCKET_PATH_BYTES_MAX} are allowed"),
         ));
     }
-    absolute(source, &["control", "state_dir"], &config.control.state_dir)
+    Ok(())
 }
 
 // ---- single values ----

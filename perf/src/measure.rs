@@ -17,6 +17,7 @@ mod group;
 pub mod latency;
 pub mod redis;
 pub mod sealing;
+pub mod segments;
 pub mod stopwatch;
 
 /// How much is run.
@@ -87,6 +88,7 @@ pub const ALL: &[Measure] = &[
         run: capture::run,
     },
     Measure { name: "data-path", about: data_path::ABOUT, needs: &[], run: data_path::run },
+    Measure { name: "segments", about: segments::ABOUT, needs: &[], run: segments::run },
     Measure {
         name: "checkpoint",
         about: checkpoint::ABOUT,

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
-    ApiError, Capturing, Checkpoint, ConnImages, Conns, ErrorCode, Keys, REQUEST_BYTES_MAX,
-    RESPONSE_BYTES_MAX, Request, Response, Status, SwitchoverDone, VERSION,
+    ApiError, CaptureStatus, Capturing, Checkpoint, ConnImages, Conns, ErrorCode, Keys,
+    REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX, Request, Response, Status, SwitchoverDone, VERSION,
 };
 
 /// Why a response line was not understood.
@@ -127,7 +127,7 @@ fn line(value: &impl Serialize) -> Vec<u8> {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Document<S, C, I, D, K, P, R, E> {
+struct Document<S, C, I, D, K, P, R, N, E> {
     ok: bool,
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     status: Option<S>,
@@ -144,10 +144,12 @@ struct Document<S, C, I, D, K, P, R, E> {
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     capturing: Option<R>,
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    capture_node: Option<N>,
+    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     error: Option<E>,
 }
 
-impl<S, C, I, D, K, P, R, E> Document<S, C, I, D, K, P, R, E> {
+impl<S, C, I, D, K, P, R, N, E> Document<S, C, I, D, K, P, R, N, E> {
     fn new(ok: bool) -> Self {
         Document {
             ok,
@@ -158,6 +160,7 @@ impl<S, C, I, D, K, P, R, E> Document<S, C, I, D, K, P, R, E> {
             keys: None,
             checkpoint: None,
             capturing: None,
+            capture_node: None,
             error: None,
         }
     }
@@ -178,6 +181,7 @@ impl Serialize for Response {
             &Keys,
             &Checkpoint,
             &Capturing,
+            &CaptureStatus,
             &ApiError,
         > = Document::new(ok);
         match self {
@@ -188,6 +192,7 @@ impl Serialize for Response {
             Self::Keys(keys) => document.keys = Some(keys),
             Self::Checkpoint(checkpoint) => document.checkpoint = Some(checkpoint),
             Self::Capturing(capturing) => document.capturing = Some(capturing),
+            Self::CaptureStatus(status) => document.capture_node = Some(status),
             Self::Error(error) => document.error = Some(error),
         }
         document.serialize(serializer)
@@ -204,6 +209,7 @@ impl<'de> Deserialize<'de> for Response {
             Keys,
             Checkpoint,
             Capturing,
+            Box<CaptureStatus>,
             ApiError,
         > = Document::deserialize(deserializer)?;
         let ok = d.ok;
@@ -215,6 +221,7 @@ impl<'de> Deserialize<'de> for Response {
             d.keys.map(Self::Keys),
             d.checkpoint.map(Self::Checkpoint),
             d.capturing.map(Self::Capturing),
+            d.capture_node.map(Self::CaptureStatus),
             d.error.map(Self::Error),
         ]
         .into_iter()
@@ -222,7 +229,7 @@ impl<'de> Deserialize<'de> for Response {
         match (said.next(), said.next()) {
             (Some(response), None) if ok != matches!(response, Self::Error(_)) => Ok(response),
             _ => Err(D::Error::custom(
-                "neither ok with status, conns, conn_images, switchover, keys, checkpoint or capturing, nor not ok with error",
+                "neither ok with status, conns, conn_images, switchover, keys, checkpoint, capturing or capture_node, nor not ok with error",
             )),
         }
     }

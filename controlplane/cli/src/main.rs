@@ -20,7 +20,7 @@ use understudy_api::check::CheckReport;
 use understudy_api::{
     ApiError, ClientFilter, ErrorCode, Request, Response, SOCKET_DEFAULT, client,
 };
-use understudy_config::{Config, ConfigError};
+use understudy_config::{ConfigError, NodeFile};
 
 const SOCKET_VARIABLE: &str = "UNDERSTUDY_SOCKET";
 const ASK_TIMEOUT_MS: u64 = 5_000;
@@ -165,6 +165,14 @@ fn run(arguments: &Arguments) -> Outcome {
                 Err(error) => Outcome::Answer(Response::Error(error)),
             };
         }
+        Command::Capture(wanted) if wanted.directory().is_some() => {
+            let directory = wanted.directory().unwrap_or(Path::new("."));
+            return Outcome::Captured(capture::capture_directory(
+                wanted,
+                arguments.json,
+                directory,
+            ));
+        }
         Command::Capture(wanted) => {
             let timeout = arguments.timeout_ms.unwrap_or(ASK_TIMEOUT_MS);
             let timeout = Duration::from_millis(timeout);
@@ -186,7 +194,9 @@ fn run(arguments: &Arguments) -> Outcome {
 fn socket(arguments: &Arguments) -> Result<PathBuf, ApiError> {
     Ok(match (&arguments.socket, &arguments.config) {
         (Some(socket), _) => socket.clone(),
-        (None, Some(file)) => Config::load(file).map_err(|e| config_error(&e))?.control.socket,
+        (None, Some(file)) => {
+            NodeFile::load(file).map_err(|e| config_error(&e))?.socket().to_path_buf()
+        }
         (None, None) => match std::env::var_os(SOCKET_VARIABLE) {
             Some(socket) if !socket.is_empty() => PathBuf::from(socket),
             _ => Path::new(SOCKET_DEFAULT).to_path_buf(),
@@ -255,6 +265,7 @@ fn render(json: bool, outcome: &Outcome) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(exit_code));
         }
         (false, Outcome::Answer(Response::Status(status))) => text::status(status),
+        (false, Outcome::Answer(Response::CaptureStatus(status))) => text::capture_node(status),
         (false, Outcome::Answer(Response::Conns(conns))) => text::conns(conns),
         (false, Outcome::Answer(Response::ConnImages(all))) => images::images(all),
         (false, Outcome::Answer(Response::Switchover(done))) => text::switchover(done),

@@ -9,7 +9,7 @@ use anyhow::Context;
 use crossbeam::channel::Sender;
 use crossbeam::queue::ArrayQueue;
 use tracing::info;
-use understudy_config::{AuditMode, CommitPolicy, Config, IdleConfig};
+use understudy_config::{AuditMode, CommitPolicy, Config, DpdkConfig, IdleConfig};
 use understudy_dpdk::Eal;
 use understudy_fastpath::MS;
 use understudy_fastpath::audit::AuditConfig;
@@ -148,7 +148,7 @@ pub fn run(
     end: &DataplaneEnd,
     start: &Sender<Up>,
 ) -> anyhow::Result<()> {
-    let _eal = Eal::init(&eal_args(config)).context("cannot initialise DPDK")?;
+    let _eal = Eal::init(&service_eal_args(config)).context("cannot initialise DPDK")?;
     let clock = NodeClock::new();
     let log = CaptureLog::new(config.log.size_bytes() as usize)?;
     info!(huge_pages = log.is_huge(), bytes = log.capacity(), "capture log ready");
@@ -218,7 +218,7 @@ fn poll_loop(
 }
 
 /// Spin, then yield the CPU, then sleep: three nodes and a client live on two cores.
-fn rest(idle_ns: u64, idle: &IdleConfig) {
+pub fn rest(idle_ns: u64, idle: &IdleConfig) {
     let idle_us = idle_ns / 1000;
     if idle_us < idle.spin_us || idle.sleep_us == 0 {
         std::hint::spin_loop();
@@ -229,22 +229,27 @@ fn rest(idle_ns: u64, idle: &IdleConfig) {
     }
 }
 
-fn eal_args(config: &Config) -> Vec<String> {
-    let mut args: Vec<String> =
-        ["--no-telemetry", "--log-level=error", "--lcores", &config.dpdk.lcores]
-            .map(String::from)
-            .to_vec();
-    if config.dpdk.memory_mb == 0 {
-        let prefix =
-            format!("--file-prefix=understudy-{}-{}", config.me().name, std::process::id());
+fn service_eal_args(config: &Config) -> Vec<String> {
+    let devices = [&config.ports.client.device, &config.ports.replica.device];
+    eal_args(&config.dpdk, &config.me().name, devices.into_iter())
+}
+
+/// How EAL is started for a node with these devices.
+pub fn eal_args<'a>(
+    dpdk: &DpdkConfig,
+    node: &str,
+    mut devices: impl Iterator<Item = &'a String>,
+) -> Vec<String> {
+    let mut args: Vec<String> = ["--no-telemetry", "--log-level=error", "--lcores", &dpdk.lcores]
+        .map(String::from)
+        .to_vec();
+    if dpdk.memory_mb == 0 {
+        let prefix = format!("--file-prefix=understudy-{node}-{}", std::process::id());
         args.extend(["--no-huge".into(), "-m".into(), "256".into(), "--no-shconf".into(), prefix]);
     } else {
-        args.extend(["--in-memory".into(), "-m".into(), config.dpdk.memory_mb.to_string()]);
+        args.extend(["--in-memory".into(), "-m".into(), dpdk.memory_mb.to_string()]);
     }
-    let virtual_only = [&config.ports.client.device, &config.ports.replica.device]
-        .iter()
-        .all(|d| d.starts_with("net_"));
-    if virtual_only {
+    if devices.all(|d| d.starts_with("net_")) {
         args.push("--no-pci".into());
     }
     args

@@ -6,6 +6,7 @@
 
 mod arbiter;
 mod capture;
+mod capture_node;
 mod checkpointer;
 mod control;
 mod images;
@@ -29,7 +30,7 @@ use anyhow::Context as _;
 use clap::Parser;
 use tracing::error;
 use understudy_api::check::{Finding, Findings, Level};
-use understudy_config::Config;
+use understudy_config::{Config, NodeFile};
 
 /// One node of a group that keeps a service and its connections alive.
 #[derive(Parser)]
@@ -61,9 +62,9 @@ fn main() -> ExitCode {
 
 /// The environment's findings on stdout, one JSON document.
 fn check(file: &std::path::Path) -> ExitCode {
-    let (findings, code) = match Config::load(file) {
+    let (findings, code) = match NodeFile::load(file) {
         Ok(config) => {
-            let findings = preflight::check(&config);
+            let findings = find(&config);
             let bad = findings.iter().any(|f| f.level == Level::Error);
             (findings, if bad { EXIT_RUNTIME } else { 0 })
         }
@@ -74,27 +75,37 @@ fn check(file: &std::path::Path) -> ExitCode {
     ExitCode::from(code)
 }
 
+fn find(config: &NodeFile) -> Vec<Finding> {
+    match config {
+        NodeFile::Service(config) => preflight::check(config),
+        NodeFile::Capture(node) => capture_node::check(node),
+    }
+}
+
 fn config_exit_code(e: &understudy_config::ConfigError) -> u8 {
     if e.is_unsafe() { EXIT_UNSAFE } else { EXIT_INVALID_CONFIG }
 }
 
 fn run(file: &std::path::Path) -> ExitCode {
-    let config = match Config::load(file) {
+    let config = match NodeFile::load(file) {
         Ok(config) => config,
         Err(e) => {
             eprintln!("understudyd: {e}");
             return ExitCode::from(config_exit_code(&e));
         }
     };
-    let problems: Vec<_> =
-        preflight::check(&config).into_iter().filter(|f| f.level == Level::Error).collect();
+    let problems: Vec<_> = find(&config).into_iter().filter(|f| f.level == Level::Error).collect();
     if !problems.is_empty() {
         for problem in problems {
             eprintln!("understudyd: {}", problem.message);
         }
         return ExitCode::from(EXIT_RUNTIME);
     }
-    match serve(config) {
+    let served = match config {
+        NodeFile::Service(config) => serve(*config),
+        NodeFile::Capture(node) => capture_node::serve(&node).map(|()| control::Ending::Stop),
+    };
+    match served {
         Ok(control::Ending::Stop) => ExitCode::SUCCESS,
         Ok(control::Ending::Restart { backoff_ms }) => {
             let note = (control::BACKOFF_VARIABLE, backoff_ms.to_string());

@@ -41,7 +41,7 @@ pub fn check(config: &Config) -> Vec<Finding> {
     out
 }
 
-fn check_interface(out: &mut Vec<Finding>, field: &str, name: Option<&str>, client: bool) {
+pub fn check_interface(out: &mut Vec<Finding>, field: &str, name: Option<&str>, client: bool) {
     let Some(name) = name else { return };
     if !rtnl::link_exists(name) {
         let text = format!(

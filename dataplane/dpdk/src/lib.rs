@@ -34,6 +34,7 @@
 //! # }
 //! ```
 
+mod bpf;
 pub mod clock;
 mod eal;
 mod error;
@@ -41,8 +42,9 @@ mod mbuf;
 mod mempool;
 mod port;
 
+pub use bpf::{Instruction, PacketFilter};
 pub use eal::{Eal, PortId, ThreadRegistration, port_by_name, vdev_attach};
 pub use error::Error;
 pub use mbuf::{BURST, Burst, Mbuf};
 pub use mempool::{DEFAULT_DATA_ROOM_BYTES, Mempool};
-pub use port::{Port, PortConfig, PortStats, RX_QUEUES_MAX, RxQueues, TxQueue};
+pub use port::{DeviceTime, Port, PortConfig, PortStats, RX_QUEUES_MAX, RxQueues, TxQueue};

@@ -27,11 +27,20 @@ pub struct PortConfig {
     /// The MTU to set; `None` leaves the device's. A device that cannot change it is accepted.
     /// Drivers over a kernel interface change that interface's MTU.
     pub mtu: Option<u16>,
+    /// Let the device stamp frames, where it can: see [`Port::device_time`].
+    pub device_time: bool,
 }
 
 impl Default for PortConfig {
     fn default() -> PortConfig {
-        PortConfig { rx_queues: 1, rx_desc: 1024, tx_desc: 1024, promiscuous: true, mtu: None }
+        PortConfig {
+            rx_queues: 1,
+            rx_desc: 1024,
+            tx_desc: 1024,
+            promiscuous: true,
+            mtu: None,
+            device_time: false,
+        }
     }
 }
 
@@ -78,6 +87,7 @@ impl Drop for Inner {
             rx_queues_max: 0,
             tx_queues_max: 0,
             tx_multi_segs: 0,
+            rx_timestamp: 0,
         };
         // SAFETY: EAL runs, because `state.ports` holds this port; the lock serialises control
         // calls. The port is ours and its queues are no longer in use: this is the last reference.
@@ -104,7 +114,16 @@ type NotSync = PhantomData<Cell<()>>;
 pub struct Port {
     inner: Arc<Inner>,
     mac: [u8; 6],
+    device_time: Option<DeviceTime>,
     not_sync: NotSync,
+}
+
+/// Where received frames have the device's time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceTime {
+    /// Invariant: what DPDK gave for its timestamp field, which is 8 bytes inside every mbuf.
+    pub(crate) offset: i32,
+    pub(crate) flag: u64,
 }
 
 /// The receive queues of a port, polled in turn; for one thread, to which they can be moved.
@@ -163,9 +182,11 @@ impl Port {
             rx_queues_max: 0,
             tx_queues_max: 0,
             tx_multi_segs: 0,
+            rx_timestamp: 0,
         };
         let mut mac = [0; 6];
         let (mut rx_desc, mut tx_desc) = (cfg.rx_desc, cfg.tx_desc);
+        let mut time = DeviceTime { offset: 0, flag: 0 };
         // SAFETY: EAL runs and the port is valid and in no use (checked above); the lock serialises
         // control calls. Every out-pointer is a local of the type that the function writes. The pool
         // is alive, and `Inner` keeps it so while the queue can allocate from it.
@@ -176,8 +197,18 @@ impl Port {
                 return Err(Error::RxQueues { id, wanted: cfg.rx_queues, max: queues_max });
             }
             let multi_segs = i32::from(info.tx_multi_segs);
-            let code =
-                dpdk_sys::shim_eth_configure(port, cfg.rx_queues, multi_segs, info.rss_types);
+            let wants_time = cfg.device_time && info.rx_timestamp != 0;
+            if wants_time {
+                let code = dpdk_sys::shim_rx_timestamp_register(&mut time.offset, &mut time.flag);
+                check(code, "asking for a timestamp field")?;
+            }
+            let code = dpdk_sys::shim_eth_configure(
+                port,
+                cfg.rx_queues,
+                multi_segs,
+                info.rss_types,
+                wants_time.into(),
+            );
             check(code, "configuration")?;
             if let Some(mtu) = cfg.mtu {
                 let action = format!("setting the MTU to {mtu} bytes");
@@ -226,7 +257,8 @@ impl Port {
             dropped_frames: 0,
             not_sync: PhantomData,
         };
-        Ok((Port { inner, mac, not_sync: PhantomData }, rx, tx))
+        let device_time = (time.flag != 0).then_some(time);
+        Ok((Port { inner, mac, device_time, not_sync: PhantomData }, rx, tx))
     }
 
     /// The port's number.
@@ -237,6 +269,20 @@ impl Port {
     /// The MAC address that the device had when it was configured.
     pub fn mac(&self) -> [u8; 6] {
         self.mac
+    }
+
+    /// Where frames received here have the device's time; `None` if the device has none, or it was
+    /// not asked for.
+    pub fn device_time(&self) -> Option<DeviceTime> {
+        self.device_time
+    }
+
+    /// The device's clock now, in ticks of its own; `None` if it cannot be read.
+    pub fn device_clock(&self) -> Option<u64> {
+        let mut ticks = 0;
+        // SAFETY: the port is open while `inner` lives; one thread at a time, as in `stats`.
+        let code = unsafe { dpdk_sys::shim_eth_read_clock(self.inner.id.get(), &mut ticks) };
+        (code == 0).then_some(ticks)
     }
 
     /// The driver's counters; zeros if it keeps none. Not for every burst: some drivers go to the

@@ -5,13 +5,14 @@ use serde_json::Value;
 use crate::tree::{self, field};
 
 /// Every crate of ours with all it may depend on: as a dependency of any kind.
-const ALLOWED: [(&str, &[&str]); 23] = [
+const ALLOWED: [(&str, &[&str]); 24] = [
     ("dpdk-sys", &[]),
     ("understudy-dpdk", &["dpdk-sys"]),
     ("understudy-wire", &[]),
     ("understudy-seal", &["understudy-wire"]),
     ("understudy-log", &["understudy-wire"]),
     ("understudy-pcap", &[]),
+    ("understudy-segments", &["understudy-wire"]),
     ("understudy-fastpath", &["understudy-wire", "understudy-log", "understudy-seal"]),
     ("understudy-proto", &["understudy-wire"]),
     ("understudy-arbiter", &["understudy-wire", "understudy-proto"]),
@@ -30,6 +31,7 @@ const ALLOWED: [(&str, &[&str]); 23] = [
             "understudy-config",
             "understudy-seal",
             "understudy-pcap",
+            "understudy-segments",
             "understudy-wire",
         ],
     ),
@@ -48,6 +50,8 @@ const ALLOWED: [(&str, &[&str]); 23] = [
             "understudy-checkpoint",
             "understudy-api",
             "understudy-config",
+            "understudy-pcap",
+            "understudy-segments",
         ],
     ),
     (
@@ -56,6 +60,7 @@ const ALLOWED: [(&str, &[&str]); 23] = [
             "understudy-wire",
             "understudy-seal",
             "understudy-log",
+            "understudy-segments",
             "understudy-fastpath",
             "understudy-linux",
             "understudy-checkpoint",
@@ -94,6 +99,7 @@ const ALLOWED: [(&str, &[&str]); 23] = [
             "understudy-config",
             "understudy-image",
             "understudy-pcap",
+            "understudy-segments",
         ],
     ),
     ("understudy-arch", &[]),

@@ -20,7 +20,8 @@ pub use error::ConfigError;
 pub use types::{
     ArbiterConfig, AuditMode, CheckpointConfig, ClientPort, CloneMode, ClusterConfig, CommitConfig,
     CommitPolicy, Config, ControlConfig, DetectConfig, DpdkConfig, HostPort, IdleConfig, LogConfig,
-    NodeConfig, NodeRole, PortSpec, PortsConfig, Prefix, Proto, ReplicaPort, ServiceConfig,
+    MetricsConfig, NodeConfig, NodeRole, PortSpec, PortsConfig, Prefix, Proto, ReplicaPort,
+    ServiceConfig,
 };
 
 use std::io::Read;

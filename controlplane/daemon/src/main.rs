@@ -8,6 +8,7 @@ mod arbiter;
 mod capture;
 mod checkpointer;
 mod control;
+mod drain;
 mod images;
 mod keys;
 mod lcore;
@@ -19,6 +20,7 @@ mod second_path;
 mod server;
 mod status;
 mod store;
+mod web;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -29,6 +31,7 @@ use anyhow::Context as _;
 use clap::Parser;
 use tracing::error;
 use understudy_api::check::{Finding, Findings, Level};
+use understudy_api::doctor::{Diagnoses, Diagnosis, Health};
 use understudy_config::Config;
 
 /// One node of a group that keeps a service and its connections alive.
@@ -36,11 +39,14 @@ use understudy_config::Config;
 #[command(name = "understudyd", version)]
 struct Args {
     /// The node's configuration.
-    #[arg(long, value_name = "FILE", required_unless_present = "check")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["check", "doctor"])]
     config: Option<PathBuf>,
     /// Validate a configuration and this machine against it, change nothing, print findings as JSON.
     #[arg(long, value_name = "FILE", conflicts_with = "config")]
     check: Option<PathBuf>,
+    /// Look at this machine, and at the configuration if there is one, change nothing, print JSON.
+    #[arg(long, conflicts_with = "check")]
+    doctor: bool,
 }
 
 const EXIT_RUNTIME: u8 = 1;
@@ -52,6 +58,9 @@ fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    if args.doctor {
+        return doctor(args.config.as_deref());
+    }
     match (args.check, args.config) {
         (Some(file), _) => check(&file),
         (None, Some(file)) => run(&file),
@@ -72,6 +81,27 @@ fn check(file: &std::path::Path) -> ExitCode {
     let document = serde_json::to_string(&Findings { findings });
     println!("{}", document.unwrap_or_default());
     ExitCode::from(code)
+}
+
+/// The same for `understudy doctor`, good news included.
+fn doctor(file: Option<&std::path::Path>) -> ExitCode {
+    let means = "what the daemon is told";
+    let (config, about_file) = match file.map(|file| (file, Config::load(file))) {
+        None => (None, None),
+        Some((file, Ok(config))) => {
+            let found = format!("{} is valid", file.display());
+            (Some(config), Some(Diagnosis::ok("config", means, found)))
+        }
+        Some((_, Err(e))) => {
+            let mend = "correct it; configs/trio/a.toml explains every field";
+            let bad = Diagnosis::bad("config", means, Health::Fail, e.to_string(), mend);
+            (None, Some(bad))
+        }
+    };
+    let checks = about_file.into_iter().chain(preflight::doctor(config.as_ref())).collect();
+    let all = Diagnoses { checks };
+    println!("{}", serde_json::to_string(&all).unwrap_or_default());
+    ExitCode::from(if all.worst() == Health::Fail { EXIT_RUNTIME } else { 0 })
 }
 
 fn config_exit_code(e: &understudy_config::ConfigError) -> u8 {

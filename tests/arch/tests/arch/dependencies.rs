@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::tree::{self, field};
 
 /// Every crate of ours with all it may depend on: as a dependency of any kind.
-const ALLOWED: [(&str, &[&str]); 23] = [
+const ALLOWED: [(&str, &[&str]); 24] = [
     ("dpdk-sys", &[]),
     ("understudy-dpdk", &["dpdk-sys"]),
     ("understudy-wire", &[]),
@@ -22,6 +22,7 @@ const ALLOWED: [(&str, &[&str]); 23] = [
         &["understudy-image", "understudy-linux", "understudy-seal", "understudy-wire"],
     ),
     ("understudy-api", &[]),
+    ("understudy-web", &["understudy-api"]),
     ("understudy-config", &[]),
     (
         "understudy-cli",
@@ -47,6 +48,7 @@ const ALLOWED: [(&str, &[&str]); 23] = [
             "understudy-image",
             "understudy-checkpoint",
             "understudy-api",
+            "understudy-web",
             "understudy-config",
         ],
     ),
@@ -91,6 +93,7 @@ const ALLOWED: [(&str, &[&str]); 23] = [
             "understudy-fastpath",
             "understudy-proto",
             "understudy-api",
+            "understudy-web",
             "understudy-config",
             "understudy-image",
             "understudy-pcap",

@@ -156,7 +156,7 @@ fn responses_round_trip() {
     }
     let error = Response::Error(ApiError::new(ErrorCode::Unreachable, "a\nb"));
     let expected: &[u8] =
-        b"{\"ok\":false,\"error\":{\"code\":\"unreachable\",\"message\":\"a\\nb\"}}\n";
+        b"{\"ok\":false,\"schema_version\":1,\"error\":{\"code\":\"unreachable\",\"message\":\"a\\nb\"}}\n";
     assert_eq!(encode_response(&error), expected);
 }
 

@@ -24,7 +24,8 @@ pub use error::ConfigError;
 pub use types::{
     ArbiterConfig, AuditMode, CheckpointConfig, ClientPort, CloneMode, ClusterConfig, CommitConfig,
     CommitPolicy, Config, ControlConfig, DetectConfig, DpdkConfig, HostPort, IdleConfig, LogConfig,
-    NodeConfig, NodeRole, PortSpec, PortsConfig, Prefix, Proto, ReplicaPort, ServiceConfig,
+    MetricsConfig, NodeConfig, NodeRole, PortSpec, PortsConfig, Prefix, Proto, ReplicaPort,
+    ServiceConfig,
 };
 
 use std::io::Read;
@@ -191,7 +192,7 @@ impl Config {
 }
 
 /// The value of `iface=` in DPDK devargs.
-pub(crate) fn interface(device: &str) -> Option<&str> {
+pub fn interface(device: &str) -> Option<&str> {
     device.split(',').skip(1).find_map(|arg| arg.strip_prefix("iface="))
 }
 

@@ -43,6 +43,21 @@ pub struct Config {
     pub arbiter: Option<ArbiterConfig>,
     /// The daemon's files.
     pub control: ControlConfig,
+    /// What watches the node; without it nothing listens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<MetricsConfig>,
+}
+
+/// `[metrics]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MetricsConfig {
+    /// Where `/metrics` and the status page are served over HTTP.
+    #[serde(deserialize_with = "socket_address")]
+    pub listen: SocketAddr,
+    /// Whether that may be an address that others reach.
+    #[serde(default)]
+    pub allow_remote: bool,
 }
 
 /// `[arbiter]`

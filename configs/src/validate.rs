@@ -39,7 +39,34 @@ pub(crate) fn validate(config: &Config, source: &Source<'_>) -> Result<(), Confi
     commit(config, source)?;
     detect(config, source)?;
     checkpoint(config, source)?;
+    metrics(config, source)?;
     control(config, source)
+}
+
+/// Who reaches the page learns who the nodes are and how they are doing.
+fn metrics(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {
+    let Some(metrics) = &config.metrics else { return Ok(()) };
+    let at = &["metrics", "listen"];
+    let (ip, port) = (metrics.listen.ip(), metrics.listen.port());
+    if port == 0 {
+        return Err(source.invalid(at, "port 0 is given, 1..=65535 is allowed".into()));
+    }
+    if config.service.vip.iter().any(|vip| vip.address == ip) {
+        return Err(source.invalid(
+            at,
+            format!("{ip} is the service's, an address of this node's own is allowed"),
+        ));
+    }
+    if !ip.is_loopback() && !metrics.allow_remote {
+        return Err(source.refused(
+            at,
+            format!(
+                "{ip} can be reached from other machines, and neither passwords nor encryption \
+                 protect it; use a loopback address, or set metrics.allow_remote = true"
+            ),
+        ));
+    }
+    Ok(())
 }
 
 fn cluster(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {

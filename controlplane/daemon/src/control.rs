@@ -18,7 +18,9 @@ use std::time::Duration;
 use anyhow::Context;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use tracing::{debug, error, info, warn};
-use understudy_api::{ApiError, ErrorCode, Request, Response, SwitchoverDone, TimelineEvent};
+use understudy_api::{
+    ApiError, Drained, ErrorCode, Request, Response, SwitchoverDone, TimelineEvent,
+};
 use understudy_config::{CloneMode, CommitPolicy, Config};
 use understudy_fastpath::MS;
 use understudy_fastpath::command::{Command, ControlBody, DataRole, Event, Snapshot};
@@ -34,6 +36,7 @@ use understudy_wire::{Epoch, NodeId};
 
 use crate::arbiter::{self, Arbiter};
 use crate::capture::{Captures, Told};
+use crate::drain;
 use crate::keys::Keys;
 use crate::lcore::{ControlEnd, Up};
 use crate::node_capsule::NodeCapsule;
@@ -42,6 +45,7 @@ use crate::second_path::{Received, SecondPath};
 use crate::server::{Call, ConnsView, Server};
 use crate::status;
 use crate::store::{Store, StoreWriter};
+use crate::web;
 pub use checkpoint::NOT_NOW;
 use checkpoint::Taking;
 use divergence::Divergences;
@@ -155,6 +159,8 @@ struct Control {
     timeline: VecDeque<TimelineEvent>,
     switchover: Option<(Sender<Response>, u64)>,
     stopping_since_ns: Option<u64>,
+    /// An operator wants this node to serve nobody.
+    withdrawn: bool,
     restart_at_ns: Option<u64>,
     backoff_ms: u64,
     counters: BTreeMap<&'static str, u64>,
@@ -192,6 +198,7 @@ impl Control {
             Arc::clone(&config),
             captures,
         )?;
+        web::start(&config, sender.clone())?;
         let take = || Taking::start(&config, sender, &keys, now_ns);
         let taking = capsule.is_some().then(take).transpose()?;
         let app = match &mut capsule {
@@ -199,6 +206,7 @@ impl Control {
             Some(capsule) => start_app(capsule, &dataplane, now_ns)?,
             None => App::Gone,
         };
+        let withdrawn = drain::is_drained(&config.control.state_dir);
         info!(epoch = persisted.epoch, node = config.me().name, "control plane started");
         Ok(Control {
             started_ns: now_ns,
@@ -227,6 +235,7 @@ impl Control {
             timeline: VecDeque::with_capacity(TIMELINE_MAX),
             switchover: None,
             stopping_since_ns: None,
+            withdrawn,
             restart_at_ns: None,
             backoff_ms: 0,
             counters: BTreeMap::new(),
@@ -322,6 +331,7 @@ impl Control {
         self.dataplane.order(Command::ClientLink { up: client });
         self.node.handle_local(now_ns, LocalFact::ClientLink(client));
         self.node.handle_local(now_ns, LocalFact::ReplicaLink(replica));
+        self.node.handle_local(now_ns, LocalFact::Withdrawn(self.withdrawn));
         if let Err(e) = self.carry_out(now_ns) {
             warn!("{e:#}");
         }

@@ -188,6 +188,8 @@ pub struct Node {
     app_ready: bool,
     client_link: bool,
     replica_link: bool,
+    /// An operator wants it to serve nobody.
+    withdrawn: bool,
 
     hold_down_until_ns: u64,
     suspected_ns: u64,
@@ -258,6 +260,7 @@ impl Node {
             app_ready: false,
             client_link: false,
             replica_link: false,
+            withdrawn: false,
             hold_down_until_ns: 0,
             suspected_ns: now_ns,
             stand_ranked: false,
@@ -422,6 +425,7 @@ impl Node {
             LocalFact::ServiceFresh => self.on_service_fresh(now_ns),
             LocalFact::ClientLink(up) => self.client_link = up,
             LocalFact::ReplicaLink(up) => self.replica_link = up,
+            LocalFact::Withdrawn(is) => self.withdrawn = is,
             LocalFact::DataplaneStuck => {
                 if matches!(self.phase, Phase::Lead(_)) {
                     self.abdicate(now_ns, StepDownReason::DataplaneStuck, None);

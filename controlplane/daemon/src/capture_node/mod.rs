@@ -18,18 +18,18 @@ use std::time::Duration;
 use anyhow::Context;
 use tracing::{info, warn};
 use understudy_api::check::{Finding, Level};
+use understudy_api::doctor::Diagnosis;
 use understudy_api::{ApiError, Capturing, ErrorCode, Request};
 use understudy_config::CaptureNode;
 use understudy_dpdk::Eal;
 use understudy_dpdk::clock::Clock;
-use understudy_linux::preflight;
 use understudy_log::CaptureLog;
 use understudy_pcap::Filter;
 use understudy_segments::{Limits, SegmentInfo, Store};
 
 use crate::capture::{Captures, Told};
 use crate::lcore;
-use crate::preflight::check_interface;
+use crate::preflight;
 use crate::server::Server;
 use counters::Counters;
 use links::Links;
@@ -143,13 +143,8 @@ fn capturing(node: &CaptureNode) -> Capturing {
 /// What this machine must offer. Looks, changes nothing.
 pub fn check(node: &CaptureNode) -> Vec<Finding> {
     let config = &node.capture;
-    let mut out = Vec::new();
-    for problem in preflight::check(u64::from(node.dpdk.memory_mb), false) {
-        out.push(Finding::new(Level::Error, problem.to_string()));
-    }
-    for name in config.interfaces() {
-        check_interface(&mut out, "capture.devices", Some(name), false);
-    }
+    let mut out: Vec<Finding> =
+        preflight::for_capture(node).iter().filter_map(Diagnosis::finding).collect();
     if let Err(e) = Filter::compile(&config.filter) {
         out.push(Finding::new(Level::Error, format!("capture.filter: {e}")));
     }

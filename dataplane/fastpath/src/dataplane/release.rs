@@ -22,11 +22,16 @@ impl<P: Ports> Dataplane<P> {
         self.tell_members();
         self.committed = self.committed.max(committed);
         let mut busy = false;
-        while self.client_link_up && self.gate_open(ports.clock_ns().max(now_ns)) {
+        while self.client_link_up {
+            let leaves_ns = ports.clock_ns().max(now_ns);
+            if !self.gate_open(leaves_ns) {
+                break;
+            }
             let before = self.counters.gate_released;
             while self.client_out.room() > 0 {
-                let Some(frame) = self.pop_released(committed) else { break };
-                self.client_out.push(ports, frame);
+                let Some(waiting) = self.pop_released(committed) else { break };
+                self.waits.record(leaves_ns.saturating_sub(waiting.since_ns));
+                self.client_out.push(ports, waiting.frame);
                 self.counters.gate_released += 1;
             }
             self.client_out.flush(ports);

@@ -191,7 +191,8 @@ impl Config {
 }
 
 /// The value of `iface=` in DPDK devargs.
-pub(crate) fn interface(device: &str) -> Option<&str> {
+#[must_use]
+pub fn interface(device: &str) -> Option<&str> {
     device.split(',').skip(1).find_map(|arg| arg.strip_prefix("iface="))
 }
 

@@ -19,7 +19,7 @@ use anyhow::Context;
 use tracing::{info, warn};
 use understudy_api::check::{Finding, Level};
 use understudy_api::{ApiError, Capturing, ErrorCode, Request};
-use understudy_config::CaptureNode;
+use understudy_config::{CaptureNode, interface};
 use understudy_dpdk::Eal;
 use understudy_dpdk::clock::Clock;
 use understudy_linux::preflight;
@@ -147,8 +147,15 @@ pub fn check(node: &CaptureNode) -> Vec<Finding> {
     for problem in preflight::check(u64::from(node.dpdk.memory_mb), false) {
         out.push(Finding::new(Level::Error, problem.to_string()));
     }
-    for name in config.interfaces() {
-        check_interface(&mut out, "capture.devices", Some(name), false);
+    // net_tap makes its interface itself.
+    let exists = |device: &&String| !device.starts_with("net_tap");
+    for device in config.devices.iter().filter(exists) {
+        check_interface(&mut out, "capture.devices", interface(device), false);
+    }
+    if config.devices.iter().any(|device| device.starts_with("net_af_packet")) {
+        let text = "capture.devices: net_af_packet has the kernel put IPv4 fragments together before it \
+                    hands them on; use net_pcap (rx_iface_in=) or a network card to record them as they came";
+        out.push(Finding::new(Level::Warn, text));
     }
     if let Err(e) = Filter::compile(&config.filter) {
         out.push(Finding::new(Level::Error, format!("capture.filter: {e}")));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::types::{Config, DpdkConfig, IdleConfig, LogConfig};
-use crate::{ConfigError, interface, locate, read, validate};
+use crate::{ConfigError, locate, read, validate};
 
 /// Longest frame that is kept whole, in bytes: what fits in a record of the log.
 pub const FRAME_BYTES_MAX: u16 = 16_368;
@@ -98,13 +98,6 @@ fn keep_mb_default() -> u64 {
 }
 fn flush_ms_default() -> u64 {
     200
-}
-
-impl CaptureConfig {
-    /// The kernel interfaces below the devices (`iface=` in their devargs).
-    pub fn interfaces(&self) -> impl Iterator<Item = &str> {
-        self.devices.iter().filter_map(|device| interface(device))
-    }
 }
 
 /// A configuration file of either kind.

@@ -192,6 +192,7 @@ impl Config {
 }
 
 /// The value of `iface=` in DPDK devargs.
+#[must_use]
 pub fn interface(device: &str) -> Option<&str> {
     device.split(',').skip(1).find_map(|arg| arg.strip_prefix("iface="))
 }

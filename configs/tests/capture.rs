@@ -22,7 +22,7 @@ fn refused(from: &str, to: &str, words: &[&str]) {
 #[test]
 fn the_example_states_the_defaults() {
     let Ok(NodeFile::Capture(node)) = parse(TAP) else { panic!("{:?}", parse(TAP)) };
-    assert_eq!(node.capture.interfaces().collect::<Vec<_>>(), ["us-tap"]);
+    assert_eq!(node.capture.devices, ["net_pcap_tap,rx_iface_in=us-tap"]);
     let c = &node.capture;
     let short = format!(
         "[capture]\nnode = \"tap\"\ndevices = {:?}\ndirectory = {:?}\n[control]\nsocket = {:?}\n",
@@ -56,8 +56,7 @@ fn values_are_checked() {
     refused("socket = \"/run/understudy/tap.sock\"", "socket = \"x\"", &["absolute"]);
     let filter = format!("filter = \"{}\"", "x".repeat(1025));
     refused("filter = \"\"", &filter, &["1025 bytes", "1024"]);
-    let device =
-        "devices = [\"net_af_packet_tap,iface=us-tap,blocksz=65536,framesz=2048,framecnt=4096\"]";
+    let device = "devices = [\"net_pcap_tap,rx_iface_in=us-tap\"]";
     refused(device, "devices = []", &["1..=8"]);
     refused(device, "devices = [\"\"]", &["not a device"]);
     refused(device, "devices = [\"net_x0,iface=a\", \"net_x1,iface=a\"]", &["twice"]);

@@ -210,6 +210,7 @@ impl Serialize for Response {
 }
 
 impl<'de> Deserialize<'de> for Response {
+    #[expect(clippy::type_complexity, reason = "a field for each answer there is")]
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let d: Document<
             Box<Status>,

@@ -89,6 +89,8 @@ fn port(
     interface: Option<&str>,
     client: bool,
 ) -> Diagnosis {
+    // net_tap makes its interface itself.
+    let interface = interface.filter(|_| !device.starts_with("net_tap"));
     match (machine::pci_port(field, device), interface) {
         (Some(diagnosis), _) => diagnosis,
         (None, Some(name)) => check_interface(field, means, name, client),

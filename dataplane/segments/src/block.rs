@@ -4,7 +4,7 @@ use understudy_wire::record::{LINK_FRAME_HEADER_LEN, RECORD_HEADER_LEN, RecordHe
 
 use crate::bloom::Bloom;
 use crate::format::{BLOCK_HEADER_BYTES, BlockHeader};
-use crate::keys::frame_keys;
+use crate::keys::{frame_keys, mix};
 
 /// Flows that are remembered as being in the block already: a slot for each.
 const SEEN_FLOWS: usize = 4096;
@@ -23,7 +23,7 @@ pub struct BlockBuilder {
 /// The keys of a block. Their number is bounded by the block's bytes.
 struct KeySet {
     keys: Vec<u64>,
-    /// Hashes of headers that were looked at: most frames are of a flow that is known.
+    /// Signatures of flows that are in it: most frames are of one.
     seen: Box<[u64]>,
 }
 
@@ -38,30 +38,41 @@ impl KeySet {
     }
 
     fn add(&mut self, frame: &[u8]) {
-        let keys = &mut self.keys;
-        let mut of_frame = [0; 24];
-        let mut count = 0;
-        let mut mixed = 1;
-        frame_keys(frame, |key| {
-            mixed = crate::keys::mix(8, mixed, key);
-            if count < of_frame.len() {
-                of_frame[count] = key;
-                count += 1;
-            } else {
-                keys.push(key);
+        if let Some(flow) = signature(frame) {
+            let slot = &mut self.seen[flow as usize % SEEN_FLOWS];
+            if *slot == flow {
+                return;
             }
-        });
-        let slot = &mut self.seen[mixed as usize % SEEN_FLOWS];
-        if *slot == mixed {
-            return;
+            *slot = flow;
         }
-        *slot = mixed;
-        self.keys.extend_from_slice(&of_frame[..count]);
+        let keys = &mut self.keys;
+        frame_keys(frame, |key| keys.push(key));
     }
 
     fn order(&mut self) {
         self.keys.sort_unstable();
         self.keys.dedup();
+    }
+}
+
+/// Of frames of the usual kinds: two with the same signature have the same keys. The rest is taken apart
+/// each time.
+fn signature(frame: &[u8]) -> Option<u64> {
+    let word = |at: usize| frame.get(at..at + 8)?.first_chunk().map(|b| u64::from_le_bytes(*b));
+    let ports = |at: usize| frame.get(at..at + 4)?.first_chunk().map(|b| u32::from_le_bytes(*b));
+    match frame.get(12..15)? {
+        // No options, no fragment.
+        [8, 0, 0x45] if frame.get(20..22).is_some_and(|f| f[0] & 0x1f == 0 && f[1] == 0) => {
+            let protocol = u64::from(*frame.get(23)?);
+            let ports = if matches!(protocol, 6 | 17 | 132) { ports(34)? } else { 0 };
+            Some(mix(9, word(26)?, protocol << 32 | u64::from(ports)))
+        }
+        // No extension headers.
+        [0x86, 0xdd, _] if matches!(frame.get(20), Some(6 | 17)) => {
+            let addresses = mix(10, mix(11, word(22)?, word(30)?), mix(12, word(38)?, word(46)?));
+            Some(mix(13, addresses, u64::from(frame[20]) << 32 | u64::from(ports(54)?)))
+        }
+        _ => None,
     }
 }
 

@@ -46,8 +46,14 @@ pub struct Query {
 }
 
 impl Tap {
-    /// A lab with a link more, and the node's file with these lines in `[capture]`.
+    /// A lab with a link more, heard by net_af_packet, and the node's file with these lines in
+    /// `[capture]`.
     pub fn new(lines: &str) -> Result<Tap> {
+        Self::on("net_af_packet_tap,iface=rx0,blocksz=65536,framesz=16384,framecnt=2048", lines)
+    }
+
+    /// The same, heard by another device.
+    pub fn on(device: &str, lines: &str) -> Result<Tap> {
         let lab = Lab::new()?;
         let (client, node) = (lab.client_netns(), lab.node_netns(Member::A));
         let peer = node.file_name().and_then(|n| n.to_str()).context("a namespace's name")?;
@@ -75,7 +81,7 @@ impl Tap {
         let config = lab.dir().join("tap.toml");
         let text = format!(
             "[capture]\nnode = \"tap\"\n\
-             devices = [\"net_af_packet_tap,iface={LISTENER},blocksz=65536,framesz=16384,framecnt=2048\"]\n\
+             devices = [{device:?}]\n\
              directory = {directory:?}\nframe_bytes_max = 16368\n{lines}\n\
              [dpdk]\nmemory_mb = 0\n[log]\nsize_mb = 32\n[control]\nsocket = {socket:?}\n"
         );

@@ -67,7 +67,8 @@ fn tshark_reads_what_tcpreplay_sent() {
     if !can_run() {
         return;
     }
-    let mut tap = Tap::new("flush_ms = 50").unwrap();
+    // net_af_packet has the kernel put IPv4 fragments together, so it is no device to record them with.
+    let mut tap = Tap::on("net_pcap_tap,rx_iface_in=rx0", "flush_ms = 50").unwrap();
     tap.start().unwrap();
     let frames = mix::mix(480);
     let (mut live, live_path) = tap.live("live.pcapng").unwrap();
@@ -114,11 +115,12 @@ fn tshark_reads_what_tcpreplay_sent() {
         late[late.len() * 9 / 10] / 1000,
         late[late.len() - 1] / 1000
     );
-    assert!(late[late.len() / 2].abs() < 5_000_000, "{late:?}");
+    // libpcap's ring hands on what it has every 8 ms or so, or when a block of it is full.
+    assert!(late[0] > -1_000_000 && late[late.len() / 2] < 50_000_000, "{late:?}");
     let info = cmd::run(&["capinfos", "-I", past_path.to_str().unwrap()]).unwrap();
     assert!(info.contains("software: the TSC") && info.contains("nanoseconds"), "{info}");
     let text = tap.understudy(&["-c", tap.config().to_str().unwrap(), "status"]).unwrap().stdout;
-    assert!(text.contains("captures only") && text.contains("rx0"), "{text}");
+    assert!(text.contains("captures only") && text.contains("net_pcap_tap"), "{text}");
     println!("{text}");
 }
 
@@ -276,6 +278,7 @@ fn a_full_disk_is_told_and_a_filter_in_the_data_path_keeps_out() {
     .unwrap();
     replay.kill_tree(&[]);
     // Room again: it goes on by itself.
+    drop(others);
     fs::remove_file(tap.directory().join("others")).unwrap();
     std::thread::sleep(Duration::from_millis(600));
     tap.replay_all(&passing[..400], 0, &["--pps=4000"]).unwrap();

@@ -147,11 +147,15 @@ fn links_section(from: &Capturing, interface: impl Fn(&str, String) -> Interface
         filter => format!("; captured are only frames that match: {filter}"),
     };
     let link = |device: &String| {
-        let name = device.split("iface=").nth(1).and_then(|rest| rest.split(',').next());
-        let name = name.or_else(|| device.split(',').next()).unwrap_or(device);
+        // The kernel's interface (iface=, rx_iface_in=), or the device.
+        let argument = |a: &str| {
+            a.split_once('=').filter(|(k, _)| k.contains("iface")).map(|(_, v)| v.to_owned())
+        };
+        let name = device.split(',').skip(1).find_map(argument);
+        let name = name.unwrap_or_else(|| device.split(',').next().unwrap_or(device).to_owned());
         let description =
             format!("{device} at node {}; timestamps: {}{filter}", from.node, from.clock);
-        interface(name, description)
+        interface(&name, description)
     };
     Section {
         application: application(from),

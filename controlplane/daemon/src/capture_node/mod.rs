@@ -145,6 +145,11 @@ pub fn check(node: &CaptureNode) -> Vec<Finding> {
     let config = &node.capture;
     let mut out: Vec<Finding> =
         preflight::for_capture(node).iter().filter_map(Diagnosis::finding).collect();
+    if config.devices.iter().any(|device| device.starts_with("net_af_packet")) {
+        let text = "capture.devices: net_af_packet has the kernel put IPv4 fragments together before it \
+                    hands them on; use net_pcap (rx_iface_in=) or a network card to record them as they came";
+        out.push(Finding::new(Level::Warn, text));
+    }
     if let Err(e) = Filter::compile(&config.filter) {
         out.push(Finding::new(Level::Error, format!("capture.filter: {e}")));
     }

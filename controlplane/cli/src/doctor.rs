@@ -88,7 +88,9 @@ pub fn text(all: &Diagnoses, error: Option<&ApiError>) -> String {
     let mut out = String::new();
     let width = all.checks.iter().map(|c| c.name.chars().count()).max().unwrap_or(0);
     for c in &all.checks {
-        let _ = writeln!(out, "{:<4}  {:<width$}  {}", c.health, plain(&c.name), plain(&c.found));
+        // A sentence of `check` begins with the field, which is the name here.
+        let found = c.found.strip_prefix(&format!("{}: ", c.name)).unwrap_or(&c.found);
+        let _ = writeln!(out, "{:<4}  {:<width$}  {}", c.health, plain(&c.name), plain(found));
         if let Some(mend) = &c.mend {
             let _ = writeln!(out, "{:6}{:<width$}  needed for: {}", "", "", plain(&c.means));
             let _ = writeln!(out, "{:6}{:<width$}  to mend it: {}", "", "", plain(mend));

@@ -5,6 +5,7 @@ mod machine;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use understudy_api::check::Finding;
@@ -39,11 +40,15 @@ pub fn doctor(config: Option<&NodeFile>) -> Vec<Diagnosis> {
 
 fn for_config(config: &Config) -> Vec<Diagnosis> {
     let data = !config.is_witness();
+    // What a node has taken is not free any more.
+    let runs = UnixStream::connect(&config.control.socket).is_ok();
+    let needed_mb = if runs { 0 } else { config.dpdk.memory_mb };
+    let log_mb = if runs { 0 } else { config.log.size_mb };
     let mut all = vec![
         machine::permissions(),
         machine::adoption(data),
         machine::syn_cookies(data),
-        machine::huge_pages(Some(config.dpdk.memory_mb.into()), config.log.size_mb.into()),
+        machine::huge_pages(Some(needed_mb.into()), log_mb.into()),
     ];
     if data {
         all.push(port(

@@ -124,3 +124,21 @@ fn who_says_nothing_is_left_and_others_are_served_again() {
         assert!(begun.elapsed() < LONG, "nobody is served");
     }
 }
+
+#[test]
+fn an_address_that_is_taken_is_had_later() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let source = || Some(Status { node: "late".into(), ..Status::default() });
+    let server = Server::start(address, false, Box::new(source)).unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    drop(taken);
+    let (asked, is_mute) = (Arc::default(), Arc::default());
+    let rig = Rig { address, server, asked, is_mute };
+    let begun = Instant::now();
+    while TcpStream::connect(address).is_err() {
+        assert!(begun.elapsed() < LONG, "nobody listens");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(rig.get("/metrics").contains("node=\"late\""));
+}

@@ -19,10 +19,10 @@ impl Waits {
     /// Counts one wait.
     #[inline]
     pub fn record(&mut self, wait_ns: u64) {
-        let bits = u64::BITS - wait_ns.saturating_sub(1).leading_zeros();
-        let bucket = bits.saturating_sub(FIRST_BITS) as usize;
+        let above = wait_ns.saturating_sub(1) >> FIRST_BITS;
+        let bucket = (u64::BITS - above.leading_zeros()) as usize;
         self.counts[bucket.min(WAIT_BUCKETS - 1)] += 1;
-        self.sum_ns = self.sum_ns.saturating_add(wait_ns);
+        self.sum_ns += wait_ns;
     }
 
     /// Upper bound of a bucket, which belongs to it; the last one has none.

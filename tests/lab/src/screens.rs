@@ -97,7 +97,7 @@ pub fn as_html(screen: &str) -> String {
             let text = match (i, part.strip_prefix('[').and_then(|rest| rest.split_once('m'))) {
                 (0, _) => part,
                 (_, Some((codes, text))) => {
-                    codes.split(';').for_each(|code| style.change(code));
+                    style.change(codes);
                     text
                 }
                 (_, None) => "",
@@ -111,7 +111,7 @@ pub fn as_html(screen: &str) -> String {
     }
     format!(
         "<!doctype html><meta charset=utf-8><style>body{{background:#101418;color:#d8dee4;margin:12px}}\
-         pre{{font:15px/1.2 'DejaVu Sans Mono',monospace;margin:0}}</style><pre>{body}</pre>"
+         pre{{font:15px/17px 'DejaVu Sans Mono',monospace;margin:0}}</style><pre>{body}</pre>"
     )
 }
 
@@ -128,17 +128,26 @@ impl Style {
     const COLORS: [&str; 8] =
         ["#101418", "#f0625d", "#57c46f", "#d9b44a", "#5b9dd9", "#b685d6", "#4cc3c7", "#d8dee4"];
 
-    fn change(&mut self, code: &str) {
-        match code.parse().unwrap_or(0) {
-            0 => *self = Style::default(),
-            1 => self.is_bold = true,
-            2 => self.is_dim = true,
-            22 => (self.is_bold, self.is_dim) = (false, false),
-            n @ 30..=37 => self.color = Some(n - 30),
-            39 => self.color = None,
-            n @ 40..=47 => self.background = Some(n - 40),
-            49 => self.background = None,
-            _ => {}
+    fn change(&mut self, codes: &str) {
+        let mut codes = codes.split(';').map(|code| code.parse().unwrap_or(0));
+        while let Some(code) = codes.next() {
+            match code {
+                0 => *self = Style::default(),
+                1 => self.is_bold = true,
+                2 => self.is_dim = true,
+                22 => (self.is_bold, self.is_dim) = (false, false),
+                n @ 30..=37 => self.color = Some(n - 30),
+                39 => self.color = None,
+                n @ 40..=47 => self.background = Some(n - 40),
+                49 => self.background = None,
+                // One of 256: 5 and its number; the first eight are those above.
+                38 | 48 => {
+                    let number = codes.nth(1).filter(|n| *n < Self::COLORS.len());
+                    let of = if code == 38 { &mut self.color } else { &mut self.background };
+                    *of = number;
+                }
+                _ => {}
+            }
         }
     }
 
@@ -167,7 +176,7 @@ mod tests {
 
     #[test]
     fn colors_become_styles_and_markup_stays_text() {
-        let page = as_html("a<b \u{1b}[1;30;42m ok \u{1b}[0m&\n\u{1b}[39mx");
+        let page = as_html("a<b \u{1b}[1;38;5;0;42m ok \u{1b}[0m&\n\u{1b}[39mx");
         assert!(page.contains("a&lt;b "), "{page}");
         let styled =
             "<span style=\"color:#101418;background:#57c46f;font-weight:bold;\"> ok </span>";

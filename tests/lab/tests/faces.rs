@@ -105,8 +105,14 @@ fn is_golden(name: &str, found: &str) {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, found).unwrap();
     }
-    let golden = fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(found, golden, "{name}: fields came or went; UNDERSTUDY_GOLDEN=1 writes it anew");
+    let golden = fs::read_to_string(&path).unwrap();
+    let has = |wanted: &str| found.lines().any(|line| line == wanted);
+    let gone: Vec<&str> = golden.lines().filter(|line| !has(line)).collect();
+    assert!(gone.is_empty(), "{name}: {gone:?} went, which is another SCHEMA_VERSION\n{found}");
+    let is_new = |line: &&str| !golden.lines().any(|known| known == *line);
+    for new in found.lines().filter(is_new) {
+        println!("{name}: {new} is new; UNDERSTUDY_GOLDEN=1 writes it down");
+    }
 }
 
 /// Scripts depend on these documents: fields come, none goes.

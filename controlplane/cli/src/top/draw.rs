@@ -31,23 +31,17 @@ pub fn draw(frame: &mut Frame<'_>, model: &Model) {
     ])
     .areas(frame.area());
     verdict(frame, head, model, look);
-    let [numbers, released, waits] = Layout::horizontal([
-        Constraint::Min(42),
-        Constraint::Percentage(30),
-        Constraint::Percentage(30),
+    let [numbers, released, waits, lag] = Layout::horizontal([
+        Constraint::Min(50),
+        Constraint::Percentage(19),
+        Constraint::Percentage(19),
+        Constraint::Percentage(19),
     ])
     .areas(rates);
     frame.render_widget(Paragraph::new(facts(look)).block(titled("now")), numbers);
-    let curve = |frame: &mut Frame<'_>, area, curve: &Curve, title: &str, unit: &str| {
-        let newest = curve.back().copied().unwrap_or(0);
-        let highest = curve.iter().copied().max().unwrap_or(0);
-        let title = format!("{title}: {newest} {unit}, at most {highest}");
-        let points: Vec<u64> = newest_of(curve, area);
-        let line = Sparkline::default().data(&points).block(titled(&title));
-        frame.render_widget(line.style(Style::new().fg(Color::Cyan)), area);
-    };
-    curve(frame, released, &model.released, "output", "frames/s");
-    curve(frame, waits, &model.longest_wait_us, "longest wait", "\u{b5}s");
+    curve(frame, released, &model.released, "out", |n| format!("{n}/s"));
+    curve(frame, waits, &model.longest_wait_us, "wait", |us| time(us.saturating_mul(1000)));
+    curve(frame, lag, &model.lag_bytes, "lag", bytes);
     frame.render_widget(group_table(look), group);
     let [histogram, stalls] =
         Layout::horizontal([Constraint::Percentage(45), Constraint::Percentage(55)]).areas(below);
@@ -68,6 +62,16 @@ pub fn draw(frame: &mut Frame<'_>, model: &Model) {
 
 fn titled(title: &str) -> Block<'_> {
     Block::new().borders(Borders::TOP).title(Line::from(format!(" {title} ")))
+}
+
+/// A curve, with its newest and its highest value.
+fn curve(frame: &mut Frame<'_>, area: Rect, curve: &Curve, name: &str, unit: fn(u64) -> String) {
+    let newest = curve.back().copied().unwrap_or(0);
+    let highest = curve.iter().copied().max().unwrap_or(0);
+    let title = format!("{name} {} (max {})", unit(newest), unit(highest));
+    let points = newest_of(curve, area);
+    let line = Sparkline::default().data(&points).block(titled(&title));
+    frame.render_widget(line.style(Style::new().fg(Color::Cyan)), area);
 }
 
 fn newest_of(curve: &Curve, area: Rect) -> Vec<u64> {

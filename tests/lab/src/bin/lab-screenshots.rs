@@ -60,7 +60,7 @@ fn top(scenario: &Scenario, primary: Member, picture: &Path) -> Result<()> {
     terminal.press("q")?;
     cmd::wait_until("the end of top", PATIENCE, || Ok(terminal.has_ended()))?;
     let url = format!("file://{}", page.display());
-    shoot(scenario, &scenario.lab.client_netns(), &url, "1130,660", picture)
+    shoot(scenario, &scenario.lab.client_netns(), &url, "1130,620", picture)
 }
 
 fn shoot(scenario: &Scenario, netns: &Path, url: &str, size: &str, picture: &Path) -> Result<()> {

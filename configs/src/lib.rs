@@ -18,8 +18,8 @@ mod validate;
 
 pub use error::ConfigError;
 pub use types::{
-    ArbiterConfig, AuditMode, CheckpointConfig, ClientPort, CloneMode, ClusterConfig, CommitConfig,
-    CommitPolicy, Config, ControlConfig, DetectConfig, DpdkConfig, HostPort, IdleConfig, LogConfig,
+    ArbiterConfig, AuditMode, CheckpointConfig, CheckpointMethod, ClientPort, CloneMode,
+    ClusterConfig, CommitConfig, CommitPolicy, Config, ControlConfig, DetectConfig, DpdkConfig, HostPort, IdleConfig, LogConfig,
     NodeConfig, NodeRole, PortSpec, PortsConfig, Prefix, Proto, ReplicaPort, ServiceConfig,
 };
 

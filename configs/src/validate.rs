@@ -1,6 +1,7 @@
 //! The rules that types cannot hold.
 
 mod arbiter;
+mod checkpoint;
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -10,7 +11,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use crate::locate::Source;
-use crate::types::{CloneMode, CommitPolicy, Config, NodeRole, Prefix, decimal};
+use crate::types::{CheckpointMethod, CloneMode, CommitPolicy, Config, NodeRole, Prefix, decimal};
 use crate::{ConfigError, NAME_CHARS_MAX, NODES_MAX, SOCKET_PATH_BYTES_MAX, interface};
 
 const HOUR_MS: u64 = 3_600_000;
@@ -34,7 +35,7 @@ pub(crate) fn validate(config: &Config, source: &Source<'_>) -> Result<(), Confi
     numbers(config, source)?;
     commit(config, source)?;
     detect(config, source)?;
-    checkpoint(config, source)?;
+    checkpoint::checkpoint(config, source)?;
     control(config, source)
 }
 
@@ -313,6 +314,12 @@ fn commit_checkpoint(config: &Config, source: &Source<'_>) -> Result<(), ConfigE
     if config.nodes.iter().any(|node| node.role == NodeRole::Witness) {
         return refused("needs data nodes only: a witness stores no checkpoints");
     }
+    if config.checkpoint.method == CheckpointMethod::Hooks {
+        return refused(
+            "needs checkpoint.method = \"criu\": what an application keeps of a connection beside its \
+             bytes is not in what its own commands save",
+        );
+    }
     if !(3..=STORED_MAX).contains(&config.checkpoint.keep) {
         return refused(&format!("needs checkpoint.keep of 3..={STORED_MAX}"));
     }
@@ -334,17 +341,6 @@ fn state_dirs(source: &Source<'_>, dirs: &[PathBuf]) -> Result<(), ConfigError> 
         }
     }
     Ok(())
-}
-
-fn checkpoint(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {
-    range(source, &["checkpoint", "keep"], config.checkpoint.keep as u64, 2..=100)?;
-    range(source, &["checkpoint", "interval_s"], config.checkpoint.interval_s, 0..=DAY_S)?;
-    let fill = config.checkpoint.log_fill_percent;
-    range(source, &["checkpoint", "log_fill_percent"], fill, 0..=90)?;
-    let connections = config.checkpoint.connections;
-    range(source, &["checkpoint", "connections"], connections, 0..=1_000_000_000)?;
-    let rate = config.checkpoint.transfer_mb_s;
-    range(source, &["checkpoint", "transfer_mb_s"], rate, 0..=100_000)
 }
 
 fn commit_min(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {

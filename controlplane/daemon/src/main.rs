@@ -11,6 +11,7 @@ mod control;
 mod images;
 mod keys;
 mod lcore;
+mod method;
 mod node_capsule;
 mod offers;
 mod ports;

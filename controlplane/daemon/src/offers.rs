@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Sender, bounded};
 use understudy_api::{Request, Response};
 use understudy_checkpoint::transfer::{Identity, Server, Source, Wanted};
-use understudy_checkpoint::{Generation, Store};
+use understudy_checkpoint::{Error, Generation, MethodKind, Store};
 use understudy_config::Config;
 
 use crate::control::NOT_NOW;
 use crate::keys::Keys;
+use crate::method;
 use crate::server::Call;
 
 /// The node that asks waits a little longer than this.
@@ -21,6 +22,7 @@ const MB: u64 = 1 << 20;
 
 struct Offers {
     store: Store,
+    method: MethodKind,
     calls: Sender<Call>,
     keys: Keys,
 }
@@ -33,11 +35,16 @@ pub fn serve(
     keys: Keys,
 ) -> anyhow::Result<Server> {
     let rate_bytes_s = config.checkpoint.transfer_mb_s * MB;
-    Ok(Server::start(config.me().address, Offers { store, calls, keys }, rate_bytes_s)?)
+    let offers = Offers { store, method: method::kind(config), calls, keys };
+    Ok(Server::start(config.me().address, offers, rate_bytes_s)?)
 }
 
 impl Source for Offers {
     fn offer(&self, wanted: &Wanted) -> Result<Generation, String> {
+        if wanted.method != self.method {
+            let (theirs, ours) = (self.method, wanted.method);
+            return Err(Error::OtherMethod { theirs, ours }.to_string());
+        }
         let end = Instant::now() + LIMIT;
         let mut taken = false;
         loop {

@@ -18,7 +18,7 @@ pub fn check(config: &Config) -> Vec<Finding> {
     check_interface(&mut out, "ports.client", config.client_interface(), true);
     check_interface(&mut out, "ports.replica", config.replica_interface(), false);
     if !config.is_witness() {
-        check_command(&mut out, config);
+        check_commands(&mut out, config);
     }
     check_log_memory(&mut out, config);
     if let Some(Err(e)) = crate::arbiter::check(config) {
@@ -28,7 +28,7 @@ pub fn check(config: &Config) -> Vec<Finding> {
         out.push(Finding::new(Level::Warn, text));
     }
     if !config.is_witness()
-        && let Err(e) = understudy_checkpoint::Criu::find()
+        && let Err(e) = crate::method::find(config)
     {
         // A hot clone needs one only to join late.
         let warm = config.service.clone == CloneMode::Warm;
@@ -68,15 +68,22 @@ fn check_interface(out: &mut Vec<Finding>, field: &str, name: Option<&str>, clie
     }
 }
 
-fn check_command(out: &mut Vec<Finding>, config: &Config) {
-    let Some(program) = config.service.command.first() else { return };
-    let executable = fs::metadata(Path::new(program))
-        .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
-    if !executable {
-        let text = format!(
-            "service.command: \"{program}\" is not an executable file; install it or correct the path"
-        );
-        out.push(Finding::new(Level::Error, text));
+fn check_commands(out: &mut Vec<Finding>, config: &Config) {
+    let (service, checkpoint) = (&config.service, &config.checkpoint);
+    for (field, command) in [
+        ("service.command", &service.command),
+        ("checkpoint.snapshot_command", &checkpoint.snapshot_command),
+        ("checkpoint.restore_command", &checkpoint.restore_command),
+    ] {
+        let Some(program) = command.first() else { continue };
+        let executable = fs::metadata(Path::new(program))
+            .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+        if !executable {
+            let text = format!(
+                "{field}: \"{program}\" is not an executable file; install it or correct the path"
+            );
+            out.push(Finding::new(Level::Error, text));
+        }
     }
 }
 

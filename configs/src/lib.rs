@@ -19,8 +19,9 @@ mod validate;
 pub use error::ConfigError;
 pub use types::{
     ArbiterConfig, AuditMode, CheckpointConfig, CheckpointMethod, ClientPort, CloneMode,
-    ClusterConfig, CommitConfig, CommitPolicy, Config, ControlConfig, DetectConfig, DpdkConfig, HostPort, IdleConfig, LogConfig,
-    NodeConfig, NodeRole, PortSpec, PortsConfig, Prefix, Proto, ReplicaPort, ServiceConfig,
+    ClusterConfig, CommitConfig, CommitPolicy, Config, ControlConfig, DetectConfig, DpdkConfig,
+    HostPort, IdleConfig, LogConfig, NodeConfig, NodeRole, PortSpec, PortsConfig, Prefix, Proto,
+    ReplicaPort, ServiceConfig,
 };
 
 use std::io::Read;

@@ -36,7 +36,8 @@ fn commands(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {
                 return Err(source.invalid(at, text.into()));
             }
             (CheckpointMethod::Hooks, None) => {
-                let text = "method \"hooks\" needs it: the absolute path of a program, and its arguments";
+                let text =
+                    "method \"hooks\" needs it: the absolute path of a program, and its arguments";
                 return Err(source.invalid(at, text.into()));
             }
             (CheckpointMethod::Hooks, Some(program)) => {

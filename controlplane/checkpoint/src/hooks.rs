@@ -7,6 +7,7 @@
 //! it alone can know whether a request is half read ([`NOT_NOW`]). What moved on a connection while the
 //! command ran makes the attempt void.
 
+use std::collections::HashSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -44,11 +45,12 @@ const SOCKETS: &str = "sockets";
 /// So often in a row the application must be found asleep, with nothing moving on its connections.
 const QUIET_LOOKS: u32 = 3;
 const LOOK: Duration = Duration::from_millis(1);
-/// And by then.
+/// And by then; later, the more connections are to be looked at.
 const QUIET_LIMIT: Duration = Duration::from_millis(250);
+const QUIET_LIMIT_PER_CONNECTION: Duration = Duration::from_micros(50);
 const SOCKETS_MAX: usize = 200_000;
 /// Images of one checkpoint.
-const IMAGES_BYTES_MAX: u64 = 4 << 30;
+const IMAGES_BYTES_MAX: u64 = 1 << 30;
 
 /// The commands, and the application that they are for.
 #[derive(Clone, Debug)]
@@ -119,7 +121,8 @@ impl Hooks {
                 }
                 if Instant::now() > end {
                     let ms = self.ready_limit.as_millis();
-                    let text = format!("the fresh application has not bound port {port} in {ms} ms");
+                    let text =
+                        format!("the fresh application has not bound port {port} in {ms} ms");
                     return Err(Error::NotReady(text));
                 }
                 sleep(LOOK);
@@ -133,7 +136,8 @@ const SNAPSHOT_COMMAND: &str = "checkpoint.snapshot_command";
 const RESTORE: &str = "checkpoint.restore_command";
 
 fn failed(command: &'static str, hook: &Hook, status: ExitStatus) -> Error {
-    let reason = hook.last_words().map_or_else(|| status.to_string(), |w| format!("{w} ({status})"));
+    let reason =
+        hook.last_words().map_or_else(|| status.to_string(), |w| format!("{w} ({status})"));
     Error::Hook { command, reason, log: hook.log.clone() }
 }
 
@@ -174,8 +178,8 @@ impl Method for Hooks {
         adopt_mid_stream(ns, app.pid(), &images, from.manifest.age(), self.ready_limit)?;
         app.stop()?;
         let connections = renew(&app, &from.manifest)?;
-        let ended = |image: &&SocketImage| !connections.iter().any(|c| same(c, image));
-        if let Some(image) = images.iter().find(ended) {
+        let there: HashSet<_> = connections.iter().map(ends).collect();
+        if let Some(image) = images.iter().find(|image| !there.contains(&ends(image))) {
             let client = image.remote;
             let text = format!("the fresh application has ended the connection of {client}");
             return Err(Error::NotReady(text));
@@ -184,12 +188,10 @@ impl Method for Hooks {
     }
 }
 
-fn same(a: &SocketImage, b: &SocketImage) -> bool {
-    (plain(a.local), plain(a.remote)) == (plain(b.local), plain(b.remote))
-}
-
-fn plain(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
+/// Both ends, whatever the family of the socket.
+fn ends(image: &SocketImage) -> (SocketAddr, SocketAddr) {
+    let plain = |a: SocketAddr| SocketAddr::new(a.ip().to_canonical(), a.port());
+    (plain(image.local), plain(image.remote))
 }
 
 /// The state directories, packed; the application is quiet.
@@ -230,7 +232,7 @@ fn connections(ns: &NetNs) -> Result<Vec<SockInfo>> {
 
 /// Waits until it has read what it was given, or leaves it unread, and sleeps.
 fn quiet(app: &Running<'_>) -> Result<Vec<SockInfo>> {
-    let end = Instant::now() + QUIET_LIMIT;
+    let begun = Instant::now();
     let seen = |s: &SockInfo| (s.local, s.remote, s.inode, s.rqueue, s.wqueue, s.bytes_received);
     let mut before: Vec<_> = Vec::new();
     let mut looks = 0;
@@ -243,8 +245,9 @@ fn quiet(app: &Running<'_>) -> Result<Vec<SockInfo>> {
             return Ok(now);
         }
         before = moves;
-        if Instant::now() > end {
-            let ms = QUIET_LIMIT.as_millis();
+        let limit = QUIET_LIMIT + QUIET_LIMIT_PER_CONNECTION * now.len() as u32;
+        if begun.elapsed() > limit {
+            let ms = limit.as_millis();
             let text = format!("the application has not come to rest in {ms} ms");
             return Err(Error::NotNow(text));
         }
@@ -315,7 +318,8 @@ fn not_accepted(pid: i32) -> Result<Vec<(SocketAddr, SocketAddr)>> {
 fn write_images(path: &Path, images: &[SocketImage]) -> Result<()> {
     let mut bytes = Vec::new();
     for image in images {
-        let encoded = image.encode().map_err(|e| LinuxError::from(understudy_image::Error::from(e)))?;
+        let encoded =
+            image.encode().map_err(|e| LinuxError::from(understudy_image::Error::from(e)))?;
         bytes.extend((encoded.len() as u32).to_le_bytes());
         bytes.extend(encoded);
     }

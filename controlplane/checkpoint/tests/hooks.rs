@@ -29,7 +29,7 @@ fn hooks(dir: &Path) -> Hooks {
         snapshot: command("redis-snapshot.sh"),
         restore: command("redis-restore.sh"),
         limit: LIMIT,
-        app: redis(dir, &["--appendonly", "no"]),
+        app: redis(dir, &["--appendonly", "no", "--lua-time-limit", "100"]),
         ports: vec![(Proto::Tcp, 7001)],
         ready_limit: LIMIT,
     }

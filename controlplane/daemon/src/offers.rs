@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Sender, bounded};
 use understudy_api::{Request, Response};
 use understudy_checkpoint::transfer::{Identity, Server, Source, Wanted};
-use understudy_checkpoint::{Error, Generation, MethodKind, Store};
+use understudy_checkpoint::{Error, Generation, MethodKind, Pin, Store};
 use understudy_config::Config;
 
 use crate::control::NOT_NOW;
@@ -40,7 +40,7 @@ pub fn serve(
 }
 
 impl Source for Offers {
-    fn offer(&self, wanted: &Wanted) -> Result<Generation, String> {
+    fn offer(&self, wanted: &Wanted) -> Result<(Generation, Pin), String> {
         if wanted.method != self.method {
             let (theirs, ours) = (self.method, wanted.method);
             return Err(Error::OtherMethod { theirs, ours }.to_string());
@@ -48,8 +48,8 @@ impl Source for Offers {
         let end = Instant::now() + LIMIT;
         let mut taken = false;
         loop {
-            match self.store.newest_that(|m| wanted.fits(m)) {
-                Ok(generation) => return Ok(generation),
+            match self.store.newest_pinned(|m| wanted.fits(m)) {
+                Ok(pinned) => return Ok(pinned),
                 Err(_) if taken => {
                     return Err("its checkpoint of now is of no use to this node".into());
                 }

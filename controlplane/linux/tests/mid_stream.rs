@@ -9,9 +9,7 @@ use std::{
     thread,
     time::Duration,
 };
-use understudy_image::{
-    Agreed, Fin, Options, SocketImage, State, Timestamps, Timing, Window,
-};
+use understudy_image::{Agreed, Fin, Options, SocketImage, State, Timestamps, Timing, Window};
 use understudy_linux::{Error, image::adopt_mid_stream};
 
 const PORT: u16 = 7000;
@@ -75,7 +73,8 @@ fn a_stream_goes_on(v6: bool) {
     let said = [&image.in_flight[..], &image.pending].concat();
     let (mut heard, mut at) = (Vec::new(), image.snd_una);
     while heard.len() < said.len() {
-        let frame = lab.wire.expect("what was said", |tcp| tcp.seq == at && !tcp.payload.is_empty());
+        let frame =
+            lab.wire.expect("what was said", |tcp| tcp.seq == at && !tcp.payload.is_empty());
         let (own, _) = frame.timestamps.unwrap();
         let clock = 1_000_000 + ELAPSED.as_millis() as u32;
         assert!((clock..clock + 3000).contains(&own), "{own}");

@@ -47,7 +47,8 @@ pub fn node(client: &NetNs) -> NetNs {
 /// A redis that works in `dir`, with these words more.
 pub fn redis(dir: &Path, words: &[&str]) -> AppSpec {
     let (_, port) = SERVER.split_once(':').unwrap();
-    let fixed = ["redis-server", "--bind", "*", "--port", port, "--save", "", "--protected-mode", "no"];
+    let fixed =
+        ["redis-server", "--bind", "*", "--port", port, "--save", "", "--protected-mode", "no"];
     let command = fixed.iter().chain(words).map(|&word| word.into()).collect();
     AppSpec { command, work_dir: dir.into(), env: vec![], stdout_log: dir.join("output") }
 }

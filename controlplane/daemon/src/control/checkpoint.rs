@@ -40,8 +40,13 @@ enum Stage {
         until_ns: u64,
     },
     Prepare,
-    Hold { since_ns: u64 },
-    Dump { barrier: Box<Barrier>, held_ns: u64 },
+    Hold {
+        since_ns: u64,
+    },
+    Dump {
+        barrier: Box<Barrier>,
+        held_ns: u64,
+    },
     Keep,
 }
 

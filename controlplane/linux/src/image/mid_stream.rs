@@ -32,7 +32,7 @@ use understudy_image::{Fin, SocketImage, State};
 pub const UNREAD_BYTES_MAX: usize = 32 * 1024;
 /// So many connections are offered to the listener at a time: what its queue does not hold is lost, and
 /// offered again.
-const BATCH: usize = 128;
+const BATCH: usize = 256;
 const LOOK: Duration = Duration::from_millis(1);
 /// A send buffer holds this much whatever the limits of the machine.
 const SEND_BYTES_MIN: usize = 16 * 1024;

@@ -134,12 +134,7 @@ fn finish_sending(sock: &Sock, image: &SocketImage) -> Result<()> {
 }
 
 /// From the peer, offering the window that it offered last.
-pub(super) fn segment(
-    image: &SocketImage,
-    flags: u8,
-    seq: u32,
-    ack: u32,
-) -> Segment<'static> {
+pub(super) fn segment(image: &SocketImage, flags: u8, seq: u32, ack: u32) -> Segment<'static> {
     let scale = image.agreed.scales.map_or(0, |(send, _)| send);
     let window = u16::try_from(image.window.snd_wnd >> scale).unwrap_or(u16::MAX);
     let (from, to) = (image.remote, image.local);

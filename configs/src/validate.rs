@@ -2,6 +2,7 @@
 
 mod arbiter;
 pub(crate) mod capture;
+mod checkpoint;
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -12,7 +13,8 @@ use std::path::{Path, PathBuf};
 
 use crate::locate::Source;
 use crate::types::{
-    CloneMode, CommitPolicy, Config, DpdkConfig, IdleConfig, LogConfig, NodeRole, Prefix, decimal,
+    CheckpointMethod, CloneMode, CommitPolicy, Config, DpdkConfig, IdleConfig, LogConfig, NodeRole,
+    Prefix, decimal,
 };
 use crate::{ConfigError, NAME_CHARS_MAX, NODES_MAX, SOCKET_PATH_BYTES_MAX, interface};
 
@@ -38,7 +40,7 @@ pub(crate) fn validate(config: &Config, source: &Source<'_>) -> Result<(), Confi
     machine(&config.dpdk, &config.idle, &config.log, source)?;
     commit(config, source)?;
     detect(config, source)?;
-    checkpoint(config, source)?;
+    checkpoint::checkpoint(config, source)?;
     metrics(config, source)?;
     control(config, source)
 }
@@ -351,6 +353,12 @@ fn commit_checkpoint(config: &Config, source: &Source<'_>) -> Result<(), ConfigE
     if config.nodes.iter().any(|node| node.role == NodeRole::Witness) {
         return refused("needs data nodes only: a witness stores no checkpoints");
     }
+    if config.checkpoint.method == CheckpointMethod::Hooks {
+        return refused(
+            "needs checkpoint.method = \"criu\": what an application keeps of a connection beside its \
+             bytes is not in what its own commands save",
+        );
+    }
     if !(3..=STORED_MAX).contains(&config.checkpoint.keep) {
         return refused(&format!("needs checkpoint.keep of 3..={STORED_MAX}"));
     }
@@ -372,17 +380,6 @@ fn state_dirs(source: &Source<'_>, dirs: &[PathBuf]) -> Result<(), ConfigError> 
         }
     }
     Ok(())
-}
-
-fn checkpoint(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {
-    range(source, &["checkpoint", "keep"], config.checkpoint.keep as u64, 2..=100)?;
-    range(source, &["checkpoint", "interval_s"], config.checkpoint.interval_s, 0..=DAY_S)?;
-    let fill = config.checkpoint.log_fill_percent;
-    range(source, &["checkpoint", "log_fill_percent"], fill, 0..=90)?;
-    let connections = config.checkpoint.connections;
-    range(source, &["checkpoint", "connections"], connections, 0..=1_000_000_000)?;
-    let rate = config.checkpoint.transfer_mb_s;
-    range(source, &["checkpoint", "transfer_mb_s"], rate, 0..=100_000)
 }
 
 fn commit_min(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
-use understudy_config::{CommitPolicy, Config, ConfigError, Proto};
+use understudy_config::{CheckpointMethod, CommitPolicy, Config, ConfigError, Proto};
 
 const A: &str = include_str!("../trio/a.toml");
 
@@ -291,6 +291,38 @@ fn sizes_of_groups() {
     }
     assert!(!group(1, "any").unwrap_err().is_unsafe());
     assert_eq!(group(5, "none").unwrap().majority(), 3);
+}
+
+#[test]
+fn hooks_need_both_commands_and_criu_takes_none() {
+    let hooks = |snapshot: &str, restore: &str| {
+        let method = format!("method = \"hooks\"\n{snapshot}\n{restore}");
+        parse(&with("method = \"criu\"", &method))
+    };
+    assert_eq!(parse(A).unwrap().checkpoint.method, CheckpointMethod::Criu);
+    let (snapshot, restore) = ("snapshot_command = [\"/s\", \"1\"]", "restore_command = [\"/r\"]");
+    let config = hooks(snapshot, restore).unwrap();
+    assert_eq!(config.checkpoint.method, CheckpointMethod::Hooks);
+    assert_eq!(config.checkpoint.snapshot_command, ["/s", "1"]);
+    for (snapshot, restore, says) in [
+        ("", restore, "checkpoint.snapshot_command"),
+        (snapshot, "", "checkpoint.restore_command"),
+        ("snapshot_command = [\"s\"]", restore, "an absolute path is allowed"),
+        (snapshot, "restore_command = [\"/r\", \"\\u0000\"]", "zero character"),
+    ] {
+        let error = hooks(snapshot, restore).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
+    let given = with("method = \"criu\"", &format!("method = \"criu\"\n{snapshot}"));
+    let error = parse(&given).unwrap_err().to_string();
+    assert!(error.contains("method \"criu\" runs none"), "{error}");
+    let both = hooks(snapshot, restore).unwrap();
+    assert_eq!(both.checkpoint.command_timeout_ms, 10_000);
+    let by_checkpoint = with("policy = \"quorum\"", "policy = \"checkpoint\"")
+        .replace("clone = \"hot\"", "clone = \"warm\"")
+        .replace("method = \"criu\"", &format!("method = \"hooks\"\n{snapshot}\n{restore}"));
+    let error = parse(&by_checkpoint).unwrap_err();
+    assert!(error.is_unsafe() && error.to_string().contains("checkpoint.method = \"criu\""));
 }
 
 #[test]

@@ -291,7 +291,7 @@ impl Control {
             return Ok(Some(Ending::Stop));
         }
         // What CRIU has begun it would finish after us, and leave behind.
-        let restoring = self.restoration.is_in_criu();
+        let restoring = self.restoration.is_restoring();
         if self.restart_at_ns.is_some_and(|at| now_ns >= at) && !restoring {
             let stop = self.stopping_since_ns.is_some();
             return Ok(Some(if stop {

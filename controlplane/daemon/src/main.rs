@@ -13,6 +13,7 @@ mod drain;
 mod images;
 mod keys;
 mod lcore;
+mod method;
 mod node_capsule;
 mod offers;
 mod ports;

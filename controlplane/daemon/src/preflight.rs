@@ -10,7 +10,9 @@ use std::path::Path;
 
 use understudy_api::check::Finding;
 use understudy_api::doctor::{Diagnosis, Health};
-use understudy_config::{CaptureNode, CloneMode, Config, NodeFile, interface};
+use understudy_config::{
+    CaptureNode, CheckpointMethod, CloneMode, Config, NodeFile, interface,
+};
 use understudy_linux::rtnl;
 
 /// What keeps a node of this configuration from running, or from running well; worst first.
@@ -67,7 +69,9 @@ fn for_config(config: &Config) -> Vec<Diagnosis> {
         false,
     ));
     if data {
-        all.extend(command(config));
+        all.extend(commands(config));
+    }
+    if data && config.checkpoint.method == CheckpointMethod::Criu {
         // A hot clone needs one only to join late.
         let warm = config.service.clone == CloneMode::Warm;
         all.push(machine::criu(if warm { Health::Fail } else { Health::Warn }));
@@ -130,21 +134,26 @@ fn check_interface(field: &str, means: &str, name: &str, client: bool) -> Diagno
     Diagnosis::ok(field, means, format!("interface \"{name}\" is there and has a link"))
 }
 
-fn command(config: &Config) -> Option<Diagnosis> {
-    let (name, means) = ("service.command", "the application");
-    let program = config.service.command.first()?;
-    let executable = fs::metadata(Path::new(program))
-        .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
-    Some(match executable {
-        true => Diagnosis::ok(name, means, format!("\"{program}\" can be run")),
-        false => Diagnosis::bad(
-            name,
-            means,
-            Health::Fail,
-            format!("service.command: \"{program}\" is not an executable file"),
-            "install it or correct the path",
-        ),
-    })
+/// What this node starts, by configuration.
+fn commands(config: &Config) -> impl Iterator<Item = Diagnosis> {
+    let checkpoint = &config.checkpoint;
+    let all = [
+        ("service.command", "the application", &config.service.command),
+        ("checkpoint.snapshot_command", "saves the application's state", &checkpoint.snapshot_command),
+        ("checkpoint.restore_command", "brings it back", &checkpoint.restore_command),
+    ];
+    all.into_iter().filter_map(|(name, means, words)| Some((name, means, words.first()?))).map(
+        |(name, means, program)| {
+            let executable = fs::metadata(Path::new(program))
+                .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+            if executable {
+                return Diagnosis::ok(name, means, format!("\"{program}\" can be run"));
+            }
+            let found = format!("{name}: \"{program}\" is not an executable file");
+            let mend = "install it or correct the path";
+            Diagnosis::bad(name, means, Health::Fail, found, mend)
+        },
+    )
 }
 
 fn arbiter(config: &Config) -> Option<Diagnosis> {

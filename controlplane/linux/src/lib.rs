@@ -9,6 +9,7 @@
 pub mod adopt;
 pub mod capsule;
 mod error;
+pub mod hook;
 pub mod image;
 pub mod netns;
 mod nl;

@@ -10,9 +10,7 @@ use std::path::Path;
 
 use understudy_api::check::Finding;
 use understudy_api::doctor::{Diagnosis, Health};
-use understudy_config::{
-    CaptureNode, CheckpointMethod, CloneMode, Config, NodeFile, interface,
-};
+use understudy_config::{CaptureNode, CheckpointMethod, CloneMode, Config, NodeFile, interface};
 use understudy_linux::rtnl;
 
 /// What keeps a node of this configuration from running, or from running well; worst first.
@@ -139,7 +137,11 @@ fn commands(config: &Config) -> impl Iterator<Item = Diagnosis> {
     let checkpoint = &config.checkpoint;
     let all = [
         ("service.command", "the application", &config.service.command),
-        ("checkpoint.snapshot_command", "saves the application's state", &checkpoint.snapshot_command),
+        (
+            "checkpoint.snapshot_command",
+            "saves the application's state",
+            &checkpoint.snapshot_command,
+        ),
         ("checkpoint.restore_command", "brings it back", &checkpoint.restore_command),
     ];
     all.into_iter().filter_map(|(name, means, words)| Some((name, means, words.first()?))).map(

@@ -101,7 +101,7 @@ fn tshark_reads_what_tcpreplay_sent() {
     let mut words = vec!["tshark", "-n", "-r", past_path.to_str().unwrap()];
     words.extend(fields);
     let deltas = cmd::run(&words).unwrap();
-    let of_tshark: Vec<u64> = deltas.lines().map(|l| ns_of(l)).collect();
+    let of_tshark: Vec<u64> = deltas.lines().map(ns_of).collect();
     let expected = past.windows(2).map(|w| w[1].0 - w[0].0);
     assert!(of_tshark[1..].iter().copied().eq(expected), "tshark sees other deltas");
     let kernel = kernel.join().unwrap();

@@ -45,7 +45,7 @@ fn requests_are_as_documented() {
                 follow: true,
                 filter: Some("tcp".into()),
             },
-            r#"{"version":1,"request":"capture","from_ns":5,"follow":true}"#,
+            r#"{"version":1,"request":"capture","from_ns":5,"follow":true,"filter":"tcp"}"#,
         ),
     ] {
         assert_eq!(encode_request(&request), format!("{line}\n").as_bytes());

@@ -295,6 +295,20 @@ fn a_full_disk_is_told_and_a_filter_in_the_data_path_keeps_out() {
     println!("{query:?}");
     assert!(query.dropped > 0, "what was not written is told: {query:?}");
     assert_eq!(read(&path).last().unwrap().1, passing[399]);
+
+    // A segment that cannot be ended for want of room is there all the same.
+    let full = tap.directory().join("others");
+    let mut others = fs::File::create(&full).unwrap();
+    for len in [65536, 4096, 1] {
+        while std::io::Write::write_all(&mut others, &vec![0; len]).is_ok() {}
+    }
+    tap.kill9();
+    let store = tap.start().unwrap().store;
+    assert_eq!((store.damaged_files, store.recovered_segments), (0, 0), "{store:?}");
+    let (_, again) = tap.query("unended.pcapng", &ALL).unwrap();
+    assert_eq!(again.captured, query.captured);
+    drop(others);
+    fs::remove_file(full).unwrap();
     assert_eq!(tap.stop().unwrap(), 0);
 
     // Another filter, and no more than 60 bytes of each.

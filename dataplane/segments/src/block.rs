@@ -8,6 +8,8 @@ use crate::keys::{frame_keys, mix};
 
 /// Flows that are remembered as being in the block already: a slot for each.
 const SEEN_FLOWS: usize = 4096;
+/// Keys that are remembered as being there.
+const SEEN_KEYS: usize = 8192;
 
 /// Records on their way to disk.
 pub struct BlockBuilder {
@@ -20,39 +22,52 @@ pub struct BlockBuilder {
     keys: KeySet,
 }
 
-/// The keys of a block. Their number is bounded by the block's bytes.
+/// The keys of a block, most of them once: twice does no harm. Their number is bounded by the block's
+/// bytes.
 struct KeySet {
     keys: Vec<u64>,
     /// Signatures of flows that are in it: most frames are of one.
-    seen: Box<[u64]>,
+    flows: Box<[u64]>,
+    /// Keys that are in it: flows have most of theirs in common.
+    recent: Box<[u64]>,
 }
 
 impl KeySet {
     fn new() -> KeySet {
-        KeySet { keys: Vec::new(), seen: vec![0; SEEN_FLOWS].into() }
+        KeySet {
+            keys: Vec::new(),
+            flows: vec![0; SEEN_FLOWS].into(),
+            recent: vec![0; SEEN_KEYS].into(),
+        }
     }
 
     fn clear(&mut self) {
         self.keys.clear();
-        self.seen.fill(0);
+        self.flows.fill(0);
+        self.recent.fill(0);
     }
 
     fn add(&mut self, frame: &[u8]) {
-        if let Some(flow) = signature(frame) {
-            let slot = &mut self.seen[flow as usize % SEEN_FLOWS];
-            if *slot == flow {
-                return;
-            }
-            *slot = flow;
+        if let Some(flow) = signature(frame)
+            && is_seen(&mut self.flows, flow)
+        {
+            return;
         }
-        let keys = &mut self.keys;
-        frame_keys(frame, |key| keys.push(key));
+        let (keys, recent) = (&mut self.keys, &mut self.recent);
+        frame_keys(frame, |key| {
+            if !is_seen(recent, key) {
+                keys.push(key);
+            }
+        });
     }
+}
 
-    fn order(&mut self) {
-        self.keys.sort_unstable();
-        self.keys.dedup();
-    }
+/// Whether a hash is remembered; it is from now on, in place of another. 0 never is: who has it is
+/// taken for new each time.
+fn is_seen(seen: &mut [u64], hash: u64) -> bool {
+    let at = hash as usize % seen.len();
+    let slot = &mut seen[at];
+    std::mem::replace(slot, hash) == hash && hash != 0
 }
 
 /// Of frames of the usual kinds: two with the same signature have the same keys. The rest is taken apart
@@ -158,7 +173,6 @@ impl BlockBuilder {
         all: &mut Bloom,
         out: &mut Vec<u8>,
     ) -> BlockHeader {
-        self.keys.order();
         let mut keys = Bloom::for_keys(self.keys.keys.len());
         for &key in &self.keys.keys {
             keys.insert(key);

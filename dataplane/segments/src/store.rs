@@ -181,7 +181,7 @@ impl Store {
         let records = u64::from(self.block.records());
         let mut written = if now_ns < self.retry_at_ns { None } else { Some(self.write(now_ns)) };
         while let Some(Err(e)) = &written
-            && e.kind() == io::ErrorKind::StorageFull
+            && matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
             && self.make_room()
         {
             written = Some(self.write(now_ns));

@@ -122,6 +122,11 @@ fn tshark_reads_what_tcpreplay_sent() {
     let text = tap.understudy(&["-c", tap.config().to_str().unwrap(), "status"]).unwrap().stdout;
     assert!(text.contains("captures only") && text.contains("net_pcap_tap"), "{text}");
     println!("{text}");
+    let config = tap.config().to_str().unwrap();
+    let refused = tap.understudy(&["-c", config, "conns"]).unwrap();
+    assert!(refused.code == 1 && refused.stderr.contains("only captures"), "{}", refused.stderr);
+    let checked = tap.understudy(&["check", config]).unwrap();
+    assert!(checked.code == 0 && checked.stdout.contains("only captures"), "{}", checked.stdout);
 }
 
 /// Seconds with nine decimals.
@@ -290,5 +295,35 @@ fn a_full_disk_is_told_and_a_filter_in_the_data_path_keeps_out() {
     println!("{query:?}");
     assert!(query.dropped > 0, "what was not written is told: {query:?}");
     assert_eq!(read(&path).last().unwrap().1, passing[399]);
+
+    // A segment that cannot be ended for want of room is there all the same.
+    let full = tap.directory().join("others");
+    let mut others = fs::File::create(&full).unwrap();
+    for len in [65536, 4096, 1] {
+        while std::io::Write::write_all(&mut others, &vec![0; len]).is_ok() {}
+    }
+    tap.kill9();
+    let store = tap.start().unwrap().store;
+    assert_eq!((store.damaged_files, store.recovered_segments), (0, 0), "{store:?}");
+    let (_, again) = tap.query("unended.pcapng", &ALL).unwrap();
+    assert_eq!(again.captured, query.captured);
+    drop(others);
+    fs::remove_file(full).unwrap();
+    assert_eq!(tap.stop().unwrap(), 0);
+
+    // Another filter, and no more than 60 bytes of each.
+    let text = fs::read_to_string(tap.config()).unwrap();
+    fs::write(tap.config(), text.replace("filter = \"udp port 53\"", "snap_len = 60")).unwrap();
+    tap.start().unwrap();
+    let newest_ns = sys::unix_ns();
+    tap.replay_all(&passing[..20], 0, &["--pps=4000"]).unwrap();
+    let link = tap.wait_received(20).unwrap().links.remove(0);
+    assert_eq!((link.captured, link.cut, link.filtered), (20, 20, 0));
+    let from = format!("@{}.{:09}", newest_ns / 1_000_000_000, newest_ns % 1_000_000_000);
+    let (path, _) = tap.query("cut.pcapng", &["--from", &from]).unwrap();
+    let fields = ["-T", "fields", "-e", "frame.len", "-e", "frame.cap_len"];
+    let words = ["tshark", "-n", "-r", path.to_str().unwrap()];
+    let lens = cmd::run(&[&words[..], &fields].concat()).unwrap();
+    assert_eq!(lens, "1442\t60\n".repeat(20));
     assert_eq!(tap.stop().unwrap(), 0);
 }

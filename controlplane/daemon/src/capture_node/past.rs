@@ -164,3 +164,114 @@ fn disk_read(scanned: &Scanned) -> DiskRead {
         damaged: scanned.damaged,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::os::unix::net::UnixStream;
+
+    use understudy_api::Capturing;
+    use understudy_api::stream::PieceBuffer;
+    use understudy_log::{CaptureLog, LogReader, Read};
+    use understudy_segments::{Limits, Store};
+    use understudy_wire::record::{LinkFrame, RecordHeader, RecordKind};
+
+    use super::*;
+    use crate::capture::Captures;
+
+    const RUN_NS: u64 = 5;
+
+    fn store(dir: &std::path::Path) -> Store {
+        let limits = Limits {
+            segment_bytes: 256 << 10,
+            block_bytes: 16 << 10,
+            keep_bytes: 1 << 30,
+            keep_ns: 0,
+            flush_ns: u64::MAX / 2,
+            direct: false,
+        };
+        let info = SegmentInfo { run_ns: RUN_NS, ..SegmentInfo::default() };
+        Store::open(dir, limits, info).unwrap().0
+    }
+
+    /// Frames at the times of a range, each 1000 bytes.
+    fn append(log: &mut CaptureLog, times: std::ops::Range<u64>) {
+        let frame = [&LinkFrame::default().encode()[..], &[7; 1000]].concat();
+        for ns in times {
+            log.append(RecordKind::LinkFrame, ns, &frame, u64::MAX).unwrap();
+        }
+    }
+
+    /// What the writer thread does.
+    fn write(reader: &mut LogReader, store: &mut Store) {
+        while let Read::Records(position, bytes) = reader.read() {
+            store.records(position, bytes, 1);
+        }
+    }
+
+    /// The times of what a client is sent, and what was read of the disk.
+    fn ask(captures: Arc<Captures>, range: Range) -> (Vec<u64>, DiskRead) {
+        let (mut client, daemon) = UnixStream::pair().unwrap();
+        let served = std::thread::spawn(move || captures.serve(daemon, range));
+        let mut all = Vec::new();
+        client.read_to_end(&mut all).unwrap();
+        served.join().unwrap().unwrap();
+        let line_end = all.iter().position(|b| *b == b'\n').unwrap() + 1;
+        let mut pieces = PieceBuffer::new(all[line_end..].to_vec());
+        let (mut times, mut read) = (Vec::new(), DiskRead::default());
+        while let Some(piece) = pieces.next_piece().unwrap() {
+            match piece {
+                Piece::Records { bytes, .. } => {
+                    let mut at = 0;
+                    while at < bytes.len() {
+                        let header = RecordHeader::decode(&bytes[at..]).unwrap();
+                        times.push(header.timestamp_ns);
+                        at += header.stored_len();
+                    }
+                }
+                Piece::Read(disk) => read = disk,
+                Piece::Lost(count) => panic!("{count} records lost"),
+                _ => {}
+            }
+        }
+        (times, read)
+    }
+
+    /// Of a range some is on disk alone, some on disk and in memory, some in memory alone: each record
+    /// comes once, and in order.
+    #[test]
+    fn disk_and_memory_are_one_past() {
+        let dir = std::env::temp_dir().join(format!("understudy-past-{}", std::process::id()));
+        let mut log = CaptureLog::new(1 << 20).unwrap();
+        let view = log.view().unwrap();
+        let (mut reader, mut disk) = (view.reader(), store(&dir));
+        for begin in (0..4000).step_by(500) {
+            append(&mut log, begin..begin + 500);
+            write(&mut reader, &mut disk);
+        }
+        // Some that no block is full of yet.
+        append(&mut log, 4000..4020);
+        assert!(view.extent().start_records > 2000, "the beginning is on disk alone");
+        let past = Past::new(disk.catalogue(), RUN_NS, SegmentInfo::default());
+        let captures =
+            Arc::new(Captures::of_links(view, Arc::default(), Capturing::default(), past));
+        let range = |from_ns, to_ns| Range {
+            from_ns: Some(from_ns),
+            to_ns: Some(to_ns),
+            follow: false,
+            filter: None,
+        };
+        for (from_ns, to_ns) in [(0, 10_000), (1234, 1240), (10, 3900), (3990, 4010), (4019, 4019)]
+        {
+            let (times, read) = ask(Arc::clone(&captures), range(from_ns, to_ns));
+            let expected: Vec<u64> = (from_ns..=to_ns.min(4019)).collect();
+            assert!(times == expected, "{from_ns}..={to_ns}: {} records", times.len());
+            assert!(read.blocks_read as usize <= expected.len() / 15 + 3, "{read:?}");
+        }
+        // Nothing of it can match: nothing of the disk is read.
+        let filtered = Range { filter: Some("host 10.0.0.7".into()), ..range(0, 3000) };
+        assert_eq!(ask(captures, filtered).1.blocks_read, 0);
+        disk.close(1);
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}

@@ -132,15 +132,22 @@ fn end(path: &Path, recovered: &mut Recovered) -> Result<Option<SegmentMeta>, Se
         .set_len(cut_at)
         .and_then(|()| file.write_all_at(&tail, cut_at))
         .and_then(|()| file.sync_all());
-    written.map_err(failed)?;
     let records: u64 = footer.blocks.iter().map(|b| u64::from(b.records)).sum();
-    recovered.segments += 1;
-    recovered.records += records;
+    let bytes = if written.is_ok() {
+        recovered.segments += 1;
+        recovered.records += records;
+        cut_at + tail.len() as u64
+    } else {
+        // The disk is full, perhaps: without its end it is read all the same, and it is given one at
+        // the next start.
+        let _ = file.set_len(cut_at);
+        cut_at
+    };
     Ok(Some(SegmentMeta {
         id: info.id,
         run_ns: info.run_ns,
         path: path.into(),
-        bytes: cut_at + tail.len() as u64,
+        bytes,
         records,
         first_ns: footer.blocks.iter().map(|b| b.first_ns).min().unwrap_or(0),
         last_ns: footer.blocks.iter().map(|b| b.last_ns).max().unwrap_or(0),

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Peer, Role, Status};
+use crate::{Arbiter, Peer, Role, Status};
 
 /// Whether the service and its connections would survive the loss of any one node.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -60,15 +60,29 @@ fn reasons(s: &Status) -> Vec<String> {
     }
     successor(s, &mut reasons);
     match &s.arbiter {
-        Some(a) if a.alone => reasons.push("the primary serves alone".into()),
-        Some(a) if a.reachable == Some(false) => {
-            reasons.push("the arbiter does not answer, and nobody takes over without it".into());
-        }
-        Some(a) if a.reachable.is_none() => reasons.push("the arbiter has not answered yet".into()),
-        Some(_) => {}
+        Some(arbiter) => referee(s, arbiter, &mut reasons),
         None => majority(s, &mut reasons),
     }
     reasons
+}
+
+/// Whether the arbiter would let the other node take over.
+fn referee(s: &Status, a: &Arbiter, reasons: &mut Vec<String>) {
+    let group = std::iter::once(&s.node).chain(s.peers.iter().map(|p| &p.name));
+    reasons.push(match (&a.register, a.reachable) {
+        _ if a.alone => "the primary serves alone".into(),
+        (_, Some(false)) => "the arbiter does not answer, and nobody takes over without it".into(),
+        (_, None) => "the arbiter has not answered yet".into(),
+        (None, _) => "the arbiter names nobody yet".into(),
+        (Some(register), _) => {
+            let missing: Vec<&str> =
+                group.filter(|name| !register.members.contains(name)).map(String::as_str).collect();
+            if missing.is_empty() {
+                return;
+            }
+            format!("the arbiter does not name {}", missing.join(", "))
+        }
+    });
 }
 
 /// Whether there is a primary, and it serves.
@@ -145,7 +159,7 @@ fn majority(s: &Status, reasons: &mut Vec<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Arbiter, Gate};
+    use crate::{Gate, Register};
 
     fn peer(name: &str) -> Peer {
         Peer {
@@ -274,7 +288,13 @@ mod tests {
         let mut pair = primary();
         pair.peers.truncate(1);
         (pair.gate.replicas_required, pair.gate.replicas_in_set) = (0, 1);
-        pair.arbiter = Some(Arbiter { reachable: Some(true), ..Arbiter::default() });
+        let register = Register { members: vec!["a".into()], ..Register::default() };
+        pair.arbiter =
+            Some(Arbiter { reachable: Some(true), register: Some(register), alone: false });
+        let named_alone = "exposed because the arbiter does not name b";
+        assert_eq!(line(pair.clone()), named_alone);
+        let register = pair.arbiter.as_mut().unwrap().register.as_mut().unwrap();
+        register.members.push("b".into());
         assert_eq!(line(pair.clone()), "protected");
         pair.arbiter.as_mut().unwrap().reachable = Some(false);
         assert_eq!(

@@ -200,14 +200,17 @@ fn get(netns: &Path, address: &str, path: &str) -> Option<String> {
 fn exposition(shell: &Shell) {
     let text = get(&shell.netns, LISTEN, "/metrics").expect("metrics");
     cmd::run_with_input(&["promtool", "check", "metrics"], &text).unwrap();
+    let families = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    // There are none before the first checkpoint.
+    let late = |name: &str| name.starts_with("understudy_checkpoint_");
+    let names: Vec<String> = families.filter(|f| !late(f)).map(|f| format!("{f}\n")).collect();
+    is_golden("metrics", &names.concat());
     let has = |name: &str| text.contains(&format!("\n{name}{{"));
     for file in ["prometheus/alerts.yml", "grafana/understudy.json"] {
         let used = fs::read_to_string(repository().join("configs").join(file)).unwrap();
         let words = used.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
         let names: Vec<&str> = words.filter(|w| w.starts_with("understudy_")).collect();
         assert!(names.len() > 10, "{file}");
-        // There is none before the first checkpoint.
-        let late = |name: &str| name.starts_with("understudy_checkpoint_");
         let unknown: Vec<&&str> = names.iter().filter(|n| !late(n) && !has(n)).collect();
         assert!(unknown.is_empty(), "{file} names what there is not: {unknown:?}");
     }
@@ -276,7 +279,7 @@ fn top(lab: &Lab, shell: &Shell) -> String {
     let mut screen = String::new();
     cmd::wait_until("rates in top", PATIENCE, || {
         screen = terminal.screen()?;
-        Ok(screen.contains("frames/s, ") && screen.contains("without a wait"))
+        Ok(screen.contains("frames/s, ") && screen.contains("% at once"))
     })
     .unwrap_or_else(|e| panic!("{e}\n{screen}"));
     terminal.press("q").unwrap();
@@ -312,6 +315,7 @@ fn operators_see_what_is() {
     }
     rules();
     let (mut scenario, task) = start();
+    scenario.trio.wait_protected().unwrap();
     let primary = scenario.primary().unwrap();
     let shell = Shell::on(&scenario.lab, primary);
     let mut watcher = prometheus(&scenario.lab, &shell);

@@ -32,10 +32,10 @@ pub fn draw(frame: &mut Frame<'_>, model: &Model) {
     .areas(frame.area());
     verdict(frame, head, model, look);
     let [numbers, released, waits, lag] = Layout::horizontal([
-        Constraint::Min(50),
-        Constraint::Percentage(19),
-        Constraint::Percentage(19),
-        Constraint::Percentage(19),
+        Constraint::Min(44),
+        Constraint::Percentage(21),
+        Constraint::Percentage(21),
+        Constraint::Percentage(21),
     ])
     .areas(rates);
     frame.render_widget(Paragraph::new(facts(look)).block(titled("now")), numbers);
@@ -68,7 +68,7 @@ fn titled(title: &str) -> Block<'_> {
 fn curve(frame: &mut Frame<'_>, area: Rect, curve: &Curve, name: &str, unit: fn(u64) -> String) {
     let newest = curve.back().copied().unwrap_or(0);
     let highest = curve.iter().copied().max().unwrap_or(0);
-    let title = format!("{name} {} (max {})", unit(newest), unit(highest));
+    let title = format!("{name} {}, max {}", unit(newest), unit(highest));
     let points = newest_of(curve, area);
     let line = Sparkline::default().data(&points).block(titled(&title));
     frame.render_widget(line.style(Style::new().fg(Color::Cyan)), area);
@@ -95,7 +95,7 @@ fn verdict(frame: &mut Frame<'_>, area: Rect, model: &Model, look: &Look) {
 fn facts(look: &Look) -> Vec<Line<'static>> {
     let (r, log) = (&look.rates, &look.log);
     let fact = |name: &str, value: String| Line::from(format!("{name:<12} {value}"));
-    let share = r.zero_wait_percent.map(|percent| format!("{percent:.1} % without a wait"));
+    let share = r.zero_wait_percent.map(|percent| format!("{percent:.1} % at once"));
     vec![
         fact(
             "captured",

@@ -74,6 +74,7 @@ fn check_commands(out: &mut Vec<Finding>, config: &Config) {
         ("service.command", &service.command),
         ("checkpoint.snapshot_command", &checkpoint.snapshot_command),
         ("checkpoint.restore_command", &checkpoint.restore_command),
+        ("checkpoint.ready_command", &checkpoint.ready_command),
     ] {
         let Some(program) = command.first() else { continue };
         let executable = fs::metadata(Path::new(program))

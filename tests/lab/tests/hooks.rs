@@ -30,6 +30,7 @@ fn options(more: &[(&str, toml::Value)]) -> NodeOptions {
         ("checkpoint.method".into(), "hooks".into()),
         ("checkpoint.snapshot_command".into(), script("redis-snapshot.sh")),
         ("checkpoint.restore_command".into(), script("redis-restore.sh")),
+        ("checkpoint.ready_command".into(), script("redis-ready.sh")),
     ];
     set.extend(more.iter().map(|(key, value)| ((*key).into(), value.clone())));
     NodeOptions { set, ..NodeOptions::default() }

@@ -68,7 +68,7 @@ impl Segment<'_> {
         tcp.extend(self.to.port().to_be_bytes());
         tcp.extend(self.seq.to_be_bytes());
         tcp.extend(self.ack.to_be_bytes());
-        tcp.extend([header_len / 4 << 4, self.flags]);
+        tcp.extend([(header_len / 4) << 4, self.flags]);
         tcp.extend(self.window.to_be_bytes());
         tcp.extend([0; 4]);
         if let Some((value, echo)) = self.timestamps {

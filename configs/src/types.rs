@@ -587,6 +587,9 @@ pub struct CheckpointConfig {
     /// With method "hooks": puts what was saved in place, before the application starts.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub restore_command: Vec<String>,
+    /// With method "hooks": waits until the application that was started has what was saved.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ready_command: Vec<String>,
     /// How long either command may take.
     pub command_timeout_ms: u64,
     /// Generations that a node keeps.
@@ -607,6 +610,7 @@ impl Default for CheckpointConfig {
             method: CheckpointMethod::Criu,
             snapshot_command: Vec::new(),
             restore_command: Vec::new(),
+            ready_command: Vec::new(),
             command_timeout_ms: 10_000,
             keep: 3,
             interval_s: 0,

@@ -316,7 +316,9 @@ fn hooks_need_both_commands_and_criu_takes_none() {
     let given = with("method = \"criu\"", &format!("method = \"criu\"\n{snapshot}"));
     let error = parse(&given).unwrap_err().to_string();
     assert!(error.contains("method \"criu\" runs none"), "{error}");
-    let both = hooks(snapshot, restore).unwrap();
+    let relative = hooks(snapshot, &format!("{restore}\nready_command = [\"w\"]")).unwrap_err();
+    assert!(relative.to_string().contains("checkpoint.ready_command"), "{relative}");
+    let both = hooks(snapshot, &format!("{restore}\nready_command = [\"/w\"]")).unwrap();
     assert_eq!(both.checkpoint.command_timeout_ms, 10_000);
     let by_checkpoint = with("policy = \"quorum\"", "policy = \"checkpoint\"")
         .replace("clone = \"hot\"", "clone = \"warm\"")

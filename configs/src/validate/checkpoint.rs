@@ -20,12 +20,13 @@ pub(super) fn checkpoint(config: &Config, source: &Source<'_>) -> Result<(), Con
     range(source, &["checkpoint", "transfer_mb_s"], checkpoint.transfer_mb_s, 0..=100_000)
 }
 
-/// Both commands with "hooks", none otherwise.
+/// With "hooks" at least those that save and bring back, none otherwise.
 fn commands(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {
     let checkpoint = &config.checkpoint;
     for (name, command) in [
         ("snapshot_command", &checkpoint.snapshot_command),
         ("restore_command", &checkpoint.restore_command),
+        ("ready_command", &checkpoint.ready_command),
     ] {
         let at = &["checkpoint", name];
         match (checkpoint.method, command.first()) {
@@ -35,6 +36,7 @@ fn commands(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {
                             checkpoint.method = \"hooks\"";
                 return Err(source.invalid(at, text.into()));
             }
+            (CheckpointMethod::Hooks, None) if name == "ready_command" => {}
             (CheckpointMethod::Hooks, None) => {
                 let text =
                     "method \"hooks\" needs it: the absolute path of a program, and its arguments";

@@ -43,7 +43,7 @@ pub enum Error {
     /// A command of the operator's failed.
     #[error("{command} failed: {reason} (all that it said: {})", log.display())]
     Hook {
-        /// `checkpoint.snapshot_command` or `checkpoint.restore_command`.
+        /// Its key in the configuration.
         command: &'static str,
         /// The last that it said, or how it ended.
         reason: String,

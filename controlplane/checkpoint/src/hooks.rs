@@ -59,7 +59,9 @@ pub struct Hooks {
     pub snapshot: Vec<String>,
     /// Puts what is there in place, before the application starts; without it, what is there at first.
     pub restore: Vec<String>,
-    /// How long either may take.
+    /// Ends when the application has what was put in place; empty: it has it when its ports are bound.
+    pub ready: Vec<String>,
+    /// How long each may take.
     pub limit: Duration,
     /// The application.
     pub app: AppSpec,
@@ -109,6 +111,17 @@ impl Hooks {
         pack_state(&site.state_dirs, dir)
     }
 
+    /// Until it has its state: it must not answer before.
+    fn wait_ready(&self, ns: &NetNs, work: &Path, app: &mut App) -> Result<()> {
+        self.wait_bound(ns, app)?;
+        if self.ready.is_empty() {
+            return Ok(());
+        }
+        let hook = self.hook(&self.ready, work, "ready.log", Path::new(""))?;
+        let status = hook.run(ns, self.limit)?;
+        if status.success() { Ok(()) } else { Err(failed(READY, &hook, status)) }
+    }
+
     /// Until everything that it binds is bound.
     fn wait_bound(&self, ns: &NetNs, app: &mut App) -> Result<()> {
         let end = Instant::now() + self.ready_limit;
@@ -134,6 +147,7 @@ impl Hooks {
 
 const SNAPSHOT_COMMAND: &str = "checkpoint.snapshot_command";
 const RESTORE: &str = "checkpoint.restore_command";
+const READY: &str = "checkpoint.ready_command";
 
 fn failed(command: &'static str, hook: &Hook, status: ExitStatus) -> Error {
     let reason =
@@ -174,7 +188,7 @@ impl Method for Hooks {
         let images = read_images(&from.dir.join(SOCKETS), from.number)?;
         self.put_in_place(ns, &site.work, &from.dir.join(SNAPSHOT))?;
         let mut app = App::spawn(ns, &self.app)?;
-        self.wait_bound(ns, &mut app)?;
+        self.wait_ready(ns, &site.work, &mut app)?;
         adopt_mid_stream(ns, app.pid(), &images, from.manifest.age(), self.ready_limit)?;
         app.stop()?;
         let connections = renew(&app, &from.manifest)?;

@@ -28,6 +28,7 @@ fn hooks(dir: &Path) -> Hooks {
     Hooks {
         snapshot: command("redis-snapshot.sh"),
         restore: command("redis-restore.sh"),
+        ready: command("redis-ready.sh"),
         limit: LIMIT,
         app: redis(dir, &["--appendonly", "no", "--lua-time-limit", "100"]),
         ports: vec![(Proto::Tcp, 7001)],

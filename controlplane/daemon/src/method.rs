@@ -30,6 +30,7 @@ pub fn hooks(config: &Config) -> Option<Hooks> {
     (checkpoint.method == CheckpointMethod::Hooks).then(|| Hooks {
         snapshot: checkpoint.snapshot_command.clone(),
         restore: checkpoint.restore_command.clone(),
+        ready: checkpoint.ready_command.clone(),
         limit: Duration::from_millis(checkpoint.command_timeout_ms),
         app: app_spec(config),
         ports: service.ports.iter().map(|spec| (proto(spec.proto), spec.port)).collect(),

@@ -143,6 +143,7 @@ fn commands(config: &Config) -> impl Iterator<Item = Diagnosis> {
             &checkpoint.snapshot_command,
         ),
         ("checkpoint.restore_command", "brings it back", &checkpoint.restore_command),
+        ("checkpoint.ready_command", "says when it is back", &checkpoint.ready_command),
     ];
     all.into_iter().filter_map(|(name, means, words)| Some((name, means, words.first()?))).map(
         |(name, means, program)| {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
-    ApiError, Capturing, Checkpoint, ConnImages, Conns, Drained, ErrorCode, Keys,
+    ApiError, CaptureStatus, Capturing, Checkpoint, ConnImages, Conns, Drained, ErrorCode, Keys,
     REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX, Request, Response, SCHEMA_VERSION, Status,
     SwitchoverDone, VERSION,
 };
@@ -128,7 +128,7 @@ fn line(value: &impl Serialize) -> Vec<u8> {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Document<S, C, I, D, N, K, P, R, E> {
+struct Document<S, C, I, D, Q, K, P, R, N, E> {
     ok: bool,
     /// A daemon before this field sends none.
     #[serde(default)]
@@ -142,7 +142,7 @@ struct Document<S, C, I, D, N, K, P, R, E> {
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     switchover: Option<D>,
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
-    drained: Option<N>,
+    drained: Option<Q>,
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     keys: Option<K>,
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
@@ -150,10 +150,12 @@ struct Document<S, C, I, D, N, K, P, R, E> {
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     capturing: Option<R>,
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    capture_node: Option<N>,
+    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     error: Option<E>,
 }
 
-impl<S, C, I, D, N, K, P, R, E> Document<S, C, I, D, N, K, P, R, E> {
+impl<S, C, I, D, Q, K, P, R, N, E> Document<S, C, I, D, Q, K, P, R, N, E> {
     fn new(ok: bool) -> Self {
         Document {
             ok,
@@ -166,6 +168,7 @@ impl<S, C, I, D, N, K, P, R, E> Document<S, C, I, D, N, K, P, R, E> {
             keys: None,
             checkpoint: None,
             capturing: None,
+            capture_node: None,
             error: None,
         }
     }
@@ -187,6 +190,7 @@ impl Serialize for Response {
             &Keys,
             &Checkpoint,
             &Capturing,
+            &CaptureStatus,
             &ApiError,
         > = Document::new(ok);
         match self {
@@ -198,6 +202,7 @@ impl Serialize for Response {
             Self::Keys(keys) => document.keys = Some(keys),
             Self::Checkpoint(checkpoint) => document.checkpoint = Some(checkpoint),
             Self::Capturing(capturing) => document.capturing = Some(capturing),
+            Self::CaptureStatus(status) => document.capture_node = Some(status),
             Self::Error(error) => document.error = Some(error),
         }
         document.serialize(serializer)
@@ -205,6 +210,7 @@ impl Serialize for Response {
 }
 
 impl<'de> Deserialize<'de> for Response {
+    #[expect(clippy::type_complexity, reason = "a field for each answer there is")]
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let d: Document<
             Box<Status>,
@@ -215,6 +221,7 @@ impl<'de> Deserialize<'de> for Response {
             Keys,
             Checkpoint,
             Capturing,
+            Box<CaptureStatus>,
             ApiError,
         > = Document::deserialize(deserializer)?;
         let ok = d.ok;
@@ -227,6 +234,7 @@ impl<'de> Deserialize<'de> for Response {
             d.keys.map(Self::Keys),
             d.checkpoint.map(Self::Checkpoint),
             d.capturing.map(Self::Capturing),
+            d.capture_node.map(Self::CaptureStatus),
             d.error.map(Self::Error),
         ]
         .into_iter()
@@ -234,7 +242,7 @@ impl<'de> Deserialize<'de> for Response {
         match (said.next(), said.next()) {
             (Some(response), None) if ok != matches!(response, Self::Error(_)) => Ok(response),
             _ => Err(D::Error::custom(
-                "neither ok with status, conns, conn_images, switchover, drained, keys, checkpoint or capturing, nor not ok with error",
+                "neither ok with status, conns, conn_images, switchover, drained, keys, checkpoint, capturing or capture_node, nor not ok with error",
             )),
         }
     }

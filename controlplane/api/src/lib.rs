@@ -17,6 +17,7 @@
 //! [`codec`] is sans-IO; [`client`] and [`server`] put it on a socket.
 #![forbid(unsafe_code)]
 
+mod capture_node;
 pub mod check;
 pub mod client;
 pub mod codec;
@@ -31,6 +32,7 @@ mod types;
 mod views;
 mod waits;
 
+pub use capture_node::{CaptureStatus, LinkStatus, StoreStatus};
 pub use client::ClientError;
 pub use codec::{DecodeError, decode_request, decode_response, encode_request, encode_response};
 pub use error::{ApiError, ErrorCode};

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ApiError, ClientFilter, ConnImages, Takeover, Verdict, Waits};
+use crate::{ApiError, CaptureStatus, ClientFilter, ConnImages, Takeover, Verdict, Waits};
 
 /// A request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +47,9 @@ pub enum Request {
         to_ns: Option<u64>,
         /// Go on with what comes, instead of ending where the log ends now.
         follow: bool,
+        /// tcpdump's filter: what cannot match need not be sent, but may be.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        filter: Option<String>,
     },
 }
 
@@ -76,6 +79,8 @@ enum StrictRequest {
         to_ns: Option<u64>,
         #[serde(default)]
         follow: bool,
+        #[serde(default)]
+        filter: Option<String>,
     },
 }
 
@@ -91,8 +96,8 @@ impl From<StrictRequest> for Request {
             StrictRequest::KeyStatus {} => Self::KeyStatus,
             StrictRequest::KeyReload {} => Self::KeyReload,
             StrictRequest::Checkpoint {} => Self::Checkpoint,
-            StrictRequest::Capture { from_ns, to_ns, follow } => {
-                Self::Capture { from_ns, to_ns, follow }
+            StrictRequest::Capture { from_ns, to_ns, follow, filter } => {
+                Self::Capture { from_ns, to_ns, follow, filter }
             }
         }
     }
@@ -136,6 +141,8 @@ pub enum Response {
     Checkpoint(Checkpoint),
     /// To [`Request::Capture`].
     Capturing(Capturing),
+    /// To [`Request::Status`], of a capture-only node.
+    CaptureStatus(Box<CaptureStatus>),
     /// To any request.
     Error(ApiError),
 }
@@ -145,7 +152,7 @@ impl Response {
     #[must_use]
     pub fn answers(&self, request: &Request) -> bool {
         match self {
-            Self::Status(_) => matches!(request, Request::Status),
+            Self::Status(_) | Self::CaptureStatus(_) => matches!(request, Request::Status),
             Self::Conns(_) => matches!(request, Request::Conns),
             Self::ConnImages(_) => matches!(request, Request::ConnImages { .. }),
             Self::Switchover(_) => matches!(request, Request::Switchover { .. }),
@@ -203,6 +210,12 @@ impl From<Checkpoint> for Response {
 impl From<Capturing> for Response {
     fn from(capturing: Capturing) -> Self {
         Self::Capturing(capturing)
+    }
+}
+
+impl From<CaptureStatus> for Response {
+    fn from(status: CaptureStatus) -> Self {
+        Self::CaptureStatus(Box::new(status))
     }
 }
 
@@ -458,6 +471,12 @@ pub struct Capturing {
     pub nodes: BTreeMap<u16, String>,
     /// What the client port is, in DPDK's words.
     pub device: String,
+    /// Of a capture-only node: its links' devices, by the number that records have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<String>,
+    /// Of a capture-only node: the filter in its data path, if any.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub node_filter: String,
     /// What stamps the frames.
     pub clock: String,
     /// Oldest position in the log.

@@ -41,8 +41,13 @@ fn requests_are_as_documented() {
         (Request::KeyReload, r#"{"version":1,"request":"key_reload"}"#),
         (Request::Checkpoint, r#"{"version":1,"request":"checkpoint"}"#),
         (
-            Request::Capture { from_ns: Some(5), to_ns: None, follow: true },
-            r#"{"version":1,"request":"capture","from_ns":5,"follow":true}"#,
+            Request::Capture {
+                from_ns: Some(5),
+                to_ns: None,
+                follow: true,
+                filter: Some("tcp".into()),
+            },
+            r#"{"version":1,"request":"capture","from_ns":5,"follow":true,"filter":"tcp"}"#,
         ),
     ] {
         assert_eq!(encode_request(&request), format!("{line}\n").as_bytes());

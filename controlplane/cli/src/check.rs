@@ -5,7 +5,7 @@ use std::path::Path;
 
 use understudy_api::check::{CheckReport, Finding, Findings, Group, Level};
 use understudy_api::{ApiError, ErrorCode};
-use understudy_config::{CommitPolicy, Config, NodeRole};
+use understudy_config::{CaptureNode, CommitPolicy, Config, NodeFile, NodeRole};
 
 use crate::probe;
 
@@ -15,7 +15,7 @@ const NOT_CHECKED: &str = "not checked: devices, huge pages, CPUs, kernel and ap
 
 pub fn check(file: &Path) -> (CheckReport, Option<ApiError>) {
     let mut report = CheckReport { file: file.display().to_string(), ..CheckReport::default() };
-    let config = match Config::load(file) {
+    let config = match NodeFile::load(file) {
         Ok(config) => config,
         Err(e) => {
             let error = crate::config_error(&e);
@@ -23,8 +23,13 @@ pub fn check(file: &Path) -> (CheckReport, Option<ApiError>) {
             return (report, Some(error));
         }
     };
-    report.group = Some(group(&config));
-    report.findings = advice(&config);
+    match &config {
+        NodeFile::Service(config) => {
+            report.group = Some(group(config));
+            report.findings = advice(config);
+        }
+        NodeFile::Capture(node) => report.findings = capture_advice(node),
+    }
     let failure = check_machine(file, &mut report);
     let errors = report.findings.iter().filter(|f| f.level == Level::Error).count();
     report.valid = errors == 0;
@@ -97,6 +102,30 @@ fn pair_advice(min: usize) -> &'static str {
              output waits whenever one of the two nodes is gone"
         }
     }
+}
+
+/// What a node that only captures is, and what may not be meant.
+fn capture_advice(node: &CaptureNode) -> Vec<Finding> {
+    let c = &node.capture;
+    let links = c.devices.len();
+    let minutes = match c.keep_minutes {
+        0 => String::new(),
+        minutes => format!(" and {minutes} minutes"),
+    };
+    let mut findings = vec![Finding::new(
+        Level::Info,
+        format!(
+            "a node that only captures: {links} link{}, {} MB{minutes} on disk; it protects no service",
+            if links == 1 { "" } else { "s" },
+            c.keep_mb
+        ),
+    )];
+    if !c.filter.is_empty() {
+        let text =
+            format!("capture.filter: what does not match {:?} is never seen again", c.filter);
+        findings.push(Finding::new(Level::Warn, text));
+    }
+    findings
 }
 
 /// What is valid but perhaps not meant.

@@ -27,7 +27,7 @@ use serde_json::Value;
 use understudy_api::{
     ApiError, ClientFilter, ErrorCode, Request, Response, SOCKET_DEFAULT, client,
 };
-use understudy_config::{Config, ConfigError};
+use understudy_config::{ConfigError, NodeFile};
 
 use document::document;
 
@@ -241,6 +241,10 @@ fn run_here(arguments: &Arguments) -> Outcome {
             Ok(made) => told("key", &made, key::text(&made), None),
             Err(error) => failed(error),
         },
+        Command::Capture(wanted) if wanted.directory().is_some() => {
+            let directory = wanted.directory().unwrap_or(Path::new("."));
+            Outcome::Captured(capture::capture_directory(wanted, arguments.json, directory))
+        }
         Command::Capture(wanted) => {
             let timeout = arguments.timeout_ms.unwrap_or(ASK_TIMEOUT_MS);
             let timeout = Duration::from_millis(timeout);
@@ -294,7 +298,9 @@ fn top(arguments: &Arguments, wanted: &top::TopArguments) -> Outcome {
 fn socket(arguments: &Arguments) -> Result<PathBuf, ApiError> {
     Ok(match (&arguments.socket, &arguments.config) {
         (Some(socket), _) => socket.clone(),
-        (None, Some(file)) => Config::load(file).map_err(|e| config_error(&e))?.control.socket,
+        (None, Some(file)) => {
+            NodeFile::load(file).map_err(|e| config_error(&e))?.socket().to_path_buf()
+        }
         (None, None) => match std::env::var_os(SOCKET_VARIABLE) {
             Some(socket) if !socket.is_empty() => PathBuf::from(socket),
             _ => Path::new(SOCKET_DEFAULT).to_path_buf(),
@@ -370,6 +376,7 @@ fn render(json: bool, outcome: &Outcome) -> anyhow::Result<ExitCode> {
 fn answer_text(response: &Response) -> String {
     match response {
         Response::Status(status) => text::status(status),
+        Response::CaptureStatus(status) => text::capture_node(status),
         Response::Conns(conns) => text::conns(conns),
         Response::ConnImages(all) => images::images(all),
         Response::Switchover(done) => text::switchover(done),

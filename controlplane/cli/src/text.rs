@@ -1,11 +1,15 @@
 //! Text for people, from the structs that are also the JSON.
 
+mod capture_node;
+
 use std::fmt::Write;
 
 use understudy_api::check::CheckReport;
 use understudy_api::{
     Arbiter, Checkpoint, Checkpoints, Conns, Drained, Keys, Role, Status, SwitchoverDone,
 };
+
+pub use capture_node::capture_node;
 
 /// Text of others, safe for a terminal.
 pub fn plain(text: &str) -> String {

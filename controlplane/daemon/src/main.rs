@@ -6,12 +6,14 @@
 
 mod arbiter;
 mod capture;
+mod capture_node;
 mod checkpointer;
 mod control;
 mod drain;
 mod images;
 mod keys;
 mod lcore;
+mod method;
 mod node_capsule;
 mod offers;
 mod ports;
@@ -32,7 +34,7 @@ use clap::Parser;
 use tracing::error;
 use understudy_api::check::{Finding, Findings, Level};
 use understudy_api::doctor::{Diagnoses, Diagnosis, Health};
-use understudy_config::Config;
+use understudy_config::{Config, NodeFile};
 
 /// One node of a group that keeps a service and its connections alive.
 #[derive(Parser)]
@@ -70,9 +72,9 @@ fn main() -> ExitCode {
 
 /// The environment's findings on stdout, one JSON document.
 fn check(file: &std::path::Path) -> ExitCode {
-    let (findings, code) = match Config::load(file) {
+    let (findings, code) = match NodeFile::load(file) {
         Ok(config) => {
-            let findings = preflight::check(&config);
+            let findings = find(&config);
             let bad = findings.iter().any(|f| f.level == Level::Error);
             (findings, if bad { EXIT_RUNTIME } else { 0 })
         }
@@ -83,10 +85,17 @@ fn check(file: &std::path::Path) -> ExitCode {
     ExitCode::from(code)
 }
 
+fn find(config: &NodeFile) -> Vec<Finding> {
+    match config {
+        NodeFile::Service(config) => preflight::check(config),
+        NodeFile::Capture(node) => capture_node::check(node),
+    }
+}
+
 /// The same for `understudy doctor`, good news included.
 fn doctor(file: Option<&std::path::Path>) -> ExitCode {
     let means = "what the daemon is told";
-    let (config, about_file) = match file.map(|file| (file, Config::load(file))) {
+    let (config, about_file) = match file.map(|file| (file, NodeFile::load(file))) {
         None => (None, None),
         Some((file, Ok(config))) => {
             let found = format!("{} is valid", file.display());
@@ -109,22 +118,25 @@ fn config_exit_code(e: &understudy_config::ConfigError) -> u8 {
 }
 
 fn run(file: &std::path::Path) -> ExitCode {
-    let config = match Config::load(file) {
+    let config = match NodeFile::load(file) {
         Ok(config) => config,
         Err(e) => {
             eprintln!("understudyd: {e}");
             return ExitCode::from(config_exit_code(&e));
         }
     };
-    let problems: Vec<_> =
-        preflight::check(&config).into_iter().filter(|f| f.level == Level::Error).collect();
+    let problems: Vec<_> = find(&config).into_iter().filter(|f| f.level == Level::Error).collect();
     if !problems.is_empty() {
         for problem in problems {
             eprintln!("understudyd: {}", problem.message);
         }
         return ExitCode::from(EXIT_RUNTIME);
     }
-    match serve(config) {
+    let served = match config {
+        NodeFile::Service(config) => serve(*config),
+        NodeFile::Capture(node) => capture_node::serve(&node).map(|()| control::Ending::Stop),
+    };
+    match served {
         Ok(control::Ending::Stop) => ExitCode::SUCCESS,
         Ok(control::Ending::Restart { backoff_ms }) => {
             let note = (control::BACKOFF_VARIABLE, backoff_ms.to_string());
@@ -156,7 +168,7 @@ fn serve(config: Config) -> anyhow::Result<control::Ending> {
     let keys = keys::Keys::open(&config)?;
     let (replica, second) = keys.channels(&config)?;
     let second = second_path::SecondPath::open(&config, second)?;
-    let (dp_end, ctl_end) = lcore::link();
+    let (dp_end, ctl_end) = lcore::link()?;
     let adopter = capsule.as_ref().map(node_capsule::NodeCapsule::adopter);
     // Spawned before EAL pins this thread, so that it does not inherit the poll-mode core.
     let control =

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use understudy_api::check::Finding;
 use understudy_api::doctor::{Diagnosis, Health};
-use understudy_config::{CloneMode, Config};
+use understudy_config::{CaptureNode, CheckpointMethod, CloneMode, Config, NodeFile, interface};
 use understudy_linux::rtnl;
 
 /// What keeps a node of this configuration from running, or from running well; worst first.
@@ -22,10 +22,11 @@ pub fn check(config: &Config) -> Vec<Finding> {
 }
 
 /// Everything that can be looked at, good or bad.
-pub fn doctor(config: Option<&Config>) -> Vec<Diagnosis> {
+pub fn doctor(config: Option<&NodeFile>) -> Vec<Diagnosis> {
     let mut all = vec![machine::kernel(), machine::cpus(), machine::clock(), machine::nics()];
     match config {
-        Some(config) => all.extend(for_config(config)),
+        Some(NodeFile::Service(config)) => all.extend(for_config(config)),
+        Some(NodeFile::Capture(node)) => all.extend(for_capture(node)),
         None => all.extend([
             machine::permissions(),
             machine::adoption(true),
@@ -52,6 +53,7 @@ fn for_config(config: &Config) -> Vec<Diagnosis> {
     if data {
         all.push(port(
             "ports.client",
+            "where clients come in",
             &config.ports.client.device,
             config.client_interface(),
             true,
@@ -59,12 +61,15 @@ fn for_config(config: &Config) -> Vec<Diagnosis> {
     }
     all.push(port(
         "ports.replica",
+        "where the other nodes are",
         &config.ports.replica.device,
         config.replica_interface(),
         false,
     ));
     if data {
-        all.extend(command(config));
+        all.extend(commands(config));
+    }
+    if data && config.checkpoint.method == CheckpointMethod::Criu {
         // A hot clone needs one only to join late.
         let warm = config.service.clone == CloneMode::Warm;
         all.push(machine::criu(if warm { Health::Fail } else { Health::Warn }));
@@ -74,8 +79,25 @@ fn for_config(config: &Config) -> Vec<Diagnosis> {
     all
 }
 
-fn port(field: &str, device: &str, interface: Option<&str>, client: bool) -> Diagnosis {
-    let means = if client { "where clients come in" } else { "where the other nodes are" };
+/// The same of a node that only captures.
+pub fn for_capture(node: &CaptureNode) -> Vec<Diagnosis> {
+    let (memory_mb, log_mb) = (node.dpdk.memory_mb.into(), node.log.size_mb.into());
+    let links = node.capture.devices.iter().map(|device| {
+        port("capture.devices", "what is captured", device, interface(device), false)
+    });
+    let machine = [machine::permissions(), machine::huge_pages(Some(memory_mb), log_mb)];
+    machine.into_iter().chain(links).collect()
+}
+
+fn port(
+    field: &str,
+    means: &str,
+    device: &str,
+    interface: Option<&str>,
+    client: bool,
+) -> Diagnosis {
+    // net_tap makes its interface itself.
+    let interface = interface.filter(|_| !device.starts_with("net_tap"));
     match (machine::pci_port(field, device), interface) {
         (Some(diagnosis), _) => diagnosis,
         (None, Some(name)) => check_interface(field, means, name, client),
@@ -110,21 +132,31 @@ fn check_interface(field: &str, means: &str, name: &str, client: bool) -> Diagno
     Diagnosis::ok(field, means, format!("interface \"{name}\" is there and has a link"))
 }
 
-fn command(config: &Config) -> Option<Diagnosis> {
-    let (name, means) = ("service.command", "the application");
-    let program = config.service.command.first()?;
-    let executable = fs::metadata(Path::new(program))
-        .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
-    Some(match executable {
-        true => Diagnosis::ok(name, means, format!("\"{program}\" can be run")),
-        false => Diagnosis::bad(
-            name,
-            means,
-            Health::Fail,
-            format!("service.command: \"{program}\" is not an executable file"),
-            "install it or correct the path",
+/// What this node starts, by configuration.
+fn commands(config: &Config) -> impl Iterator<Item = Diagnosis> {
+    let checkpoint = &config.checkpoint;
+    let all = [
+        ("service.command", "the application", &config.service.command),
+        (
+            "checkpoint.snapshot_command",
+            "saves the application's state",
+            &checkpoint.snapshot_command,
         ),
-    })
+        ("checkpoint.restore_command", "brings it back", &checkpoint.restore_command),
+        ("checkpoint.ready_command", "says when it is back", &checkpoint.ready_command),
+    ];
+    all.into_iter().filter_map(|(name, means, words)| Some((name, means, words.first()?))).map(
+        |(name, means, program)| {
+            let executable = fs::metadata(Path::new(program))
+                .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+            if executable {
+                return Diagnosis::ok(name, means, format!("\"{program}\" can be run"));
+            }
+            let found = format!("{name}: \"{program}\" is not an executable file");
+            let mend = "install it or correct the path";
+            Diagnosis::bad(name, means, Health::Fail, found, mend)
+        },
+    )
 }
 
 fn arbiter(config: &Config) -> Option<Diagnosis> {

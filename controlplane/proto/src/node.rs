@@ -295,6 +295,17 @@ impl Node {
         self.timers.next_ns()
     }
 
+    /// Whether it is between two states that last: electing, joining, taking over, handing over. What
+    /// the dataplane reports then is waited for.
+    #[must_use]
+    pub fn is_changing(&self) -> bool {
+        match &self.phase {
+            Phase::Idle | Phase::Follow => false,
+            Phase::Lead(lead) => !lead.gate_open || self.switchover.is_some(),
+            _ => true,
+        }
+    }
+
     /// The durable epoch, as headers carry it.
     #[must_use]
     pub fn durable_epoch(&self) -> Epoch {

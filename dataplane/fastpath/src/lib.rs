@@ -11,6 +11,7 @@ pub mod audit;
 pub mod command;
 pub mod counters;
 pub mod dataplane;
+pub mod device_clock;
 pub mod flows;
 pub mod gate;
 pub mod kept;

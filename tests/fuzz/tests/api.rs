@@ -29,7 +29,12 @@ fn requests() -> Vec<Vec<u8>> {
         Request::Undrain,
         Request::KeyStatus,
         Request::KeyReload,
-        Request::Capture { from_ns: Some(u64::MAX), to_ns: Some(0), follow: true },
+        Request::Capture {
+            from_ns: Some(u64::MAX),
+            to_ns: Some(0),
+            follow: true,
+            filter: Some("host ::1".into()),
+        },
     ];
     requests.iter().map(encode_request).chain(recorded("requests.jsonl")).collect()
 }

@@ -17,6 +17,7 @@ pub mod frame;
 pub mod impair;
 pub mod ledger;
 pub mod liar;
+pub mod mix;
 pub mod node;
 pub mod pattern;
 pub mod plain;
@@ -26,6 +27,7 @@ pub mod screens;
 pub mod server;
 pub mod stream;
 pub mod sys;
+pub mod tap;
 pub mod topology;
 
 pub use capture::Capture;

@@ -134,6 +134,7 @@ impl Control {
         let mut counters: BTreeMap<String, u64> =
             self.counters.iter().map(|(k, v)| ((*k).to_string(), *v)).collect();
         counters.extend(self.second.counters());
+        counters.extend(self.devices.iter());
         let adopted = self.capsule.as_ref().map(NodeCapsule::adoption_stats).unwrap_or_default();
         for (name, value) in [
             ("bpf_adopted", adopted.adopted),

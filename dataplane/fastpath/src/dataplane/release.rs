@@ -3,7 +3,9 @@
 use super::*;
 
 impl<P: Ports> Dataplane<P> {
-    pub(super) fn gate_open(&self, now_ns: u64) -> bool {
+    /// Output may leave: everything of the log was applied, and the reign's opening is committed
+    /// and leased.
+    pub fn gate_open(&self, now_ns: u64) -> bool {
         match &self.role {
             Role::Lead(r) => {
                 r.level && r.sender.lease_valid(now_ns) && r.sender.committed() >= r.opened_at

@@ -127,7 +127,8 @@ impl<P: Ports> Dataplane<P> {
         }
         while let Some(frame) = self.kept.pop() {
             self.counters.kept_applied += 1;
-            self.capture(now_ns, frame, ports);
+            let floor = self.floor(now_ns);
+            self.capture(now_ns, frame, floor, ports);
         }
     }
 

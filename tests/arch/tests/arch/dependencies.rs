@@ -5,13 +5,14 @@ use serde_json::Value;
 use crate::tree::{self, field};
 
 /// Every crate of ours with all it may depend on: as a dependency of any kind.
-const ALLOWED: [(&str, &[&str]); 24] = [
+const ALLOWED: [(&str, &[&str]); 25] = [
     ("dpdk-sys", &[]),
     ("understudy-dpdk", &["dpdk-sys"]),
     ("understudy-wire", &[]),
     ("understudy-seal", &["understudy-wire"]),
     ("understudy-log", &["understudy-wire"]),
     ("understudy-pcap", &[]),
+    ("understudy-segments", &["understudy-wire"]),
     ("understudy-fastpath", &["understudy-wire", "understudy-log", "understudy-seal"]),
     ("understudy-proto", &["understudy-wire"]),
     ("understudy-arbiter", &["understudy-wire", "understudy-proto"]),
@@ -31,6 +32,7 @@ const ALLOWED: [(&str, &[&str]); 24] = [
             "understudy-config",
             "understudy-seal",
             "understudy-pcap",
+            "understudy-segments",
             "understudy-wire",
         ],
     ),
@@ -50,6 +52,8 @@ const ALLOWED: [(&str, &[&str]); 24] = [
             "understudy-api",
             "understudy-web",
             "understudy-config",
+            "understudy-pcap",
+            "understudy-segments",
         ],
     ),
     (
@@ -58,6 +62,7 @@ const ALLOWED: [(&str, &[&str]); 24] = [
             "understudy-wire",
             "understudy-seal",
             "understudy-log",
+            "understudy-segments",
             "understudy-fastpath",
             "understudy-linux",
             "understudy-checkpoint",
@@ -97,6 +102,7 @@ const ALLOWED: [(&str, &[&str]); 24] = [
             "understudy-config",
             "understudy-image",
             "understudy-pcap",
+            "understudy-segments",
         ],
     ),
     ("understudy-arch", &[]),

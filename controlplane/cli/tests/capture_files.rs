@@ -222,7 +222,7 @@ fn what_is_asked_for() {
         (&["--from", "@5", "--to", "@6"], Some(5_000_000_000), Some(6_000_000_000), false),
         (&["--to", "@9999999999"], None, Some(9_999_999_999_000_000_000), true),
     ] {
-        let expected = Request::Capture { from_ns, to_ns, follow };
+        let expected = Request::Capture { from_ns, to_ns, follow, filter: None };
         let serve = move |request, mut stream: UnixStream| {
             assert_eq!(request, expected);
             begin(&mut stream);

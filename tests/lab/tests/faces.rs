@@ -6,7 +6,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use understudy_lab::clients::Task;
 use understudy_lab::clients::counter::Counter;
@@ -16,6 +17,8 @@ use understudy_lab::{Lab, Member, NodeOptions, Scenario, cmd, proc::Proc, scenar
 
 const REDIS: u16 = 6379;
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long two scrapers give no rest.
+const SCRAPED: Duration = Duration::from_millis(700);
 const LISTEN: &str = "127.0.0.1:9464";
 const PROMETHEUS: &str = "127.0.0.1:9090";
 /// What the tests need beside the shipped binaries.
@@ -264,6 +267,37 @@ fn wait_query(shell: &Shell, expression: &str, filter: &str) {
     cmd::wait_until(expression, PATIENCE, || query(shell, expression, filter)).unwrap();
 }
 
+/// Every expression of the dashboard means something to Prometheus.
+fn dashboard(shell: &Shell) {
+    let file = repository().join("configs/grafana/understudy.json");
+    let text = fs::read_to_string(file).unwrap();
+    let expressions = cmd::run_with_input(&["jq", "-r", ".. | .expr? // empty"], &text).unwrap();
+    assert!(expressions.lines().count() > 20, "{expressions}");
+    for line in expressions.lines() {
+        let plain = line.replace("$cluster", "trio").replace("$__rate_interval", "2s");
+        assert!(query(shell, &plain, ".status == \"success\"").unwrap(), "{plain}");
+    }
+}
+
+/// Who scrapes without a pause disturbs neither the clients nor anybody else who asks.
+fn scrapes(shell: &Shell, task: &Task) {
+    let (before, answers) = (task.progress(), AtomicU64::new(0));
+    let until = Instant::now() + SCRAPED;
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while Instant::now() < until {
+                    assert!(get(&shell.netns, LISTEN, "/metrics").is_some(), "no answer");
+                    answers.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    let (answers, served) = (answers.into_inner(), task.progress() - before);
+    println!("{answers} scrapes in {SCRAPED:?}, {served} replies to clients meanwhile");
+    assert!(answers > 50 && served > 20, "{answers} scrapes, {served} replies");
+}
+
 /// The page as Chromium has it once its script has asked.
 fn page(lab: &Lab, shell: &Shell) -> String {
     let url = format!("http://{LISTEN}/");
@@ -328,6 +362,8 @@ fn operators_see_what_is() {
         "rate(understudy_gate_wait_seconds_count[2s])",
         "(.data.result[0].value[1] | tonumber) > 10",
     );
+    dashboard(&shell);
+    scrapes(&shell, &task);
     let screen = top(&scenario.lab, &shell);
     assert!(screen.contains("protected") && screen.contains("wait at the gate"), "{screen}");
     let dom = page(&scenario.lab, &shell);

@@ -316,8 +316,12 @@ fn planted_lies_of_a_redis_are_found() {
     }
     // All at once: a client that has found its lie has ended, or waits for what is lost.
     let verdicts: Vec<(Lie, Verdict)> = std::thread::scope(|scope| {
-        let clis =
-            clis.into_iter().map(|(lie, cli)| scope.spawn(move || (lie, cli.finish().unwrap())));
+        let clis = clis.into_iter().map(|(lie, cli)| {
+            scope.spawn(move || {
+                let _ = cli.wait_progress(30, SOON / 5);
+                (lie, cli.finish().unwrap())
+            })
+        });
         let clis: Vec<_> = clis.collect();
         let tasks = running.into_iter().map(|(lie, task)| {
             scope.spawn(move || {

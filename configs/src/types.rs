@@ -43,6 +43,21 @@ pub struct Config {
     pub arbiter: Option<ArbiterConfig>,
     /// The daemon's files.
     pub control: ControlConfig,
+    /// What watches the node; without it nothing listens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<MetricsConfig>,
+}
+
+/// `[metrics]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MetricsConfig {
+    /// Where `/metrics` and the status page are served over HTTP.
+    #[serde(deserialize_with = "socket_address")]
+    pub listen: SocketAddr,
+    /// Whether that may be an address that others reach.
+    #[serde(default)]
+    pub allow_remote: bool,
 }
 
 /// `[arbiter]`
@@ -346,6 +361,13 @@ pub struct PortsConfig {
 pub struct ClientPort {
     /// PCI address or DPDK devargs.
     pub device: String,
+    /// Receive queues, 1..=16, as many as the device is made with.
+    #[serde(default = "rx_queues_default")]
+    pub rx_queues: u16,
+}
+
+fn rx_queues_default() -> u16 {
+    1
 }
 
 /// `[ports.replica]`

@@ -170,6 +170,31 @@ fn defaults_are_the_documented_values() {
 }
 
 #[test]
+fn nothing_listens_for_others_unless_it_was_meant() {
+    let with = |lines: &str| format!("{A}\n[metrics]\n{lines}\n");
+    assert_eq!(parse(A).unwrap().metrics, None);
+    for listen in ["127.0.0.1:9464", "[::1]:9464", "127.8.0.1:1"] {
+        let metrics = parse(&with(&format!("listen = \"{listen}\""))).unwrap().metrics.unwrap();
+        assert_eq!((metrics.listen.to_string().as_str(), metrics.allow_remote), (listen, false));
+    }
+    for listen in ["0.0.0.0:9464", "10.77.2.1:9464", "[::]:9464", "[fd77::1]:9464"] {
+        let text = with(&format!("listen = \"{listen}\""));
+        refused(&text, line_of(&text, listen), &["unsafe", "allow_remote"]);
+        assert!(parse(&text).unwrap_err().is_unsafe());
+        let meant = parse(&with(&format!("listen = \"{listen}\"\nallow_remote = true"))).unwrap();
+        assert_eq!(parse(&toml::to_string(&meant).unwrap()).unwrap(), meant);
+    }
+    for (listen, words) in
+        [("127.0.0.1:0", "port 0"), ("9464", "ADDRESS:PORT"), ("10.77.0.100:9464", "the service's")]
+    {
+        let text = with(&format!("listen = \"{listen}\"\nallow_remote = true"));
+        refused(&text, line_of(&text, &format!("\"{listen}\"")), &[words]);
+    }
+    let text = with("allow_remote = true");
+    refused(&text, text.lines().count() - 1, &["missing field `listen`"]);
+}
+
+#[test]
 fn the_values_survive_a_round_trip() {
     let config = parse(&with("env = {}", "env = { A = \"1\", \"b.c\" = \"\" }")).unwrap();
     assert_eq!(parse(&toml::to_string(&config).unwrap()).unwrap(), config);
@@ -422,6 +447,15 @@ fn ports_and_devices_are_checked() {
     refused_line(start, "device = \",iface=us-rp,", &["PCI address"]);
     refused_line(start, "device = \"net af,iface=us-rp,", &["without blanks"]);
     refused_line(start, "device = \"net_rp,iface=a234567890123456,", &["1..=15 bytes"]);
+    refused_line("rx_queues = 1", "rx_queues = 0", &["1..=16"]);
+    refused_line("rx_queues = 1", "rx_queues = 17", &["1..=16"]);
+    let client = "framecnt=4096,qdisc_bypass=1\"";
+    for fed in ["qpairs=2", "queue_count=2"] {
+        let text = A.replacen(client, &format!("framecnt=4096,{fed}\""), 1);
+        refused(&text, line_of(&text, "rx_queues = 1"), &["1 queues", fed]);
+        let text = text.replace("rx_queues = 1", "rx_queues = 2");
+        assert_eq!(parse(&text).unwrap().ports.client.rx_queues, 2);
+    }
     let host = A.find("[ports.host]").unwrap();
     let (before, after) = A.split_at(host);
     for mtu in [0, 1279, 1501, 9000, 65535] {

@@ -18,6 +18,7 @@ pub mod latency;
 pub mod redis;
 pub mod replay;
 pub mod sealing;
+pub mod segments;
 pub mod stopwatch;
 
 /// How much is run.
@@ -88,6 +89,7 @@ pub const ALL: &[Measure] = &[
         run: capture::run,
     },
     Measure { name: "data-path", about: data_path::ABOUT, needs: &[], run: data_path::run },
+    Measure { name: "segments", about: segments::ABOUT, needs: &[], run: segments::run },
     Measure {
         name: "checkpoint",
         about: checkpoint::ABOUT,

@@ -21,6 +21,7 @@ pub mod restart;
 pub mod rtnl;
 pub mod socks;
 pub mod standstill;
+pub mod wake;
 
 pub use error::{Error, Result};
 pub use poll::poll_fds;

@@ -22,9 +22,10 @@ pub use capture::{
 };
 pub use error::ConfigError;
 pub use types::{
-    ArbiterConfig, AuditMode, CheckpointConfig, ClientPort, CloneMode, ClusterConfig, CommitConfig,
-    CommitPolicy, Config, ControlConfig, DetectConfig, DpdkConfig, HostPort, IdleConfig, LogConfig,
-    NodeConfig, NodeRole, PortSpec, PortsConfig, Prefix, Proto, ReplicaPort, ServiceConfig,
+    ArbiterConfig, AuditMode, CheckpointConfig, CheckpointMethod, ClientPort, CloneMode,
+    ClusterConfig, CommitConfig, CommitPolicy, Config, ControlConfig, DetectConfig, DpdkConfig,
+    HostPort, IdleConfig, LogConfig, MetricsConfig, NodeConfig, NodeRole, PortSpec, PortsConfig,
+    Prefix, Proto, ReplicaPort, ServiceConfig,
 };
 
 use std::io::Read;

@@ -59,6 +59,7 @@ _Static_assert(sizeof(((struct rte_mbuf *)0)->buf_len) == 2, "mbuf.buf_len");
 
 struct shim_eth_info {
 	struct rte_device *device;
+	uint64_t rss_types;
 	uint32_t min_rx_bufsize_bytes;
 	uint16_t rx_queues_max;
 	uint16_t tx_queues_max;
@@ -120,6 +121,7 @@ static inline int shim_eth_info_get(uint16_t port_id, struct shim_eth_info *out)
 	out->min_rx_bufsize_bytes = info.min_rx_bufsize;
 	out->rx_queues_max = info.max_rx_queues;
 	out->tx_queues_max = info.max_tx_queues;
+	out->rss_types = info.flow_type_rss_offloads;
 	out->tx_multi_segs = !!(info.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MULTI_SEGS);
 	out->rx_timestamp = !!(info.rx_offload_capa & RTE_ETH_RX_OFFLOAD_TIMESTAMP);
 	return 0;
@@ -131,8 +133,13 @@ static inline int shim_eth_device_has_port(const struct rte_device *device)
 	return rte_eth_find_next_of(0, device) < RTE_MAX_ETHPORTS;
 }
 
-/* One queue pair; no offload but multi-segment transmission and reception timestamps, as asked. */
-static inline int shim_eth_configure(uint16_t port_id, int tx_multi_segs, int rx_timestamp)
+/*
+ * Receive queues, one transmit queue; no offload but multi-segment transmission and reception
+ * timestamps, as asked. Several receive queues: by a hash of addresses and ports, where the device
+ * can be told so.
+ */
+static inline int shim_eth_configure(uint16_t port_id, uint16_t rx_queues, int tx_multi_segs,
+				     uint64_t rss_types, int rx_timestamp)
 {
 	struct rte_eth_conf conf;
 
@@ -141,17 +148,25 @@ static inline int shim_eth_configure(uint16_t port_id, int tx_multi_segs, int rx
 		conf.txmode.offloads = RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
 	if (rx_timestamp)
 		conf.rxmode.offloads = RTE_ETH_RX_OFFLOAD_TIMESTAMP;
-	return rte_eth_dev_configure(port_id, 1, 1, &conf);
+	rss_types &= RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP;
+	if (rx_queues > 1 && rss_types != 0) {
+		conf.rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;
+		conf.rx_adv_conf.rss_conf.rss_hf = rss_types;
+	}
+	return rte_eth_dev_configure(port_id, rx_queues, 1, &conf);
 }
 
 /* The device's own defaults for thresholds, and the offloads of shim_eth_configure(). */
-static inline int shim_eth_queues_setup(uint16_t port_id, uint16_t rx_desc, uint16_t tx_desc,
-					unsigned int socket_id, struct rte_mempool *pool)
+static inline int shim_eth_queues_setup(uint16_t port_id, uint16_t rx_queues, uint16_t rx_desc,
+					uint16_t tx_desc, unsigned int socket_id,
+					struct rte_mempool *pool)
 {
-	int ret = rte_eth_rx_queue_setup(port_id, 0, rx_desc, socket_id, NULL, pool);
+	for (uint16_t queue = 0; queue < rx_queues; queue++) {
+		int ret = rte_eth_rx_queue_setup(port_id, queue, rx_desc, socket_id, NULL, pool);
 
-	if (ret != 0)
-		return ret;
+		if (ret != 0)
+			return ret;
+	}
 	return rte_eth_tx_queue_setup(port_id, 0, tx_desc, socket_id, NULL);
 }
 

@@ -16,6 +16,7 @@ pub mod data_path;
 mod group;
 pub mod latency;
 pub mod redis;
+pub mod replay;
 pub mod sealing;
 pub mod segments;
 pub mod stopwatch;
@@ -94,6 +95,17 @@ pub const ALL: &[Measure] = &[
         about: checkpoint::ABOUT,
         needs: &[Need::Root, Need::Program("criu"), Need::Program("redis-server")],
         run: checkpoint::run,
+    },
+    Measure {
+        name: "replay",
+        about: replay::ABOUT,
+        needs: &[
+            Need::Root,
+            Need::Binary("understudyd"),
+            Need::Binary("understudy"),
+            Need::Program("redis-server"),
+        ],
+        run: replay::run,
     },
     Measure {
         name: "stopwatch",

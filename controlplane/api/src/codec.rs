@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
-    ApiError, CaptureStatus, Capturing, Checkpoint, ConnImages, Conns, ErrorCode, Keys,
-    REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX, Request, Response, Status, SwitchoverDone, VERSION,
+    ApiError, CaptureStatus, Capturing, Checkpoint, ConnImages, Conns, Drained, ErrorCode, Keys,
+    REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX, Request, Response, SCHEMA_VERSION, Status,
+    SwitchoverDone, VERSION,
 };
 
 /// Why a response line was not understood.
@@ -127,8 +128,11 @@ fn line(value: &impl Serialize) -> Vec<u8> {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Document<S, C, I, D, K, P, R, N, E> {
+struct Document<S, C, I, D, Q, K, P, R, N, E> {
     ok: bool,
+    /// A daemon before this field sends none.
+    #[serde(default)]
+    schema_version: u32,
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     status: Option<S>,
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
@@ -137,6 +141,8 @@ struct Document<S, C, I, D, K, P, R, N, E> {
     conn_images: Option<I>,
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     switchover: Option<D>,
+    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    drained: Option<Q>,
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     keys: Option<K>,
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
@@ -149,14 +155,16 @@ struct Document<S, C, I, D, K, P, R, N, E> {
     error: Option<E>,
 }
 
-impl<S, C, I, D, K, P, R, N, E> Document<S, C, I, D, K, P, R, N, E> {
+impl<S, C, I, D, Q, K, P, R, N, E> Document<S, C, I, D, Q, K, P, R, N, E> {
     fn new(ok: bool) -> Self {
         Document {
             ok,
+            schema_version: SCHEMA_VERSION,
             status: None,
             conns: None,
             conn_images: None,
             switchover: None,
+            drained: None,
             keys: None,
             checkpoint: None,
             capturing: None,
@@ -178,6 +186,7 @@ impl Serialize for Response {
             &Conns,
             &ConnImages,
             &SwitchoverDone,
+            &Drained,
             &Keys,
             &Checkpoint,
             &Capturing,
@@ -189,6 +198,7 @@ impl Serialize for Response {
             Self::Conns(conns) => document.conns = Some(conns),
             Self::ConnImages(images) => document.conn_images = Some(images),
             Self::Switchover(done) => document.switchover = Some(done),
+            Self::Drained(drained) => document.drained = Some(drained),
             Self::Keys(keys) => document.keys = Some(keys),
             Self::Checkpoint(checkpoint) => document.checkpoint = Some(checkpoint),
             Self::Capturing(capturing) => document.capturing = Some(capturing),
@@ -200,12 +210,14 @@ impl Serialize for Response {
 }
 
 impl<'de> Deserialize<'de> for Response {
+    #[expect(clippy::type_complexity, reason = "a field for each answer there is")]
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let d: Document<
             Box<Status>,
             Conns,
             ConnImages,
             SwitchoverDone,
+            Drained,
             Keys,
             Checkpoint,
             Capturing,
@@ -218,6 +230,7 @@ impl<'de> Deserialize<'de> for Response {
             d.conns.map(Self::Conns),
             d.conn_images.map(Self::ConnImages),
             d.switchover.map(Self::Switchover),
+            d.drained.map(Self::Drained),
             d.keys.map(Self::Keys),
             d.checkpoint.map(Self::Checkpoint),
             d.capturing.map(Self::Capturing),
@@ -229,7 +242,7 @@ impl<'de> Deserialize<'de> for Response {
         match (said.next(), said.next()) {
             (Some(response), None) if ok != matches!(response, Self::Error(_)) => Ok(response),
             _ => Err(D::Error::custom(
-                "neither ok with status, conns, conn_images, switchover, keys, checkpoint, capturing or capture_node, nor not ok with error",
+                "neither ok with status, conns, conn_images, switchover, drained, keys, checkpoint, capturing or capture_node, nor not ok with error",
             )),
         }
     }

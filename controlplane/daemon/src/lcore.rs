@@ -18,12 +18,13 @@ use understudy_fastpath::dataplane::{Dataplane, DataplaneConfig};
 use understudy_fastpath::sender::{self, SenderConfig};
 use understudy_linux::adopt::{Adopter, FlowKey};
 use understudy_linux::capsule::DeathProbe;
+use understudy_linux::wake::Waker;
 use understudy_log::{CaptureLog, LogView};
 use understudy_seal::{Channel, entropy};
 use understudy_wire::frame::Mac;
 
 use crate::node_capsule::FLOWS_MAX;
-use crate::ports::{CapsuleLink, DpdkPorts, NodeClock};
+use crate::ports::{CapsuleLink, DeviceCounts, DpdkPorts, NodeClock};
 
 /// Orders the poll-mode thread may be behind.
 const COMMANDS_MAX: usize = 1024;
@@ -31,15 +32,18 @@ const EVENTS_MAX: usize = 256;
 /// Applications that were started since the poll-mode thread last asked; only the newest counts.
 const PROBES_MAX: usize = 4;
 const ADOPTED_MAX: usize = FLOWS_MAX as usize;
-const SNAPSHOT_INTERVAL_NS: u64 = MS;
+const SNAPSHOT_INTERVAL_NS: u64 = MS / 4;
 const GATE_FRAMES_MAX: usize = 8192;
 const RETAINED_FRAMES_MAX: usize = 4096;
 
 /// The queues between the two threads; neither ever waits for the other.
 struct Queues {
+    /// Wakes the control plane: something came that it waits for.
+    waker: Waker,
     commands: ArrayQueue<Command>,
     events: ArrayQueue<Event>,
     snapshot: ArrayQueue<Snapshot>,
+    devices: ArrayQueue<DeviceCounts>,
     adopted: Arc<ArrayQueue<FlowKey>>,
     probes: Arc<ArrayQueue<DeathProbe>>,
     quit: AtomicBool,
@@ -53,23 +57,30 @@ pub struct DataplaneEnd(Arc<Queues>);
 pub struct ControlEnd(Arc<Queues>);
 
 /// Both ends of the queues.
-pub fn link() -> (DataplaneEnd, ControlEnd) {
+pub fn link() -> anyhow::Result<(DataplaneEnd, ControlEnd)> {
     let queues = Arc::new(Queues {
+        waker: Waker::new()?,
         commands: ArrayQueue::new(COMMANDS_MAX),
         events: ArrayQueue::new(EVENTS_MAX),
         snapshot: ArrayQueue::new(1),
+        devices: ArrayQueue::new(1),
         adopted: Arc::new(ArrayQueue::new(ADOPTED_MAX)),
         probes: Arc::new(ArrayQueue::new(PROBES_MAX)),
         quit: AtomicBool::new(false),
         finished: AtomicBool::new(false),
     });
-    (DataplaneEnd(Arc::clone(&queues)), ControlEnd(queues))
+    Ok((DataplaneEnd(Arc::clone(&queues)), ControlEnd(queues)))
 }
 
 impl ControlEnd {
     /// Gives an order; false when the poll-mode thread is too far behind.
     pub fn order(&self, command: Command) -> bool {
         self.0.commands.push(command).is_ok()
+    }
+
+    /// Is woken by events, and what else the control plane waits for.
+    pub fn waker(&self) -> &Waker {
+        &self.0.waker
     }
 
     /// The next event.
@@ -80,6 +91,11 @@ impl ControlEnd {
     /// The newest state, once.
     pub fn snapshot(&self) -> Option<Snapshot> {
         self.0.snapshot.pop()
+    }
+
+    /// What the devices counted, once.
+    pub fn devices(&self) -> Option<DeviceCounts> {
+        self.0.devices.pop()
     }
 
     /// The next connection that was adopted.
@@ -165,22 +181,33 @@ fn poll_loop(
     let queues = &end.0;
     let mut busy_at_ns = clock.now_ns();
     let mut published_at_ns = 0;
+    let mut was_open = false;
     while !queues.quit.load(Ordering::Acquire) {
         let now_ns = clock.now_ns();
-        let mut busy = false;
+        let mut commanded = false;
         while let Some(command) = queues.commands.pop() {
             dataplane.command(now_ns, command, ports);
-            busy = true;
+            commanded = true;
         }
-        busy |= dataplane.poll(now_ns, ports);
+        let busy = dataplane.poll(now_ns, ports) | commanded;
+        let mut told = false;
         while !queues.events.is_full()
             && let Some(event) = dataplane.poll_event()
         {
             let _ = queues.events.push(event);
+            told = true;
         }
-        if now_ns >= published_at_ns + SNAPSHOT_INTERVAL_NS {
+        // A takeover waits for this news, and so do clients.
+        let is_open = dataplane.gate_open(now_ns);
+        let opened = is_open && !was_open;
+        was_open = is_open;
+        if opened || commanded || now_ns >= published_at_ns + SNAPSHOT_INTERVAL_NS {
             published_at_ns = now_ns;
             queues.snapshot.force_push(dataplane.snapshot(now_ns));
+            queues.devices.force_push(ports.counts());
+        }
+        if opened || told {
+            queues.waker.wake();
         }
         if busy {
             busy_at_ns = now_ns;

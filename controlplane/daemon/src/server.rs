@@ -21,7 +21,7 @@ use understudy_linux::socks::{self, SockInfo, TcpState};
 use understudy_seal::Keyring;
 
 use crate::capture::{Captures, Range};
-use crate::{images, keys};
+use crate::{drain, images, keys};
 
 const CLIENTS_MAX: usize = 16;
 const IO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -164,6 +164,20 @@ fn answer(
         }
         _ => {}
     }
+    let state_dir = &config.control.state_dir;
+    match request {
+        Request::Drain if config.is_witness() => {
+            let text = "a witness serves nobody anyway";
+            ApiError::new(ErrorCode::Usage, text).into()
+        }
+        Request::Drain => drain::drain(state_dir, |request| ask(request, calls, config)),
+        Request::Undrain => drain::undrain(state_dir, |request| ask(request, calls, config)),
+        request => ask(request, calls, config),
+    }
+}
+
+/// The control plane's answer.
+fn ask(request: Request, calls: &Sender<Call>, config: &Config) -> Response {
     let keys = match request {
         Request::KeyReload => match keys::load(config) {
             Ok(Some(keys)) => Some(keys),

@@ -21,6 +21,7 @@ pub mod receiver;
 pub mod retained;
 pub mod sender;
 pub mod tsclock;
+pub mod waits;
 
 /// Nanoseconds in a millisecond.
 pub const MS: u64 = 1_000_000;

@@ -23,6 +23,7 @@ pub mod pattern;
 pub mod plain;
 pub mod proc;
 pub mod scenario;
+pub mod screens;
 pub mod server;
 pub mod stream;
 pub mod sys;

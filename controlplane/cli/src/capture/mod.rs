@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Args;
-use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use understudy_api::client::ClientError;
 use understudy_api::stream::{DiskRead, PieceBuffer};
@@ -83,15 +82,6 @@ pub struct CaptureArguments {
     // Takes the place of the global one, whose short form is the snap length here.
     #[arg(id = "socket", long, value_name = "SOCKET")]
     _socket: Option<PathBuf>,
-}
-
-/// The document of `capture`.
-#[derive(Serialize)]
-pub struct Document<'a> {
-    pub ok: bool,
-    pub capture: &'a Summary,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<&'a ApiError>,
 }
 
 /// How a capture went.

@@ -8,7 +8,7 @@ use understudy_config::{CaptureNode, IdleConfig};
 use understudy_dpdk::clock::Clock;
 use understudy_dpdk::{
     BURST, Burst, DEFAULT_DATA_ROOM_BYTES, DeviceTime, Instruction, Mbuf, Mempool, PacketFilter,
-    Port, PortConfig, RxQueue, vdev_attach,
+    Port, PortConfig, RxQueues, vdev_attach,
 };
 use understudy_fastpath::device_clock::{DeviceClock, SAMPLE_INTERVAL_NS};
 use understudy_log::CaptureLog;
@@ -31,7 +31,7 @@ const ETHERNET_BYTES: u16 = 14;
 
 struct Link {
     port: Port,
-    rx: RxQueue,
+    rx: RxQueues,
     /// Where frames have the device's time, and how to read it.
     time: Option<(DeviceTime, DeviceClock)>,
 }

@@ -18,18 +18,18 @@ use std::time::Duration;
 use anyhow::Context;
 use tracing::{info, warn};
 use understudy_api::check::{Finding, Level};
+use understudy_api::doctor::Diagnosis;
 use understudy_api::{ApiError, Capturing, ErrorCode, Request};
-use understudy_config::{CaptureNode, interface};
+use understudy_config::CaptureNode;
 use understudy_dpdk::Eal;
 use understudy_dpdk::clock::Clock;
-use understudy_linux::preflight;
 use understudy_log::CaptureLog;
 use understudy_pcap::Filter;
 use understudy_segments::{Limits, SegmentInfo, Store};
 
 use crate::capture::{Captures, Told};
 use crate::lcore;
-use crate::preflight::check_interface;
+use crate::preflight;
 use crate::server::Server;
 use counters::Counters;
 use links::Links;
@@ -143,15 +143,8 @@ fn capturing(node: &CaptureNode) -> Capturing {
 /// What this machine must offer. Looks, changes nothing.
 pub fn check(node: &CaptureNode) -> Vec<Finding> {
     let config = &node.capture;
-    let mut out = Vec::new();
-    for problem in preflight::check(u64::from(node.dpdk.memory_mb), false) {
-        out.push(Finding::new(Level::Error, problem.to_string()));
-    }
-    // net_tap makes its interface itself.
-    let exists = |device: &&String| !device.starts_with("net_tap");
-    for device in config.devices.iter().filter(exists) {
-        check_interface(&mut out, "capture.devices", interface(device), false);
-    }
+    let mut out: Vec<Finding> =
+        preflight::for_capture(node).iter().filter_map(Diagnosis::finding).collect();
     if config.devices.iter().any(|device| device.starts_with("net_af_packet")) {
         let text = "capture.devices: net_af_packet has the kernel put IPv4 fragments together before it \
                     hands them on; use net_pcap (rx_iface_in=) or a network card to record them as they came";

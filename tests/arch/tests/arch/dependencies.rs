@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::tree::{self, field};
 
 /// Every crate of ours with all it may depend on: as a dependency of any kind.
-const ALLOWED: [(&str, &[&str]); 24] = [
+const ALLOWED: [(&str, &[&str]); 25] = [
     ("dpdk-sys", &[]),
     ("understudy-dpdk", &["dpdk-sys"]),
     ("understudy-wire", &[]),
@@ -23,6 +23,7 @@ const ALLOWED: [(&str, &[&str]); 24] = [
         &["understudy-image", "understudy-linux", "understudy-seal", "understudy-wire"],
     ),
     ("understudy-api", &[]),
+    ("understudy-web", &["understudy-api"]),
     ("understudy-config", &[]),
     (
         "understudy-cli",
@@ -49,6 +50,7 @@ const ALLOWED: [(&str, &[&str]); 24] = [
             "understudy-image",
             "understudy-checkpoint",
             "understudy-api",
+            "understudy-web",
             "understudy-config",
             "understudy-pcap",
             "understudy-segments",
@@ -96,6 +98,7 @@ const ALLOWED: [(&str, &[&str]); 24] = [
             "understudy-fastpath",
             "understudy-proto",
             "understudy-api",
+            "understudy-web",
             "understudy-config",
             "understudy-image",
             "understudy-pcap",

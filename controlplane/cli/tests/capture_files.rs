@@ -199,7 +199,7 @@ fn json_is_the_summary() {
     let setup = Setup::new();
     let output = setup.run(a_course, &["-j", "capture", "-w", "x", "udp"]);
     let document: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let expected = serde_json::json!({"ok": true, "capture": {"captured": 4, "received": 4,
+    let expected = serde_json::json!({"ok": true, "schema_version": 1, "capture": {"captured": 4, "received": 4,
         "filtered": 0, "dropped": 10, "not_logged": 2, "taken_back": 0, "files": 1}});
     assert_eq!(document, expected);
     assert!(output.stderr.is_empty());

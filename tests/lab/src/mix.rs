@@ -4,8 +4,16 @@
 const UDP: u8 = 17;
 const TCP: u8 = 6;
 
+/// The addresses of all its frames.
+const MACS: [u8; 12] = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+
+/// Whether a frame is one of these, and not a kernel's own.
+pub fn is_of_it(frame: &[u8]) -> bool {
+    frame.starts_with(&MACS)
+}
+
 fn ethernet(tags: &[(u16, u16)], ethertype: u16, rest: &[u8]) -> Vec<u8> {
-    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+    let mut frame = MACS.to_vec();
     for (tpid, tci) in tags {
         frame.extend(tpid.to_be_bytes());
         frame.extend(tci.to_be_bytes());

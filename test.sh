@@ -13,6 +13,8 @@ PATH="$PATH:${CARGO_HOME:-${HOME:-}/.cargo}/bin"
 LIMIT="${UNDERSTUDY_TEST_TIMEOUT:-2700}"
 [ -t 1 ] || export CARGO_TERM_COLOR=never
 export CARGO_TERM_PROGRESS_WHEN=never
+# Nobody builds a second time there.
+[ "${CI:-}" != true ] || export CARGO_INCREMENTAL=0
 
 quick=0
 case "${1-}" in

@@ -90,3 +90,26 @@ pub(crate) fn renew(app: &App, manifest: &Manifest) -> Result<Vec<SocketImage>> 
     let clocks: Vec<TsClock> = manifest.clocks.iter().map(clock).collect();
     Ok(image::renew(&app.processes(), manifest.age(), &clocks)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_taken_in_another_way_is_refused() {
+        let taken = Manifest { method: MethodKind::Hooks, ..Manifest::default() };
+        assert!(expect(MethodKind::Hooks, &taken).is_ok());
+        let error = expect(MethodKind::Criu, &taken).unwrap_err().to_string();
+        assert!(error.contains("taken by \"hooks\" and this node restores by \"criu\""), "{error}");
+        assert!(error.contains("checkpoint.method"), "{error}");
+    }
+
+    #[test]
+    fn a_manifest_of_before_there_were_methods_is_of_criu() {
+        let text = toml::to_string(&Manifest::default()).unwrap();
+        let older = text.replace("method = \"criu\"\n", "");
+        assert_ne!(text, older);
+        let read: Manifest = toml::from_str(&older).unwrap();
+        assert_eq!(read.method, MethodKind::Criu);
+    }
+}

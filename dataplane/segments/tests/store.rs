@@ -197,6 +197,13 @@ fn a_dead_writers_segment_is_ended_at_its_last_whole_block() {
     assert!(!segment.may_hold(&absent), "its keys were made again");
     drop(store);
     assert_eq!(all(dir.path()), times(0..100));
+    // The machine died while it was ended: once more.
+    let file = OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_len(file.metadata().unwrap().len() - 30).unwrap();
+    let (store, recovered) = Store::open(dir.path(), limits(), info()).unwrap();
+    assert_eq!((recovered.segments, recovered.records), (1, 100));
+    drop(store);
+    assert_eq!(all(dir.path()), times(0..100));
     // The next one begins behind it.
     let (mut store, recovered) = Store::open(dir.path(), limits(), info()).unwrap();
     assert_eq!(recovered.segments, 0);

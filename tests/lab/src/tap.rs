@@ -49,11 +49,12 @@ impl Tap {
     /// A lab with a link more, heard by net_af_packet, and the node's file with these lines in
     /// `[capture]`.
     pub fn new(lines: &str) -> Result<Tap> {
-        Self::on("net_af_packet_tap,iface=rx0,blocksz=65536,framesz=16384,framecnt=2048", lines)
+        let device = "net_af_packet_tap,iface=rx0,blocksz=65536,framesz=16384,framecnt=2048";
+        Self::on(&[device], lines)
     }
 
-    /// The same, heard by another device.
-    pub fn on(device: &str, lines: &str) -> Result<Tap> {
+    /// The same, heard by other devices.
+    pub fn on(devices: &[&str], lines: &str) -> Result<Tap> {
         let lab = Lab::new()?;
         let (client, node) = (lab.client_netns(), lab.node_netns(Member::A));
         let peer = node.file_name().and_then(|n| n.to_str()).context("a namespace's name")?;
@@ -81,7 +82,7 @@ impl Tap {
         let config = lab.dir().join("tap.toml");
         let text = format!(
             "[capture]\nnode = \"tap\"\n\
-             devices = [{device:?}]\n\
+             devices = {devices:?}\n\
              directory = {directory:?}\nframe_bytes_max = 16368\n{lines}\n\
              [dpdk]\nmemory_mb = 0\n[log]\nsize_mb = 32\n[control]\nsocket = {socket:?}\n"
         );

@@ -2,6 +2,7 @@
 //! more, and neither a kill nor a full disk costs more than they have to.
 
 use std::fs;
+use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -68,7 +69,8 @@ fn tshark_reads_what_tcpreplay_sent() {
         return;
     }
     // net_af_packet has the kernel put IPv4 fragments together, so it is no device to record them with.
-    let mut tap = Tap::on("net_pcap_tap,rx_iface_in=rx0", "flush_ms = 50").unwrap();
+    let devices = ["net_pcap_tap,rx_iface_in=rx0", "net_pcap_two,rx_iface_in=lo"];
+    let mut tap = Tap::on(&devices, "flush_ms = 50").unwrap();
     tap.start().unwrap();
     let frames = mix::mix(480);
     let (mut live, live_path) = tap.live("live.pcapng").unwrap();
@@ -84,10 +86,29 @@ fn tshark_reads_what_tcpreplay_sent() {
     .unwrap();
     assert_eq!(live.terminate(Duration::from_secs(10)).unwrap(), 0, "{}", live.log_tail());
 
+    // And on the other link.
+    sys::in_netns(&tap.netns(), || {
+        UdpSocket::bind("127.0.0.1:0")?.send_to(b"to nobody", "127.0.0.1:9")
+    })
+    .unwrap()
+    .unwrap();
+    cmd::wait_until("a frame on the other link", Duration::from_secs(10), || {
+        Ok(tap.status()?.links[1].captured > 0)
+    })
+    .unwrap();
+
     // From memory as it came, and from disk alone after a restart: the same.
     tap.stop().unwrap();
     tap.start().unwrap();
-    let (past_path, query) = tap.query("past.pcapng", &ALL).unwrap();
+    let mut words = ALL.to_vec();
+    words.push("udp port 9");
+    let (path, _) = tap.query("other.pcapng", &words).unwrap();
+    let fields = ["-T", "fields", "-e", "frame.interface_name", "-e", "ip.dst"];
+    let tshark = ["tshark", "-n", "-r", path.to_str().unwrap()];
+    assert_eq!(cmd::run(&[&tshark[..], &fields].concat()).unwrap(), "lo\t127.0.0.1\n");
+    let mut words = ALL.to_vec();
+    words.push("not net 127.0.0.0/8");
+    let (past_path, query) = tap.query("past.pcapng", &words).unwrap();
     assert_eq!((query.captured, query.dropped), (frames.len() as u64, 0), "{query:?}");
     let (live, past) = (read(&live_path), read(&past_path));
     let sent: Vec<&[u8]> = frames.iter().map(|f| &f[..]).collect();

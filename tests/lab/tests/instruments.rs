@@ -314,18 +314,20 @@ fn planted_lies_of_a_redis_are_found() {
         running.push((lie, pipelined(&lab, listen, 3, &format!("pipelined-{key}"))));
         clis.push((lie, redis_cli(&lab, listen, &format!("cli-{key}"))));
     }
-    let mut verdicts: Vec<(Lie, Verdict)> = Vec::new();
-    for (_, task) in &running {
-        // A task that has found its lie has ended, or waits for what is lost.
-        let _ = task.wait_progress(30, SOON / 5);
-        task.stop();
-    }
-    for (lie, task) in running {
-        verdicts.push((lie, task.finish().unwrap()));
-    }
-    for (lie, cli) in clis {
-        verdicts.push((lie, cli.finish().unwrap()));
-    }
+    // All at once: a client that has found its lie has ended, or waits for what is lost.
+    let verdicts: Vec<(Lie, Verdict)> = std::thread::scope(|scope| {
+        let clis =
+            clis.into_iter().map(|(lie, cli)| scope.spawn(move || (lie, cli.finish().unwrap())));
+        let clis: Vec<_> = clis.collect();
+        let tasks = running.into_iter().map(|(lie, task)| {
+            scope.spawn(move || {
+                let _ = task.wait_progress(30, SOON / 5);
+                (lie, task.finish().unwrap())
+            })
+        });
+        let tasks: Vec<_> = tasks.collect();
+        tasks.into_iter().chain(clis).map(|thread| thread.join().unwrap()).collect()
+    });
     for (lie, verdict) in verdicts {
         println!("{lie:?}: {verdict}");
         assert_eq!(verdict.is_pass(), lie == Lie::None, "{lie:?}: {verdict}");

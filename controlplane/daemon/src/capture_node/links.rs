@@ -23,8 +23,9 @@ use crate::lcore::rest;
 /// Packet buffers that a link can have use for: its ring, and what is on its way.
 const MBUFS_PER_LINK: u32 = 4096;
 const CACHE_MBUFS: u32 = 256;
-/// How often the drivers' counters are looked at.
-const LOOK_INTERVAL_NS: u64 = 100_000_000;
+/// How often drivers' counters and links are looked at: some make a system call of it. Their clocks are
+/// read every [`SAMPLE_INTERVAL_NS`].
+const LOOK_INTERVAL_NS: u64 = 1_000_000_000;
 /// Bytes of an Ethernet header: what a frame has beyond the MTU.
 const ETHERNET_BYTES: u16 = 14;
 
@@ -97,7 +98,7 @@ impl Links {
         told: &Told,
         idle: &IdleConfig,
     ) {
-        let (mut busy_at_ns, mut look_at_ns) = (self.clock.now_ns(), 0);
+        let (mut busy_at_ns, mut look_at_ns, mut sample_at_ns) = (self.clock.now_ns(), 0, 0);
         let mut burst = Burst::new();
         while !stop.load(Ordering::Acquire) {
             let now_ns = self.clock.now_ns();
@@ -111,10 +112,14 @@ impl Links {
             } else {
                 rest(now_ns - busy_at_ns, idle);
             }
-            if now_ns >= look_at_ns {
-                look_at_ns = now_ns + LOOK_INTERVAL_NS.min(SAMPLE_INTERVAL_NS);
-                self.look(counters);
+            if now_ns >= sample_at_ns {
+                sample_at_ns = now_ns + SAMPLE_INTERVAL_NS;
+                self.sample_clocks();
                 told.set_not_logged(counters.not_logged());
+            }
+            if now_ns >= look_at_ns {
+                look_at_ns = now_ns + LOOK_INTERVAL_NS;
+                self.look(counters);
             }
         }
     }
@@ -162,14 +167,19 @@ impl Links {
         true
     }
 
-    /// What drivers count, and their clocks.
-    fn look(&mut self, counters: &Counters) {
-        for (link, counted) in self.links.iter_mut().zip(&counters.links) {
+    /// What drivers count.
+    fn look(&self, counters: &Counters) {
+        for (link, counted) in self.links.iter().zip(&counters.links) {
             let stats = link.port.stats();
             counted.missed.store(stats.rx_missed, Ordering::Relaxed);
             counted.errors.store(stats.rx_errors, Ordering::Relaxed);
             counted.no_buffer.store(stats.rx_nombuf, Ordering::Relaxed);
             counted.up.store(link.port.link_up(), Ordering::Relaxed);
+        }
+    }
+
+    fn sample_clocks(&mut self) {
+        for link in &mut self.links {
             if let Some((_, clock)) = &mut link.time
                 && let Some(ticks) = link.port.device_clock()
             {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use understudy_api::doctor::{Diagnoses, Diagnosis, Health};
 use understudy_api::{ApiError, ErrorCode, Request, Response, client};
-use understudy_config::Config;
+use understudy_config::NodeFile;
 
 use crate::text::plain;
 use crate::{ASK_TIMEOUT_MS, config_error, probe};
@@ -34,9 +34,9 @@ pub fn doctor(file: Option<&Path>) -> (Diagnoses, Option<ApiError>) {
             }
         }
     }
-    let config = file.map(Config::load);
+    let config = file.map(NodeFile::load);
     if let Some(Ok(config)) = &config {
-        all.checks.push(running(config));
+        all.checks.push(running(config.socket()));
     }
     let error = failure.or_else(|| {
         let failing: Vec<&str> = all
@@ -58,10 +58,10 @@ pub fn doctor(file: Option<&Path>) -> (Diagnoses, Option<ApiError>) {
 }
 
 /// Whether the daemon of this configuration runs, and what it says.
-fn running(config: &Config) -> Diagnosis {
+fn running(socket: &Path) -> Diagnosis {
     let (name, means) = ("running", "the daemon of this configuration");
     let timeout = std::time::Duration::from_millis(ASK_TIMEOUT_MS);
-    match client::call(&config.control.socket, &Request::Status, timeout) {
+    match client::call(socket, &Request::Status, timeout) {
         Ok(Response::Status(status)) if status.reasons.is_empty() => {
             Diagnosis::ok(name, means, format!("it is {}: {}", status.role, status.verdict_line()))
         }
@@ -72,6 +72,16 @@ fn running(config: &Config) -> Diagnosis {
             format!("it is {}: {}", status.role, status.verdict_line()),
             "see understudy status, nodes and clones",
         ),
+        Ok(Response::CaptureStatus(s)) => match s.store.failed_because {
+            None => Diagnosis::ok(name, means, "it captures"),
+            Some(why) => Diagnosis::bad(
+                name,
+                means,
+                Health::Warn,
+                format!("it captures, but not all is written: {why}"),
+                "see understudy status",
+            ),
+        },
         Ok(_) => Diagnosis::bad(name, means, Health::Warn, "it gives no status", "see its log"),
         Err(e) => Diagnosis::bad(
             name,

@@ -230,8 +230,16 @@ fn run(arguments: &Arguments) -> Outcome {
             let log = s.log_view();
             told("log", &log, views::log(&log), None)
         }
+        (Command::Nodes | Command::Clones | Command::Log, Response::CaptureStatus(_)) => {
+            failed(only_captures())
+        }
         (_, response) => Outcome::Answer(response),
     }
+}
+
+fn only_captures() -> ApiError {
+    let text = "a node that only captures has no group; see status and capture";
+    ApiError::new(ErrorCode::Usage, text)
 }
 
 /// The commands that are more than one question to the daemon, or none.
@@ -284,6 +292,7 @@ fn top(arguments: &Arguments, wanted: &top::TopArguments) -> Outcome {
     let ask: top::Asks = Box::new(move || match client::call(&socket, &Request::Status, timeout) {
         Ok(Response::Status(status)) => Ok(*status),
         Ok(Response::Error(error)) => Err(error),
+        Ok(Response::CaptureStatus(_)) => Err(only_captures()),
         Ok(_) => Err(ApiError::new(ErrorCode::Runtime, "the daemon gives no status")),
         Err(e) => Err(ApiError::new(e.code(), e.to_string())),
     });

@@ -100,3 +100,13 @@ fn top_without_a_terminal_is_text() {
     assert!(shown.contains("exposed") && shown.contains("takeovers and stalls"), "{shown}");
     assert!(!shown.contains('\u{1b}'), "{shown}");
 }
+
+#[test]
+fn a_node_that_only_captures_has_no_group_to_show() {
+    for part in ["nodes", "clones", "log", "top"] {
+        let status = understudy_api::CaptureStatus::default();
+        let document = document(&answered(Request::Status, status, &["-j", part]), 2);
+        let message = document["error"]["message"].as_str().unwrap();
+        assert!(message.contains("only captures"), "{message}");
+    }
+}

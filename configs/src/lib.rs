@@ -11,16 +11,22 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod effect;
+mod effects;
 mod error;
 mod locate;
+mod plan;
 mod types;
 mod validate;
 
+pub use effect::{Effect, FieldEffect, fields};
 pub use error::ConfigError;
+pub use plan::{Change, Plan};
 pub use types::{
     ArbiterConfig, AuditMode, CheckpointConfig, ClientPort, CloneMode, ClusterConfig, CommitConfig,
     CommitPolicy, Config, ControlConfig, DetectConfig, DpdkConfig, HostPort, IdleConfig, LogConfig,
-    NodeConfig, NodeRole, PortSpec, PortsConfig, Prefix, Proto, ReplicaPort, ServiceConfig,
+    LogLevel, NodeConfig, NodeRole, PortSpec, PortsConfig, Prefix, Proto, ReplicaPort,
+    ServiceConfig,
 };
 
 use std::io::Read;
@@ -43,29 +49,7 @@ impl Config {
     /// The first thing wrong with the file, in one sentence.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
         let path = path.as_ref();
-        let read = |source| ConfigError::Read { path: path.to_path_buf(), source };
-        let file = std::fs::File::open(path).map_err(read)?;
-        let mut bytes = Vec::new();
-        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(read)?;
-        if bytes.len() as u64 > FILE_BYTES_MAX {
-            return Err(ConfigError::at(
-                path,
-                (1, 1),
-                format!("the file is too long, at most {FILE_BYTES_MAX} bytes are allowed"),
-            ));
-        }
-        match std::str::from_utf8(&bytes) {
-            Ok(text) => Self::parse(text, path),
-            Err(e) => {
-                let valid = String::from_utf8_lossy(&bytes[..e.valid_up_to()]);
-                let at = locate::line_column(&valid, valid.len());
-                Err(ConfigError::at(
-                    path,
-                    at,
-                    "this is not UTF-8, only UTF-8 text is allowed".into(),
-                ))
-            }
-        }
+        Self::parse(&read(path)?, path)
     }
 
     /// Parses and validates `text`; `path` is only named in errors.
@@ -80,6 +64,14 @@ impl Config {
             .map_err(|e| locate::describe(&e, text, path, Some(document.get_ref())))?;
         validate::validate(&config, &locate::Source { text, path, document: document.get_ref() })?;
         Ok(config)
+    }
+
+    /// The text of a file that says the same, defaults included.
+    ///
+    /// # Errors
+    /// If a value was not validated and cannot be written.
+    pub fn to_text(&self) -> Result<String, toml::ser::Error> {
+        toml::to_string(self)
     }
 
     /// The number of the cluster on the wire: FNV-1a, 64 bits, of its name.
@@ -186,6 +178,23 @@ impl Config {
     pub fn replica_interface(&self) -> Option<&str> {
         interface(&self.ports.replica.device)
     }
+}
+
+/// The text of a file, bounded.
+pub(crate) fn read(path: &Path) -> Result<String, ConfigError> {
+    let failed = |source| ConfigError::Read { path: path.to_path_buf(), source };
+    let file = std::fs::File::open(path).map_err(failed)?;
+    let mut bytes = Vec::new();
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        let text = format!("the file is too long, at most {FILE_BYTES_MAX} bytes are allowed");
+        return Err(ConfigError::at(path, (1, 1), text));
+    }
+    String::from_utf8(bytes).map_err(|e| {
+        let valid = String::from_utf8_lossy(&e.as_bytes()[..e.utf8_error().valid_up_to()]);
+        let at = locate::line_column(&valid, valid.len());
+        ConfigError::at(path, at, "this is not UTF-8, only UTF-8 text is allowed".into())
+    })
 }
 
 /// The value of `iface=` in DPDK devargs.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
-    ApiError, Capturing, Checkpoint, ConnImages, Conns, ErrorCode, Keys, REQUEST_BYTES_MAX,
+    ApiError, Capturing, Checkpoint, ConnImages, Conns, ErrorCode, Keys, Plan, REQUEST_BYTES_MAX,
     RESPONSE_BYTES_MAX, Request, Response, Status, SwitchoverDone, VERSION,
 };
 
@@ -42,9 +42,33 @@ pub fn decode_request(line: &[u8]) -> Result<Request, ApiError> {
         }
         None => return Err(usage("the request has no version".into())),
     }
-    serde_json::from_value(Value::Object(fields))
-        .map_err(|e| usage(format!("the request is not understood: {e}")))
+    let all = fields.clone();
+    serde_json::from_value(Value::Object(fields)).map_err(|e| {
+        let field = bad_field(all).map_or(String::new(), |field| format!("{field}: "));
+        usage(format!("the request is not understood: {field}{e}"))
+    })
 }
+
+/// The field that alone makes a request one that is not understood; serde's error has not its name.
+fn bad_field(fields: Map<String, Value>) -> Option<String> {
+    const NAME: &str = "request";
+    let name = fields.get(NAME)?.clone();
+    let understood = |field: Option<(String, Value)>| {
+        let mut alone: Map<String, Value> = field.into_iter().collect();
+        alone.insert(NAME.into(), name.clone());
+        serde_json::from_value::<Request>(Value::Object(alone)).is_ok()
+    };
+    if !understood(None) {
+        return Some(NAME.into());
+    }
+    // Every field may be left out. Not all of a name: it may be long.
+    let bad =
+        fields.into_iter().find(|field| !understood(Some((field.0.clone(), field.1.clone()))));
+    bad.map(|(field, _)| field.chars().take(NAME_CHARS_MAX).collect())
+}
+
+/// What is shown of a field's name.
+const NAME_CHARS_MAX: usize = 64;
 
 pub(crate) fn too_long() -> String {
     format!("the request is longer than {REQUEST_BYTES_MAX} bytes")
@@ -127,7 +151,7 @@ fn line(value: &impl Serialize) -> Vec<u8> {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Document<S, C, I, D, K, P, R, E> {
+struct Document<S, C, I, D, K, P, L, R, E> {
     ok: bool,
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     status: Option<S>,
@@ -142,12 +166,14 @@ struct Document<S, C, I, D, K, P, R, E> {
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     checkpoint: Option<P>,
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    plan: Option<L>,
+    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     capturing: Option<R>,
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     error: Option<E>,
 }
 
-impl<S, C, I, D, K, P, R, E> Document<S, C, I, D, K, P, R, E> {
+impl<S, C, I, D, K, P, L, R, E> Document<S, C, I, D, K, P, L, R, E> {
     fn new(ok: bool) -> Self {
         Document {
             ok,
@@ -157,6 +183,7 @@ impl<S, C, I, D, K, P, R, E> Document<S, C, I, D, K, P, R, E> {
             switchover: None,
             keys: None,
             checkpoint: None,
+            plan: None,
             capturing: None,
             error: None,
         }
@@ -177,6 +204,7 @@ impl Serialize for Response {
             &SwitchoverDone,
             &Keys,
             &Checkpoint,
+            &Plan,
             &Capturing,
             &ApiError,
         > = Document::new(ok);
@@ -187,6 +215,7 @@ impl Serialize for Response {
             Self::Switchover(done) => document.switchover = Some(done),
             Self::Keys(keys) => document.keys = Some(keys),
             Self::Checkpoint(checkpoint) => document.checkpoint = Some(checkpoint),
+            Self::Plan(plan) => document.plan = Some(plan),
             Self::Capturing(capturing) => document.capturing = Some(capturing),
             Self::Error(error) => document.error = Some(error),
         }
@@ -203,6 +232,7 @@ impl<'de> Deserialize<'de> for Response {
             SwitchoverDone,
             Keys,
             Checkpoint,
+            Plan,
             Capturing,
             ApiError,
         > = Document::deserialize(deserializer)?;
@@ -214,6 +244,7 @@ impl<'de> Deserialize<'de> for Response {
             d.switchover.map(Self::Switchover),
             d.keys.map(Self::Keys),
             d.checkpoint.map(Self::Checkpoint),
+            d.plan.map(Self::Plan),
             d.capturing.map(Self::Capturing),
             d.error.map(Self::Error),
         ]
@@ -222,7 +253,7 @@ impl<'de> Deserialize<'de> for Response {
         match (said.next(), said.next()) {
             (Some(response), None) if ok != matches!(response, Self::Error(_)) => Ok(response),
             _ => Err(D::Error::custom(
-                "neither ok with status, conns, conn_images, switchover, keys, checkpoint or capturing, nor not ok with error",
+                "neither ok with status, conns, conn_images, switchover, keys, checkpoint, plan or capturing, nor not ok with error",
             )),
         }
     }

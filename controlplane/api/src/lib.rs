@@ -22,6 +22,7 @@ pub mod client;
 pub mod codec;
 mod error;
 mod images;
+mod plan;
 pub mod server;
 pub mod stream;
 mod types;
@@ -33,6 +34,7 @@ pub use images::{
     BadClientFilter, ByteList, ClientFilter, ConnAgreed, ConnImage, ConnImages, ConnOptions,
     ConnSocket, ConnTiming, ConnWindow, LIST_SHOWN_BYTES_MAX,
 };
+pub use plan::{Change, Effect, Plan};
 pub use types::{
     Arbiter, Capturing, Checkpoint, Checkpoints, Conn, Conns, Gate, KeyPath, KeyPeer, Keys,
     LogPositions, Peer, Register, Request, Response, Restoring, Role, Service, Status,

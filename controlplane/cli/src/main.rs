@@ -5,6 +5,7 @@ mod capture;
 mod check;
 mod images;
 mod key;
+mod plan;
 mod text;
 
 use std::ffi::{OsStr, OsString};
@@ -26,6 +27,7 @@ const SOCKET_VARIABLE: &str = "UNDERSTUDY_SOCKET";
 const ASK_TIMEOUT_MS: u64 = 5_000;
 const IMAGES_TIMEOUT_MS: u64 = 15_000;
 const SWITCHOVER_TIMEOUT_MS: u64 = 30_000;
+const RELOAD_TIMEOUT_MS: u64 = 30_000;
 const CHECKPOINT_TIMEOUT_MS: u64 = 180_000;
 
 /// Looks at and directs an Understudy node.
@@ -50,7 +52,7 @@ struct Arguments {
     /// The node's configuration file, which names the socket
     #[arg(short, long, global = true, value_name = "CONFIG")]
     config: Option<PathBuf>,
-    /// How long to wait for the daemon [default: 5000, conns -v: 15000, switchover: 30000, checkpoint: 180000]
+    /// How long to wait for the daemon [default: 5000, conns -v: 15000, switchover, reload: 30000, checkpoint: 180000]
     #[arg(short, long, global = true, value_name = "MS",
           value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     timeout_ms: Option<u64>,
@@ -84,6 +86,13 @@ enum Command {
     /// The keys that seal what nodes say to each other
     #[command(subcommand)]
     Key(KeyCommand),
+    /// What a changed file would mean for the running daemon, field by field; changes nothing
+    Plan {
+        /// The file; the daemon's own if not given
+        file: Option<PathBuf>,
+    },
+    /// Make the daemon go on with what its file says by now: all of it, or nothing
+    Reload,
     /// Validate a configuration file, and this machine against it if root
     Check {
         /// The node's configuration file
@@ -157,6 +166,17 @@ fn run(arguments: &Arguments) -> Outcome {
             (Request::Switchover { to: to.clone() }, SWITCHOVER_TIMEOUT_MS)
         }
         Command::Checkpoint => (Request::Checkpoint, CHECKPOINT_TIMEOUT_MS),
+        Command::Plan { file } => match file.as_deref().map(std::path::absolute).transpose() {
+            Ok(file) => {
+                let file = file.map(|path| path.to_string_lossy().into_owned());
+                (Request::Plan { file }, ASK_TIMEOUT_MS)
+            }
+            Err(e) => {
+                let error = ApiError::new(ErrorCode::Usage, format!("FILE: {e}"));
+                return Outcome::Answer(Response::Error(error));
+            }
+        },
+        Command::Reload => (Request::Reload, RELOAD_TIMEOUT_MS),
         Command::Key(KeyCommand::Status) => (Request::KeyStatus, ASK_TIMEOUT_MS),
         Command::Key(KeyCommand::Reload) => (Request::KeyReload, ASK_TIMEOUT_MS),
         Command::Key(KeyCommand::Generate { add, file }) => {
@@ -260,6 +280,7 @@ fn render(json: bool, outcome: &Outcome) -> anyhow::Result<ExitCode> {
         (false, Outcome::Answer(Response::Switchover(done))) => text::switchover(done),
         (false, Outcome::Answer(Response::Keys(keys))) => text::keys(keys),
         (false, Outcome::Answer(Response::Checkpoint(taken))) => text::checkpoint(taken),
+        (false, Outcome::Answer(Response::Plan(plan))) => plan::text(plan),
         // Only `capture` asks for it, and takes it itself.
         (false, Outcome::Answer(Response::Capturing(_))) => String::new(),
         (false, Outcome::Generated(generated)) => key::text(generated),
@@ -302,7 +323,8 @@ fn usage_error(error: &clap::Error) -> ApiError {
         Kind::DisplayHelpOnMissingArgumentOrSubcommand | Kind::MissingSubcommand
     );
     let message = if missing {
-        "a command is missing, allowed: status, conns, switchover, checkpoint, capture, key, check"
+        "a command is missing, allowed: status, conns, switchover, checkpoint, capture, key, plan, \
+         reload, check"
             .to_owned()
     } else {
         // The first paragraph; usage and tips follow.

@@ -15,24 +15,24 @@ pub fn plain(text: &str) -> String {
 }
 
 /// An aligned table; numbers are right-aligned.
-struct Table {
+pub struct Table {
     right: Vec<bool>,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
     /// Columns by their titles; one that begins with `>` is right-aligned.
-    fn new(titles: &[&str]) -> Self {
+    pub fn new(titles: &[&str]) -> Self {
         let right = titles.iter().map(|t| t.starts_with('>')).collect();
         let titles = titles.iter().map(|t| t.trim_start_matches('>').to_owned()).collect();
         Self { right, rows: vec![titles] }
     }
 
-    fn row(&mut self, cells: Vec<String>) {
+    pub fn row(&mut self, cells: Vec<String>) {
         self.rows.push(cells.iter().map(|c| plain(c)).collect());
     }
 
-    fn write(&self, out: &mut String, indent: &str) {
+    pub fn write(&self, out: &mut String, indent: &str) {
         let width = |column: usize| {
             self.rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)
         };

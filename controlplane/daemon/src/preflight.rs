@@ -27,6 +27,14 @@ pub fn check(config: &Config) -> Vec<Finding> {
         );
         out.push(Finding::new(Level::Warn, text));
     }
+    if let Some(path) = config.arbiter.as_ref().and_then(|arbiter| arbiter.key_file.as_deref())
+        && fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o077 != 0)
+    {
+        let path = path.display();
+        let text =
+            format!("arbiter.key_file: others than its owner can use {path}; chmod 600 {path}");
+        out.push(Finding::new(Level::Warn, text));
+    }
     if !config.is_witness()
         && let Err(e) = understudy_checkpoint::Criu::find()
     {

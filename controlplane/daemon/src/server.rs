@@ -14,13 +14,13 @@ use anyhow::{Context, bail};
 use crossbeam::channel::{Sender, bounded};
 use tracing::warn;
 use understudy_api::{ApiError, Conn, Conns, ErrorCode, Request, Response, Role, server};
-use understudy_config::Config;
 use understudy_linux::adopt::FlowKey;
 use understudy_linux::netns::NetNs;
 use understudy_linux::socks::{self, SockInfo, TcpState};
 use understudy_seal::Keyring;
 
 use crate::capture::{Captures, Range};
+use crate::running::{Reload, Running};
 use crate::{images, keys};
 
 const CLIENTS_MAX: usize = 16;
@@ -36,7 +36,15 @@ pub struct Call {
     /// What the key file holds, for [`Request::KeyReload`]: it was read on this side, since disks
     /// may be slow.
     pub keys: Option<Keyring>,
+    /// What the daemon's file says, for [`Request::Reload`].
+    pub reload: Option<Box<Reload>>,
     pub answer: Sender<Response>,
+}
+
+impl Call {
+    pub fn new(request: Request, answer: Sender<Response>) -> Call {
+        Call { request, keys: None, reload: None, answer }
+    }
 }
 
 /// What `conns` needs beside the kernel's own list.
@@ -60,7 +68,7 @@ impl Server {
         calls: Sender<Call>,
         ns: Option<Arc<NetNs>>,
         view: Arc<Mutex<ConnsView>>,
-        config: Arc<Config>,
+        running: Arc<Running>,
         captures: Captures,
     ) -> anyhow::Result<Server> {
         let listener = listen(path)?;
@@ -74,12 +82,12 @@ impl Server {
                     continue;
                 }
                 let (calls, ns, view) = (calls.clone(), ns.clone(), Arc::clone(&view));
-                let (config, captures) = (Arc::clone(&config), Arc::clone(&captures));
+                let (running, captures) = (Arc::clone(&running), Arc::clone(&captures));
                 let done = Arc::clone(&clients);
                 let spawned =
                     std::thread::Builder::new().name("api-client".into()).spawn(move || {
                         let served = serve(stream, &captures, |request| {
-                            answer(request, &calls, ns.as_deref(), &view, &config)
+                            answer(request, &calls, ns.as_deref(), &view, &running)
                         });
                         if let Err(e) = served {
                             warn!("a client of the socket: {e}");
@@ -142,7 +150,7 @@ fn answer(
     calls: &Sender<Call>,
     ns: Option<&NetNs>,
     view: &Mutex<ConnsView>,
-    config: &Config,
+    running: &Running,
 ) -> Response {
     match request {
         Request::Conns => return conns(ns, view),
@@ -154,10 +162,12 @@ fn answer(
             drop(view);
             return images::answer(ns, &known, client);
         }
+        Request::Plan { file } => return running.plan(file.as_deref()),
+        Request::Reload => return reload(running, calls),
         _ => {}
     }
     let keys = match request {
-        Request::KeyReload => match keys::load(config) {
+        Request::KeyReload => match keys::load(&running.config()) {
             Ok(Some(keys)) => Some(keys),
             Ok(None) => {
                 let text = "there is no cluster.key_file in the configuration";
@@ -174,8 +184,25 @@ fn answer(
         Request::Checkpoint => CHECKPOINT_TIMEOUT,
         _ => ANSWER_TIMEOUT,
     };
+    ask(calls, timeout, |answer| Call { keys, ..Call::new(request, answer) })
+}
+
+/// Reads the daemon's file again, and has it applied.
+pub fn reload(running: &Running, calls: &Sender<Call>) -> Response {
+    running.reload(|read| {
+        let call =
+            |answer| Call { reload: Some(Box::new(read)), ..Call::new(Request::Reload, answer) };
+        ask(calls, ANSWER_TIMEOUT, call)
+    })
+}
+
+fn ask(
+    calls: &Sender<Call>,
+    timeout: Duration,
+    call: impl FnOnce(Sender<Response>) -> Call,
+) -> Response {
     let (answer, answered) = bounded(1);
-    if calls.send_timeout(Call { request, keys, answer }, IO_TIMEOUT).is_err() {
+    if calls.send_timeout(call(answer), IO_TIMEOUT).is_err() {
         return ApiError::new(ErrorCode::Runtime, "the control plane does not answer").into();
     }
     answered.recv_timeout(timeout).unwrap_or_else(|_| {

@@ -27,6 +27,8 @@ fn requests() -> Vec<Vec<u8>> {
         Request::Switchover { to },
         Request::KeyStatus,
         Request::KeyReload,
+        Request::Plan { file: Some("/etc/understudy/a.toml".into()) },
+        Request::Reload,
         Request::Capture { from_ns: Some(u64::MAX), to_ns: Some(0), follow: true },
     ];
     requests.iter().map(encode_request).chain(recorded("requests.jsonl")).collect()

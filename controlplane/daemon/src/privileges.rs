@@ -5,11 +5,11 @@
 use caps::{CapSet, Capability, CapsHashSet};
 use tracing::{info, warn};
 
-/// What neither the daemon nor DPDK, CRIU or an application in its capsule has any use for.
-const UNNEEDED: [Capability; 13] = [
+/// What neither the daemon nor DPDK, CRIU or an application in its capsule has any use for. CRIU needs
+/// CAP_SYS_TIME: a restored application's monotonic clock goes on where it was, in a time namespace.
+const UNNEEDED: [Capability; 12] = [
     Capability::CAP_SYS_MODULE,
     Capability::CAP_SYS_BOOT,
-    Capability::CAP_SYS_TIME,
     Capability::CAP_SYSLOG,
     Capability::CAP_MAC_ADMIN,
     Capability::CAP_MAC_OVERRIDE,

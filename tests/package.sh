@@ -97,8 +97,8 @@ for node in a b c; do
         "$root/usr/share/doc/understudy/examples/trio/$node.toml" >"$root/etc/understudy/$node.toml"
     on "$node" understudy check "/etc/understudy/$node.toml" >"$scratch/check" 2>&1 ||
         { cat "$scratch/check" >&2; die "check of $node"; }
-    ! inside understudy --help | grep -q '^  doctor' ||
-        on "$node" understudy doctor "/etc/understudy/$node.toml" >"$scratch/doctor" 2>&1 || cat "$scratch/doctor"
+    on "$node" understudy -c "/etc/understudy/$node.toml" doctor >"$scratch/doctor" 2>&1 ||
+        { cat "$scratch/doctor" >&2; die "doctor of $node"; }
 done
 
 exec_start() { # NODE: the unit's own command line

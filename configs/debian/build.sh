@@ -46,28 +46,36 @@ put 0755 "$bin_dir/understudy" /usr/bin/understudy
 strip --strip-unneeded "$root/usr/sbin/understudyd" "$root/usr/bin/understudy"
 put 0644 configs/systemd/understudyd@.service /usr/lib/systemd/system/understudyd@.service
 put 0755 configs/ocf/understudy /usr/lib/ocf/resource.d/understudy/node
-for group in trio witness pair; do
+for group in trio witness pair capture; do
     for file in configs/"$group"/*.toml; do
         put 0644 "$file" "$doc/examples/$group/$(basename "$file")"
     done
+done
+for file in configs/hooks/*.sh; do
+    put 0755 "$file" "/usr/share/understudy/hooks/$(basename "$file")"
+done
+for file in configs/prometheus/* configs/grafana/*; do
+    [ ! -f "$file" ] || put 0644 "$file" "$doc/examples/${file#configs/}"
 done
 put 0644 configs/systemd/understudy-hugepages.conf "$doc/examples/understudy-hugepages.conf"
 for file in README.md OPERATING.md ARCHITECTURE.md SPECIFICATION.md configs/REFERENCE.md; do
     [ ! -e "$file" ] || put 0644 "$file" "$doc/$(basename "$file")"
 done
 put 0644 "$HERE/copyright" "$doc/copyright"
-# What the binaries print of themselves, where they do.
-"$bin_dir/understudy" --help >"$scratch/help"
+# What the command prints of itself.
 for shell in bash zsh fish; do
     case "$shell" in
         bash) to=/usr/share/bash-completion/completions/understudy ;;
         zsh) to=/usr/share/zsh/vendor-completions/_understudy ;;
         fish) to=/usr/share/fish/vendor_completions.d/understudy.fish ;;
     esac
-    if grep -q '^  completions' "$scratch/help" &&
-        "$bin_dir/understudy" completions "$shell" >"$scratch/completions"; then
-        put 0644 "$scratch/completions" "$to"
-    fi
+    "$bin_dir/understudy" completions "$shell" >"$scratch/completions"
+    put 0644 "$scratch/completions" "$to"
+done
+"$bin_dir/understudy" man "$scratch/man" >/dev/null
+for page in "$scratch"/man/*.1; do
+    gzip -9n "$page"
+    put 0644 "$page.gz" "/usr/share/man/man1/$(basename "$page").gz"
 done
 
 install -d -m 0755 "$root/DEBIAN"

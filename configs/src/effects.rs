@@ -4,8 +4,8 @@
 use crate::effect::effects;
 use crate::types::{
     ArbiterConfig, CheckpointConfig, ClientPort, ClusterConfig, CommitConfig, Config,
-    ControlConfig, DetectConfig, DpdkConfig, HostPort, IdleConfig, LogConfig, NodeConfig,
-    PortsConfig, ReplicaPort, ServiceConfig,
+    ControlConfig, DetectConfig, DpdkConfig, HostPort, IdleConfig, LogConfig, MetricsConfig,
+    NodeConfig, PortsConfig, ReplicaPort, ServiceConfig,
 };
 
 /// Why what DPDK is given waits for a restart.
@@ -29,6 +29,7 @@ effects!(Config {
     checkpoint: Table(CheckpointConfig::FIELDS),
     arbiter: Table(ArbiterConfig::FIELDS),
     control: Table(ControlConfig::FIELDS),
+    metrics: Table(MetricsConfig::FIELDS),
 });
 
 effects!(ArbiterConfig {
@@ -78,7 +79,9 @@ effects!(PortsConfig {
     host: Table(HostPort::FIELDS),
 });
 
-effects!(ClientPort { device: Restart(AT_START) });
+effects!(ClientPort { device: Restart(AT_START), rx_queues: Restart(AT_START) });
+
+effects!(MetricsConfig { listen: Restart(AT_START), allow_remote: Restart(AT_START) });
 
 effects!(ReplicaPort { device: Restart(AT_START), mtu: Restart(AT_START) });
 
@@ -111,6 +114,11 @@ effects!(DetectConfig {
 });
 
 effects!(CheckpointConfig {
+    method: Group(SAME_APPLICATION),
+    snapshot_command: Restart(AT_START),
+    restore_command: Restart(AT_START),
+    ready_command: Restart(AT_START),
+    command_timeout_ms: Restart(AT_START),
     keep: Live,
     interval_s: Live,
     log_fill_percent: Live,

@@ -11,8 +11,15 @@ const PAIR: &str = include_str!("../pair/a.toml");
 
 /// The lines of a section of a file, without its head.
 fn section<'a>(text: &'a str, head: &str) -> Vec<&'a str> {
-    let lines = text.lines().skip_while(|line| *line != head).skip(1);
+    let is_head = |line: &&str| line.strip_prefix("# ").unwrap_or(line) == head;
+    let lines = text.lines().skip_while(|line| !is_head(line)).skip(1);
     lines.take_while(|line| !line.starts_with('[')).collect()
+}
+
+/// A field, also one that is only shown.
+fn is_field(line: &str) -> bool {
+    let key = line.strip_prefix("# ").unwrap_or(line).split_once(" = ").map(|(key, _)| key);
+    key.is_some_and(|key| key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
 }
 
 /// The comment above a field, and the field as the file shows it.
@@ -22,7 +29,7 @@ fn described(lines: &[&str], field: &str) -> Option<(String, String)> {
         line.strip_prefix(field).is_some_and(|rest| rest.starts_with(" = "))
     };
     let at = lines.iter().position(|line| shown(line))?;
-    let above = lines[..at].iter().rev();
+    let above = lines[..at].iter().rev().take_while(|line| !is_field(line));
     let mut comment: Vec<&str> =
         above.map_while(|line| line.strip_prefix('#')).map(str::trim).collect();
     comment.reverse();

@@ -6,12 +6,15 @@
 
 mod arbiter;
 mod capture;
+mod capture_node;
 mod checkpointer;
 mod control;
+mod drain;
 mod images;
 mod keys;
 mod lcore;
 mod logging;
+mod method;
 mod node_capsule;
 mod offers;
 mod ports;
@@ -23,6 +26,7 @@ mod server;
 mod status;
 mod store;
 mod supervisor;
+mod web;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -35,7 +39,8 @@ use clap::Parser;
 use signal_hook::iterator::Signals;
 use tracing::error;
 use understudy_api::check::{Finding, Findings, Level};
-use understudy_config::Config;
+use understudy_api::doctor::{Diagnoses, Diagnosis, Health};
+use understudy_config::NodeFile;
 
 use logging::Filter;
 use running::Running;
@@ -52,11 +57,14 @@ Exit codes: 0 ok, 1 runtime error, 2 usage, 3 invalid configuration, 5 refused b
 )]
 struct Args {
     /// The node's configuration.
-    #[arg(long, value_name = "FILE", required_unless_present = "check")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["check", "doctor"])]
     config: Option<PathBuf>,
     /// Validate a configuration and this machine against it, change nothing, print findings as JSON.
     #[arg(long, value_name = "FILE", conflicts_with = "config")]
     check: Option<PathBuf>,
+    /// Look at this machine, and at the configuration if there is one, change nothing, print JSON.
+    #[arg(long, conflicts_with = "check")]
+    doctor: bool,
 }
 
 const EXIT_RUNTIME: u8 = 1;
@@ -66,6 +74,9 @@ const EXIT_UNSAFE: u8 = 5;
 fn main() -> ExitCode {
     let args = Args::parse();
     let filter = logging::init();
+    if args.doctor {
+        return doctor(args.config.as_deref());
+    }
     match (args.check, args.config) {
         (Some(file), _) => check(&file),
         (None, Some(file)) => run(&file, filter),
@@ -75,9 +86,9 @@ fn main() -> ExitCode {
 
 /// The environment's findings on stdout, one JSON document.
 fn check(file: &std::path::Path) -> ExitCode {
-    let (findings, code) = match Config::load(file) {
+    let (findings, code) = match NodeFile::load(file) {
         Ok(config) => {
-            let findings = preflight::check(&config);
+            let findings = find(&config);
             let bad = findings.iter().any(|f| f.level == Level::Error);
             (findings, if bad { EXIT_RUNTIME } else { 0 })
         }
@@ -88,11 +99,39 @@ fn check(file: &std::path::Path) -> ExitCode {
     ExitCode::from(code)
 }
 
+fn find(config: &NodeFile) -> Vec<Finding> {
+    match config {
+        NodeFile::Service(config) => preflight::check(config),
+        NodeFile::Capture(node) => capture_node::check(node),
+    }
+}
+
+/// The same for `understudy doctor`, good news included.
+fn doctor(file: Option<&std::path::Path>) -> ExitCode {
+    let means = "what the daemon is told";
+    let (config, about_file) = match file.map(|file| (file, NodeFile::load(file))) {
+        None => (None, None),
+        Some((file, Ok(config))) => {
+            let found = format!("{} is valid", file.display());
+            (Some(config), Some(Diagnosis::ok("config", means, found)))
+        }
+        Some((_, Err(e))) => {
+            let mend = "correct it; configs/trio/a.toml explains every field";
+            let bad = Diagnosis::bad("config", means, Health::Fail, e.to_string(), mend);
+            (None, Some(bad))
+        }
+    };
+    let checks = about_file.into_iter().chain(preflight::doctor(config.as_ref())).collect();
+    let all = Diagnoses { checks };
+    println!("{}", serde_json::to_string(&all).unwrap_or_default());
+    ExitCode::from(if all.worst() == Health::Fail { EXIT_RUNTIME } else { 0 })
+}
+
 fn config_exit_code(e: &understudy_config::ConfigError) -> u8 {
     if e.is_unsafe() { EXIT_UNSAFE } else { EXIT_INVALID_CONFIG }
 }
 
-fn run(file: &std::path::Path, log_filter: logging::Filter) -> ExitCode {
+fn run(file: &std::path::Path, log_filter: Filter) -> ExitCode {
     let config = match running::load(file) {
         Ok(config) => config,
         Err(e) => {
@@ -100,16 +139,19 @@ fn run(file: &std::path::Path, log_filter: logging::Filter) -> ExitCode {
             return ExitCode::from(config_exit_code(&e));
         }
     };
-    let problems: Vec<_> =
-        preflight::check(&config).into_iter().filter(|f| f.level == Level::Error).collect();
+    let problems: Vec<_> = find(&config).into_iter().filter(|f| f.level == Level::Error).collect();
     if !problems.is_empty() {
         for problem in problems {
             eprintln!("understudyd: {}", problem.message);
         }
         return ExitCode::from(EXIT_RUNTIME);
     }
-    log_filter.set_first(config.control.log_level);
-    let running = Arc::new(Running::new(file, config));
+    let node = match config {
+        NodeFile::Service(config) => *config,
+        NodeFile::Capture(node) => return ended(capture_node::serve(&node)),
+    };
+    log_filter.set_first(node.control.log_level);
+    let running = Arc::new(Running::new(file, node));
     match serve(&running, log_filter) {
         Ok(control::Ending::Stop) => {
             running.forget();
@@ -126,12 +168,15 @@ fn run(file: &std::path::Path, log_filter: logging::Filter) -> ExitCode {
             eprintln!("understudyd: cannot start itself anew: {e}");
             ExitCode::from(EXIT_RUNTIME)
         }
-        Err(e) => {
-            error!("{e:#}");
-            eprintln!("understudyd: {e:#}");
-            ExitCode::from(EXIT_RUNTIME)
-        }
+        Err(e) => ended(Err(e)),
     }
+}
+
+fn ended(result: anyhow::Result<()>) -> ExitCode {
+    let Err(e) = result else { return ExitCode::SUCCESS };
+    error!("{e:#}");
+    eprintln!("understudyd: {e:#}");
+    ExitCode::from(EXIT_RUNTIME)
 }
 
 /// Sets everything up, runs until told to stop, takes everything down.
@@ -153,7 +198,7 @@ fn serve(running: &Arc<Running>, log_filter: Filter) -> anyhow::Result<control::
     let keys = keys::Keys::open(&config)?;
     let (replica, second) = keys.channels(&config)?;
     let second = second_path::SecondPath::open(&config, second)?;
-    let (dp_end, ctl_end) = lcore::link();
+    let (dp_end, ctl_end) = lcore::link()?;
     let adopter = capsule.as_ref().map(node_capsule::NodeCapsule::adopter);
     // Spawned before EAL pins this thread, so that it does not inherit the poll-mode core.
     let control = control::spawn(settings, store, capsule, ctl_end, second, keys, stop.clone())?;

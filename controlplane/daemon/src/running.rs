@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use understudy_api::{self as api, ApiError, ErrorCode, Response};
-use understudy_config::{Change, Config, ConfigError, Effect, Plan};
+use understudy_config::{Change, Config, ConfigError, Effect, NodeFile, Plan};
 use understudy_seal::Keyring;
 
 use crate::keys;
@@ -42,11 +42,11 @@ pub struct Reload {
 
 /// What this life runs with: the configured file, or what the life before it left when it started
 /// itself anew. Nobody asked then for what the file says by now.
-pub fn load(file: &Path) -> Result<Config, ConfigError> {
-    let Some(kept) = std::env::var_os(VARIABLE) else { return Config::load(file) };
-    Config::load(kept).or_else(|e| {
+pub fn load(file: &Path) -> Result<NodeFile, ConfigError> {
+    let Some(kept) = std::env::var_os(VARIABLE) else { return NodeFile::load(file) };
+    NodeFile::load(kept).or_else(|e| {
         tracing::warn!("what ran before cannot be read: {e}; starting with {}", file.display());
-        Config::load(file)
+        NodeFile::load(file)
     })
 }
 

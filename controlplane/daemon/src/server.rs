@@ -14,6 +14,7 @@ use anyhow::{Context, bail};
 use crossbeam::channel::{Sender, bounded};
 use tracing::warn;
 use understudy_api::{ApiError, Conn, Conns, ErrorCode, Request, Response, Role, server};
+use understudy_config::Config;
 use understudy_linux::adopt::FlowKey;
 use understudy_linux::netns::NetNs;
 use understudy_linux::socks::{self, SockInfo, TcpState};
@@ -21,7 +22,7 @@ use understudy_seal::Keyring;
 
 use crate::capture::{Captures, Range};
 use crate::running::{Reload, Running};
-use crate::{images, keys};
+use crate::{drain, images, keys};
 
 const CLIENTS_MAX: usize = 16;
 const IO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -71,8 +72,20 @@ impl Server {
         running: Arc<Running>,
         captures: Captures,
     ) -> anyhow::Result<Server> {
+        Server::serve(path, captures, move |request| {
+            answer(request, &calls, ns.as_deref(), &view, &running)
+        })
+    }
+
+    /// Listens, and answers what is not for the log by `answer`.
+    pub fn serve(
+        path: &Path,
+        captures: Captures,
+        answer: impl Fn(Request) -> Response + Send + Sync + 'static,
+    ) -> anyhow::Result<Server> {
         let listener = listen(path)?;
         let captures = Arc::new(captures);
+        let answer = Arc::new(answer);
         let clients = Arc::new(AtomicUsize::new(0));
         std::thread::Builder::new().name("api".into()).spawn(move || {
             for stream in listener.incoming() {
@@ -81,15 +94,11 @@ impl Server {
                     clients.fetch_sub(1, Ordering::AcqRel);
                     continue;
                 }
-                let (calls, ns, view) = (calls.clone(), ns.clone(), Arc::clone(&view));
-                let (running, captures) = (Arc::clone(&running), Arc::clone(&captures));
+                let (answer, captures) = (Arc::clone(&answer), Arc::clone(&captures));
                 let done = Arc::clone(&clients);
                 let spawned =
                     std::thread::Builder::new().name("api-client".into()).spawn(move || {
-                        let served = serve(stream, &captures, |request| {
-                            answer(request, &calls, ns.as_deref(), &view, &running)
-                        });
-                        if let Err(e) = served {
+                        if let Err(e) = serve(stream, &captures, |request| answer(request)) {
                             warn!("a client of the socket: {e}");
                         }
                         done.fetch_sub(1, Ordering::AcqRel);
@@ -116,8 +125,8 @@ fn serve(
     answer: impl FnOnce(Request) -> Response,
 ) -> std::io::Result<()> {
     let response = match server::read_request(&mut stream, IO_TIMEOUT)? {
-        Ok(Request::Capture { from_ns, to_ns, follow }) => {
-            return captures.serve(stream, Range { from_ns, to_ns, follow });
+        Ok(Request::Capture { from_ns, to_ns, follow, filter }) => {
+            return captures.serve(stream, Range { from_ns, to_ns, follow, filter });
         }
         Ok(request) => answer(request),
         Err(error) => error.into(),
@@ -166,8 +175,23 @@ fn answer(
         Request::Reload => return reload(running, calls),
         _ => {}
     }
+    let config = running.config();
+    let state_dir = &config.control.state_dir;
+    match request {
+        Request::Drain if config.is_witness() => {
+            let text = "a witness serves nobody anyway";
+            ApiError::new(ErrorCode::Usage, text).into()
+        }
+        Request::Drain => drain::drain(state_dir, |request| ask(request, calls, &config)),
+        Request::Undrain => drain::undrain(state_dir, |request| ask(request, calls, &config)),
+        request => ask(request, calls, &config),
+    }
+}
+
+/// The control plane's answer.
+fn ask(request: Request, calls: &Sender<Call>, config: &Config) -> Response {
     let keys = match request {
-        Request::KeyReload => match keys::load(&running.config()) {
+        Request::KeyReload => match keys::load(config) {
             Ok(Some(keys)) => Some(keys),
             Ok(None) => {
                 let text = "there is no cluster.key_file in the configuration";
@@ -184,25 +208,27 @@ fn answer(
         Request::Checkpoint => CHECKPOINT_TIMEOUT,
         _ => ANSWER_TIMEOUT,
     };
-    ask(calls, timeout, |answer| Call { keys, ..Call::new(request, answer) })
+    call(calls, timeout, |answer| Call { keys, ..Call::new(request, answer) })
 }
 
 /// Reads the daemon's file again, and has it applied.
 pub fn reload(running: &Running, calls: &Sender<Call>) -> Response {
     running.reload(|read| {
-        let call =
-            |answer| Call { reload: Some(Box::new(read)), ..Call::new(Request::Reload, answer) };
-        ask(calls, ANSWER_TIMEOUT, call)
+        call(calls, ANSWER_TIMEOUT, |answer| Call {
+            reload: Some(Box::new(read)),
+            ..Call::new(Request::Reload, answer)
+        })
     })
 }
 
-fn ask(
+/// Hands a call over and waits for its answer.
+fn call(
     calls: &Sender<Call>,
     timeout: Duration,
-    call: impl FnOnce(Sender<Response>) -> Call,
+    make: impl FnOnce(Sender<Response>) -> Call,
 ) -> Response {
     let (answer, answered) = bounded(1);
-    if calls.send_timeout(call(answer), IO_TIMEOUT).is_err() {
+    if calls.send_timeout(make(answer), IO_TIMEOUT).is_err() {
         return ApiError::new(ErrorCode::Runtime, "the control plane does not answer").into();
     }
     answered.recv_timeout(timeout).unwrap_or_else(|_| {

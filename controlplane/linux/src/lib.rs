@@ -9,6 +9,7 @@
 pub mod adopt;
 pub mod capsule;
 mod error;
+pub mod hook;
 pub mod image;
 pub mod netns;
 mod nl;
@@ -20,6 +21,7 @@ pub mod restart;
 pub mod rtnl;
 pub mod socks;
 pub mod standstill;
+pub mod wake;
 
 pub use error::{Error, Result};
 pub use poll::poll_fds;

@@ -92,6 +92,8 @@ pub enum LocalFact {
     ClientLink(bool),
     /// The replica port's link.
     ReplicaLink(bool),
+    /// An operator wants this node to serve nobody, or allows it again.
+    Withdrawn(bool),
     /// A dataplane core makes no progress.
     DataplaneStuck,
     /// The driver's own loop was late.

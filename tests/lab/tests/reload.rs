@@ -168,7 +168,7 @@ fn damaged(rng: &mut Rng) -> Vec<u8> {
         Request::KeyStatus,
         Request::Plan { file: Some("/etc/understudy/a.toml".into()) },
         Request::Reload,
-        Request::Capture { from_ns: Some(1), to_ns: Some(2), follow: false },
+        Request::Capture { from_ns: Some(1), to_ns: Some(2), follow: false, filter: None },
     ];
     let mut line = encode_request(&requests[rng.below(requests.len() as u64) as usize]);
     line.pop();

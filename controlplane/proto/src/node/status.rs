@@ -26,6 +26,7 @@ pub(super) enum Obstacle {
     Recovering,
     Restarting,
     HoldDown,
+    Withdrawn,
     Minority,
     Unheard,
 }
@@ -42,6 +43,7 @@ impl Obstacle {
             Self::Recovering => "recovering: it may have acknowledged what it no longer holds",
             Self::Restarting => "the service is being restarted",
             Self::HoldDown => "it stepped down a moment ago",
+            Self::Withdrawn => "drained by an operator, until undrain",
             Self::Minority => "it hears no majority on the replica port",
             Self::Unheard => "no majority hears it on the replica port",
         }
@@ -57,12 +59,13 @@ impl Obstacle {
                 | Self::CloneUnfit
                 | Self::ClientLink
                 | Self::HoldDown
+                | Self::Withdrawn
         )
     }
 }
 
 impl Node {
-    pub(super) fn obstacles(&self, now_ns: u64) -> arrayvec::ArrayVec<Obstacle, 11> {
+    pub(super) fn obstacles(&self, now_ns: u64) -> arrayvec::ArrayVec<Obstacle, 12> {
         let alone = self.peers.is_empty();
         let checks = [
             (self.cfg.witness, Obstacle::Witness),
@@ -74,6 +77,7 @@ impl Node {
             (self.recovering && !self.start_anew, Obstacle::Recovering),
             (self.restarting, Obstacle::Restarting),
             (now_ns < self.hold_down_until_ns, Obstacle::HoldDown),
+            (self.withdrawn, Obstacle::Withdrawn),
             (!self.hears_majority(now_ns), Obstacle::Minority),
             (!self.heard_by_majority(now_ns), Obstacle::Unheard),
         ];

@@ -12,20 +12,25 @@
 #![forbid(unsafe_code)]
 
 mod capture;
+mod effect;
+mod effects;
 mod error;
 mod locate;
+mod plan;
 mod types;
 mod validate;
 
 pub use capture::{
     CaptureConfig, CaptureControl, CaptureNode, DEVICES_MAX, FRAME_BYTES_MAX, NodeFile,
 };
+pub use effect::{Effect, FieldEffect, fields};
 pub use error::ConfigError;
+pub use plan::{Change, Plan};
 pub use types::{
     ArbiterConfig, AuditMode, CheckpointConfig, CheckpointMethod, ClientPort, CloneMode,
     ClusterConfig, CommitConfig, CommitPolicy, Config, ControlConfig, DetectConfig, DpdkConfig,
-    HostPort, IdleConfig, LogConfig, MetricsConfig, NodeConfig, NodeRole, PortSpec, PortsConfig,
-    Prefix, Proto, ReplicaPort, ServiceConfig,
+    HostPort, IdleConfig, LogConfig, LogLevel, MetricsConfig, NodeConfig, NodeRole, PortSpec,
+    PortsConfig, Prefix, Proto, ReplicaPort, ServiceConfig,
 };
 
 use std::io::Read;
@@ -42,7 +47,7 @@ pub const NAME_CHARS_MAX: usize = 64;
 pub const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 /// The text of a configuration file.
-fn read(path: &Path) -> Result<String, ConfigError> {
+pub(crate) fn read(path: &Path) -> Result<String, ConfigError> {
     let failed = |source| ConfigError::Read { path: path.to_path_buf(), source };
     let file = std::fs::File::open(path).map_err(failed)?;
     let mut bytes = Vec::new();
@@ -83,6 +88,14 @@ impl Config {
             .map_err(|e| locate::describe(&e, text, path, Some(document.get_ref())))?;
         validate::validate(&config, &locate::Source { text, path, document: document.get_ref() })?;
         Ok(config)
+    }
+
+    /// The text of a file that says the same, defaults included.
+    ///
+    /// # Errors
+    /// If a value was not validated and cannot be written.
+    pub fn to_text(&self) -> Result<String, toml::ser::Error> {
+        toml::to_string(self)
     }
 
     /// The number of the cluster on the wire: FNV-1a, 64 bits, of its name.

@@ -28,7 +28,8 @@ impl Source<'_> {
         ConfigError::Unsafe { path: self.path.to_path_buf(), line, column, message }
     }
 
-    fn line_column(&self, keys: &[&str]) -> (usize, usize) {
+    /// Where the field `keys` is, or the closest table around it.
+    pub fn line_column(&self, keys: &[&str]) -> (usize, usize) {
         let mut start = 0;
         let mut value: Option<&DeValue<'_>> = None;
         for key in keys {
@@ -83,7 +84,7 @@ pub(crate) fn describe(
 }
 
 /// `nodes[2].id` from its keys; entries of lists count from 0.
-fn name(keys: &[impl AsRef<str>]) -> String {
+pub(crate) fn name(keys: &[impl AsRef<str>]) -> String {
     let mut out = String::new();
     for key in keys.iter().map(AsRef::as_ref) {
         if !out.is_empty() && key.bytes().all(|b| b.is_ascii_digit()) {

@@ -629,4 +629,38 @@ pub struct ControlConfig {
     pub socket: PathBuf,
     /// Directory of the persisted epoch and vote.
     pub state_dir: PathBuf,
+    /// The least severe messages that are logged.
+    #[serde(default)]
+    pub log_level: LogLevel,
+}
+
+/// How much the daemon says of itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// What did not work.
+    Error,
+    /// And what may not.
+    Warn,
+    /// And what happens.
+    #[default]
+    Info,
+    /// And how.
+    Debug,
+    /// And all else.
+    Trace,
+}
+
+impl LogLevel {
+    /// As in the file.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
 }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     ApiError, CaptureStatus, Capturing, Checkpoint, ConnImages, Conns, Drained, ErrorCode, Keys,
-    REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX, Request, Response, SCHEMA_VERSION, Status,
+    Plan, REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX, Request, Response, SCHEMA_VERSION, Status,
     SwitchoverDone, VERSION,
 };
 
@@ -43,9 +43,33 @@ pub fn decode_request(line: &[u8]) -> Result<Request, ApiError> {
         }
         None => return Err(usage("the request has no version".into())),
     }
-    serde_json::from_value(Value::Object(fields))
-        .map_err(|e| usage(format!("the request is not understood: {e}")))
+    let all = fields.clone();
+    serde_json::from_value(Value::Object(fields)).map_err(|e| {
+        let field = bad_field(all).map_or(String::new(), |field| format!("{field}: "));
+        usage(format!("the request is not understood: {field}{e}"))
+    })
 }
+
+/// The field that alone makes a request one that is not understood; serde's error has not its name.
+fn bad_field(fields: Map<String, Value>) -> Option<String> {
+    const NAME: &str = "request";
+    let name = fields.get(NAME)?.clone();
+    let understood = |field: Option<(String, Value)>| {
+        let mut alone: Map<String, Value> = field.into_iter().collect();
+        alone.insert(NAME.into(), name.clone());
+        serde_json::from_value::<Request>(Value::Object(alone)).is_ok()
+    };
+    if !understood(None) {
+        return Some(NAME.into());
+    }
+    // Every field may be left out. Not all of a name: it may be long.
+    let bad =
+        fields.into_iter().find(|field| !understood(Some((field.0.clone(), field.1.clone()))));
+    bad.map(|(field, _)| field.chars().take(NAME_CHARS_MAX).collect())
+}
+
+/// What is shown of a field's name.
+const NAME_CHARS_MAX: usize = 64;
 
 pub(crate) fn too_long() -> String {
     format!("the request is longer than {REQUEST_BYTES_MAX} bytes")
@@ -128,7 +152,7 @@ fn line(value: &impl Serialize) -> Vec<u8> {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Document<S, C, I, D, Q, K, P, R, N, E> {
+struct Document<S, C, I, D, Q, K, P, L, R, N, E> {
     ok: bool,
     /// A daemon before this field sends none.
     #[serde(default)]
@@ -148,6 +172,8 @@ struct Document<S, C, I, D, Q, K, P, R, N, E> {
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     checkpoint: Option<P>,
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    plan: Option<L>,
+    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     capturing: Option<R>,
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     capture_node: Option<N>,
@@ -155,7 +181,7 @@ struct Document<S, C, I, D, Q, K, P, R, N, E> {
     error: Option<E>,
 }
 
-impl<S, C, I, D, Q, K, P, R, N, E> Document<S, C, I, D, Q, K, P, R, N, E> {
+impl<S, C, I, D, Q, K, P, L, R, N, E> Document<S, C, I, D, Q, K, P, L, R, N, E> {
     fn new(ok: bool) -> Self {
         Document {
             ok,
@@ -167,6 +193,7 @@ impl<S, C, I, D, Q, K, P, R, N, E> Document<S, C, I, D, Q, K, P, R, N, E> {
             drained: None,
             keys: None,
             checkpoint: None,
+            plan: None,
             capturing: None,
             capture_node: None,
             error: None,
@@ -189,6 +216,7 @@ impl Serialize for Response {
             &Drained,
             &Keys,
             &Checkpoint,
+            &Plan,
             &Capturing,
             &CaptureStatus,
             &ApiError,
@@ -201,6 +229,7 @@ impl Serialize for Response {
             Self::Drained(drained) => document.drained = Some(drained),
             Self::Keys(keys) => document.keys = Some(keys),
             Self::Checkpoint(checkpoint) => document.checkpoint = Some(checkpoint),
+            Self::Plan(plan) => document.plan = Some(plan),
             Self::Capturing(capturing) => document.capturing = Some(capturing),
             Self::CaptureStatus(status) => document.capture_node = Some(status),
             Self::Error(error) => document.error = Some(error),
@@ -220,6 +249,7 @@ impl<'de> Deserialize<'de> for Response {
             Drained,
             Keys,
             Checkpoint,
+            Plan,
             Capturing,
             Box<CaptureStatus>,
             ApiError,
@@ -233,6 +263,7 @@ impl<'de> Deserialize<'de> for Response {
             d.drained.map(Self::Drained),
             d.keys.map(Self::Keys),
             d.checkpoint.map(Self::Checkpoint),
+            d.plan.map(Self::Plan),
             d.capturing.map(Self::Capturing),
             d.capture_node.map(Self::CaptureStatus),
             d.error.map(Self::Error),
@@ -242,7 +273,7 @@ impl<'de> Deserialize<'de> for Response {
         match (said.next(), said.next()) {
             (Some(response), None) if ok != matches!(response, Self::Error(_)) => Ok(response),
             _ => Err(D::Error::custom(
-                "neither ok with status, conns, conn_images, switchover, drained, keys, checkpoint, capturing or capture_node, nor not ok with error",
+                "neither ok with status, conns, conn_images, switchover, drained, keys, checkpoint, plan, capturing or capture_node, nor not ok with error",
             )),
         }
     }

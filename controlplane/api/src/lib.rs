@@ -24,6 +24,7 @@ pub mod codec;
 pub mod doctor;
 mod error;
 mod images;
+mod plan;
 mod protection;
 pub mod server;
 pub mod stream;
@@ -40,6 +41,7 @@ pub use images::{
     BadClientFilter, ByteList, ClientFilter, ConnAgreed, ConnImage, ConnImages, ConnOptions,
     ConnSocket, ConnTiming, ConnWindow, LIST_SHOWN_BYTES_MAX,
 };
+pub use plan::{Change, Effect, Plan};
 pub use protection::Verdict;
 pub use takeovers::Takeover;
 pub use types::{

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ApiError, CaptureStatus, ClientFilter, ConnImages, Takeover, Verdict, Waits};
+use crate::{ApiError, CaptureStatus, ClientFilter, ConnImages, Plan, Takeover, Verdict, Waits};
 
 /// A request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +37,14 @@ pub enum Request {
     KeyReload,
     /// Take a checkpoint of the application on this node.
     Checkpoint,
+    /// What a configuration file would change.
+    Plan {
+        /// Its absolute path; the daemon's own if not given.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        file: Option<String>,
+    },
+    /// Read the daemon's own file again and go on with what it says: all of it, or nothing.
+    Reload,
     /// Send a range of the capture log: the answer is followed by [`crate::stream`].
     Capture {
         /// From the first record that is not older, ns since 1970; from now on if not given.
@@ -72,6 +80,11 @@ enum StrictRequest {
     KeyStatus {},
     KeyReload {},
     Checkpoint {},
+    Plan {
+        #[serde(default)]
+        file: Option<String>,
+    },
+    Reload {},
     Capture {
         #[serde(default)]
         from_ns: Option<u64>,
@@ -96,6 +109,8 @@ impl From<StrictRequest> for Request {
             StrictRequest::KeyStatus {} => Self::KeyStatus,
             StrictRequest::KeyReload {} => Self::KeyReload,
             StrictRequest::Checkpoint {} => Self::Checkpoint,
+            StrictRequest::Plan { file } => Self::Plan { file },
+            StrictRequest::Reload {} => Self::Reload,
             StrictRequest::Capture { from_ns, to_ns, follow, filter } => {
                 Self::Capture { from_ns, to_ns, follow, filter }
             }
@@ -117,6 +132,8 @@ impl Request {
             Self::KeyStatus => "key_status",
             Self::KeyReload => "key_reload",
             Self::Checkpoint => "checkpoint",
+            Self::Plan { .. } => "plan",
+            Self::Reload => "reload",
             Self::Capture { .. } => "capture",
         }
     }
@@ -139,6 +156,8 @@ pub enum Response {
     Keys(Keys),
     /// To [`Request::Checkpoint`].
     Checkpoint(Checkpoint),
+    /// To [`Request::Plan`], and to [`Request::Reload`] with what was changed.
+    Plan(Plan),
     /// To [`Request::Capture`].
     Capturing(Capturing),
     /// To [`Request::Status`], of a capture-only node.
@@ -159,6 +178,7 @@ impl Response {
             Self::Drained(_) => matches!(request, Request::Drain | Request::Undrain),
             Self::Keys(_) => matches!(request, Request::KeyStatus | Request::KeyReload),
             Self::Checkpoint(_) => matches!(request, Request::Checkpoint),
+            Self::Plan(_) => matches!(request, Request::Plan { .. } | Request::Reload),
             Self::Capturing(_) => matches!(request, Request::Capture { .. }),
             Self::Error(_) => true,
         }
@@ -204,6 +224,12 @@ impl From<Keys> for Response {
 impl From<Checkpoint> for Response {
     fn from(checkpoint: Checkpoint) -> Self {
         Self::Checkpoint(checkpoint)
+    }
+}
+
+impl From<Plan> for Response {
+    fn from(plan: Plan) -> Self {
+        Self::Plan(plan)
     }
 }
 

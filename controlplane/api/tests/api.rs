@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use understudy_api::codec::LineBuffer;
 use understudy_api::{
-    ApiError, ByteList, ClientError, ClientFilter, Conn, ConnImage, ConnImages, ConnSocket, Conns,
-    DecodeError, ErrorCode, KeyPath, KeyPeer, Keys, LIST_SHOWN_BYTES_MAX, Peer, REQUEST_BYTES_MAX,
-    RESPONSE_BYTES_MAX, Request, Response, Role, Status, SwitchoverDone, TimelineEvent, client,
-    decode_request, decode_response, encode_request, encode_response, server,
+    ApiError, ByteList, Change, ClientError, ClientFilter, Conn, ConnImage, ConnImages, ConnSocket,
+    Conns, DecodeError, ErrorCode, KeyPath, KeyPeer, Keys, LIST_SHOWN_BYTES_MAX, Peer, Plan,
+    REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX, Request, Response, Role, Status, SwitchoverDone,
+    TimelineEvent, client, decode_request, decode_response, encode_request, encode_response,
+    server,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -68,9 +69,12 @@ fn bad_requests_are_usage_errors() {
         (r#"{"version":2,"request":"status"}"#, "version 2"),
         (r#"{"version":"1","request":"status"}"#, "speaks version 1"),
         (r#"{"version":1}"#, "request"),
-        (r#"{"version":1,"request":"reboot"}"#, "reboot"),
+        (r#"{"version":1,"request":"reboot"}"#, "request: unknown variant `reboot`"),
+        (r#"{"version":1,"request":5}"#, "request: "),
         (r#"{"version":1,"request":"status","x":1}"#, "x"),
-        (r#"{"version":1,"request":"switchover","to":5}"#, "string"),
+        (r#"{"version":1,"request":"switchover","to":5}"#, "to: invalid type: integer `5`"),
+        (r#"{"version":1,"request":"capture","follow":true,"from_ns":-1}"#, "from_ns: "),
+        (r#"{"version":1,"request":"plan","file":[]}"#, "file: "),
         (r#"{"version":1,"request":"conn_images","client":"10.0.0"}"#, "is not a client's address"),
         (r#"{"version":1,"request":"conn_images","x":1}"#, "x"),
         (r#"{"version":1,"request":"status"} x"#, "JSON"),
@@ -153,6 +157,7 @@ fn responses_round_trip() {
             ..Keys::default()
         }
         .into(),
+        Plan { applied: true, changes: vec![Change::default()], ..Plan::default() }.into(),
         ApiError::new(ErrorCode::RefusedUnsafe, "no").into(),
     ] {
         let line = encode_response(&response);

@@ -8,9 +8,10 @@
 
 use std::fs::{self, File};
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::error::{Error, Result, file};
 use crate::manifest::{FileEntry, Manifest, VERSION};
@@ -33,7 +34,8 @@ const READ_BYTES: usize = 1 << 18;
 #[derive(Clone, Debug)]
 pub struct Store {
     dir: PathBuf,
-    keep: usize,
+    /// How many stay; shared, as what follows.
+    keep: Arc<AtomicUsize>,
     /// Generations with a barrier from here on stay, beyond `keep` of them.
     keep_from: Arc<AtomicU64>,
     /// Generations that are being sent stay, too.
@@ -68,9 +70,12 @@ impl Store {
     /// If the directory cannot be made or read.
     pub fn open(dir: &Path, keep: usize) -> Result<Store> {
         fs::create_dir_all(dir).map_err(file("make", dir))?;
+        // They hold the application's memory.
+        let own = fs::Permissions::from_mode(0o700);
+        fs::set_permissions(dir, own).map_err(file("protect", dir))?;
         let store = Store {
             dir: dir.into(),
-            keep: keep.max(1),
+            keep: Arc::new(AtomicUsize::new(keep.max(1))),
             keep_from: Arc::new(AtomicU64::new(u64::MAX)),
             pins: Pins::default(),
             syncs: true,
@@ -242,7 +247,8 @@ impl Store {
 
     fn remove_old(&self) -> Result<()> {
         let keep_from = self.keep_from.load(Ordering::Acquire);
-        for (at, old) in self.numbers()?.into_iter().enumerate().skip(self.keep) {
+        let keep = self.keep.load(Ordering::Acquire);
+        for (at, old) in self.numbers()?.into_iter().enumerate().skip(keep) {
             let dir = self.dir.join(old.to_string());
             let stays = || read_manifest(&dir).is_ok_and(|m| m.position >= keep_from);
             let needed = self.pins.holds(old) || at < KEEP_MAX && stays();
@@ -251,6 +257,11 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// So many stay from the next one on, at least 1.
+    pub fn set_keep(&self, keep: usize) {
+        self.keep.store(keep.max(1), Ordering::Release);
     }
 
     /// Generations with a barrier at or after `position` are not removed for newer ones, within
@@ -446,6 +457,14 @@ mod tests {
         assert_eq!(store.newest().unwrap(), all[3]);
         assert_eq!(store.load(3).unwrap(), all[2]);
         assert_eq!(all[3].manifest.bytes(), 1000);
+        assert_eq!(fs::metadata(dir.path()).unwrap().permissions().mode() & 0o777, 0o700);
+        // Told to one, it counts for every handle.
+        store.clone().set_keep(3);
+        add(&store, &[4; 1000]);
+        assert_eq!(store.numbers().unwrap(), [5, 4, 3]);
+        store.set_keep(1);
+        add(&store, &[5; 1000]);
+        assert_eq!(store.numbers().unwrap(), [6]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod document;
 mod images;
 mod key;
 mod manuals;
+mod plan;
 mod probe;
 mod progress;
 mod text;
@@ -35,6 +36,7 @@ const SOCKET_VARIABLE: &str = "UNDERSTUDY_SOCKET";
 const ASK_TIMEOUT_MS: u64 = 5_000;
 const IMAGES_TIMEOUT_MS: u64 = 15_000;
 const SWITCHOVER_TIMEOUT_MS: u64 = 30_000;
+const RELOAD_TIMEOUT_MS: u64 = 30_000;
 const CHECKPOINT_TIMEOUT_MS: u64 = 180_000;
 
 /// Looks at and directs an Understudy node.
@@ -59,7 +61,7 @@ struct Arguments {
     /// The node's configuration file, which names the socket
     #[arg(short, long, global = true, value_name = "CONFIG")]
     config: Option<PathBuf>,
-    /// How long to wait for the daemon [default: 5000, conns -v: 15000, switchover: 30000, checkpoint: 180000]
+    /// How long to wait for the daemon [default: 5000, conns -v: 15000, switchover, reload: 30000, checkpoint: 180000]
     #[arg(short, long, global = true, value_name = "MS",
           value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     timeout_ms: Option<u64>,
@@ -109,6 +111,13 @@ enum Command {
     /// The keys that seal what nodes say to each other
     #[command(subcommand)]
     Key(KeyCommand),
+    /// What a changed file would mean for the running daemon, field by field; changes nothing
+    Plan {
+        /// The file; the daemon's own if not given
+        file: Option<PathBuf>,
+    },
+    /// Make the daemon go on with what its file says by now: all of it, or nothing
+    Reload,
     /// Print a script that makes a shell complete this command: source <(understudy completions bash)
     Completions {
         /// The shell
@@ -211,6 +220,17 @@ fn run(arguments: &Arguments) -> Outcome {
         Command::Drain => (Request::Drain, SWITCHOVER_TIMEOUT_MS),
         Command::Undrain => (Request::Undrain, ASK_TIMEOUT_MS),
         Command::Checkpoint => (Request::Checkpoint, CHECKPOINT_TIMEOUT_MS),
+        Command::Plan { file } => match file.as_deref().map(std::path::absolute).transpose() {
+            Ok(file) => {
+                let file = file.map(|path| path.to_string_lossy().into_owned());
+                (Request::Plan { file }, ASK_TIMEOUT_MS)
+            }
+            Err(e) => {
+                let error = ApiError::new(ErrorCode::Usage, format!("FILE: {e}"));
+                return Outcome::Answer(Response::Error(error));
+            }
+        },
+        Command::Reload => (Request::Reload, RELOAD_TIMEOUT_MS),
         Command::Key(KeyCommand::Status) => (Request::KeyStatus, ASK_TIMEOUT_MS),
         Command::Key(KeyCommand::Reload) => (Request::KeyReload, ASK_TIMEOUT_MS),
         _ => return run_here(arguments),
@@ -392,6 +412,7 @@ fn answer_text(response: &Response) -> String {
         Response::Drained(done) => text::drained(done),
         Response::Keys(keys) => text::keys(keys),
         Response::Checkpoint(taken) => text::checkpoint(taken),
+        Response::Plan(plan) => plan::text(plan),
         // Only `capture` asks for it, and takes it itself; errors are told otherwise.
         Response::Capturing(_) | Response::Error(_) => String::new(),
     }

@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use understudy_api::{
-    ApiError, Conn, Conns, ErrorCode, Gate, KeyPath, KeyPeer, Keys, LogPositions, Peer,
-    RESPONSE_BYTES_MAX, Request, Response, Role, Service, Status, SwitchoverDone, TimelineEvent,
-    encode_response, server,
+    ApiError, Change, Conn, Conns, Effect, ErrorCode, Gate, KeyPath, KeyPeer, Keys, LogPositions,
+    Peer, Plan, RESPONSE_BYTES_MAX, Request, Response, Role, Service, Status, SwitchoverDone,
+    TimelineEvent, encode_response, server,
 };
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_understudy");
@@ -379,6 +379,47 @@ fn keys_are_shown_and_reloaded() {
     let output = answered(Request::KeyReload, refused, &["key", "reload"]);
     assert_eq!(output.status.code(), Some(3));
     assert_eq!(text(&output.stderr), "understudy: k:1: bad; nothing was changed\n");
+}
+
+#[test]
+fn plans_and_reloads_say_what_is_live() {
+    let change = |field: &str, effect, why: &str| Change {
+        field: field.into(),
+        line: 7,
+        from: Some("3".into()),
+        to: None,
+        effect,
+        why: why.into(),
+    };
+    let live = change("checkpoint.keep", Effect::Live, "");
+    let fixed = change("detect.lease_ms", Effect::Group, "nodes must agree");
+    let plan =
+        Plan { file: "/etc/a.toml".into(), applied: false, changes: vec![live.clone(), fixed] };
+    let asked = Request::Plan { file: Some("/etc/a.toml".into()) };
+    let said = answered(asked.clone(), plan.clone(), &["plan", "/etc/a.toml"]);
+    let shown = text(&said.stdout);
+    for words in [
+        "   7  checkpoint.keep  3     (none)  live",
+        "detect.lease_ms: nodes must agree; stop the group, change every node's file",
+        "/etc/a.toml: a reload would be refused, for 1 of these",
+    ] {
+        assert!(shown.contains(words), "{words:?} is not in\n{shown}");
+    }
+    let json = document(&answered(asked, plan.clone(), &["-j", "plan", "/etc/a.toml"]), 0);
+    assert_eq!(json["plan"], serde_json::to_value(&plan).unwrap());
+    let nothing = Plan { changes: Vec::new(), ..plan.clone() };
+    let own = Request::Plan { file: None };
+    let said = answered(own, nothing, &["plan"]);
+    let shown = text(&said.stdout);
+    assert_eq!(shown, "/etc/a.toml: nothing differs from what runs\n");
+    let done = Plan { applied: true, changes: vec![live], ..plan };
+    let said = answered(Request::Reload, done, &["reload"]);
+    let shown = text(&said.stdout);
+    assert!(shown.ends_with("/etc/a.toml: applied\n"), "{shown}");
+    let refused = ApiError::new(ErrorCode::RefusedUnsafe, "a.toml:7: x: no; nothing was changed");
+    let output = answered(Request::Reload, refused, &["reload"]);
+    assert_eq!(output.status.code(), Some(5));
+    assert_eq!(text(&output.stderr), "understudy: a.toml:7: x: no; nothing was changed\n");
 }
 
 #[test]

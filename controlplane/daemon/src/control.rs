@@ -3,6 +3,7 @@
 mod checkpoint;
 mod cover;
 mod divergence;
+mod reload;
 mod requests;
 mod restore;
 mod resume;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use crossbeam::channel::{Receiver, Sender, bounded};
+use signal_hook::iterator::Signals;
 use tracing::{debug, error, info, warn};
 use understudy_api::{
     ApiError, Drained, ErrorCode, Request, Response, SwitchoverDone, TimelineEvent,
@@ -39,12 +41,15 @@ use crate::capture::{Captures, Told};
 use crate::drain;
 use crate::keys::Keys;
 use crate::lcore::{ControlEnd, Up};
+use crate::logging::Filter;
 use crate::node_capsule::NodeCapsule;
 use crate::ports::{DeviceCounts, NodeClock};
+use crate::running::Running;
 use crate::second_path::{Received, SecondPath};
 use crate::server::{Call, ConnsView, Server};
 use crate::status;
 use crate::store::{Store, StoreWriter};
+use crate::supervisor::{Facts, Supervisor};
 use crate::web;
 pub use checkpoint::NOT_NOW;
 use checkpoint::Taking;
@@ -86,6 +91,14 @@ pub enum Ending {
     },
 }
 
+/// What may be changed while the daemon runs.
+pub struct Settings {
+    pub running: Arc<Running>,
+    pub log_filter: Filter,
+    /// SIGHUP: the file is to be read again.
+    pub hangups: Signals,
+}
+
 /// The thread and the channel on which it waits for the data path to be up.
 pub struct Handle {
     pub start: Sender<Up>,
@@ -94,7 +107,7 @@ pub struct Handle {
 
 /// Starts the thread.
 pub fn spawn(
-    config: Arc<Config>,
+    settings: Settings,
     store: Store,
     capsule: Option<NodeCapsule>,
     dataplane: ControlEnd,
@@ -106,7 +119,7 @@ pub fn spawn(
     let thread = std::thread::Builder::new().name("control".into()).spawn(move || {
         // The data path did not come up: its own error says why.
         let Ok(up) = started.recv() else { return Ok(Ending::Stop) };
-        let result = Control::new(config, store, capsule, dataplane, second, keys, stop, up)
+        let result = Control::new(settings, store, capsule, dataplane, second, keys, stop, up)
             .and_then(|mut control| control.run());
         if let Err(e) = &result {
             error!("control plane: {e:#}");
@@ -131,6 +144,8 @@ enum App {
 
 struct Control {
     config: Arc<Config>,
+    running: Arc<Running>,
+    log_filter: Filter,
     clock: NodeClock,
     node: Node,
     dataplane: ControlEnd,
@@ -151,6 +166,7 @@ struct Control {
     divergences: Divergences,
     warm: Warm,
     keys: Keys,
+    supervisor: Supervisor,
     stop: Arc<AtomicBool>,
     started_ns: u64,
     snapshot: Option<Snapshot>,
@@ -170,7 +186,7 @@ struct Control {
 impl Control {
     #[expect(clippy::too_many_arguments, reason = "all that main has set up, once")]
     fn new(
-        config: Arc<Config>,
+        settings: Settings,
         store: Store,
         mut capsule: Option<NodeCapsule>,
         dataplane: ControlEnd,
@@ -179,6 +195,7 @@ impl Control {
         stop: Arc<AtomicBool>,
         up: Up,
     ) -> anyhow::Result<Control> {
+        let config = settings.running.config();
         let clock = up.clock;
         let now_ns = clock.now_ns();
         let persisted = store.persisted();
@@ -195,10 +212,13 @@ impl Control {
             sender.clone(),
             capsule.as_ref().map(|c| Arc::clone(&c.ns)),
             Arc::clone(&conns),
-            Arc::clone(&config),
+            Arc::clone(&settings.running),
             captures,
         )?;
         web::start(&config, sender.clone())?;
+        let Settings { running, log_filter, hangups } = settings;
+        reload::on_hangup(hangups, Arc::clone(&running), sender.clone())?;
+        let supervisor = Supervisor::start()?;
         let take = || Taking::start(&config, sender, &keys, now_ns);
         let taking = capsule.is_some().then(take).transpose()?;
         let app = match &mut capsule {
@@ -212,6 +232,8 @@ impl Control {
             started_ns: now_ns,
             app,
             config,
+            running,
+            log_filter,
             clock,
             node,
             dataplane,
@@ -229,6 +251,7 @@ impl Control {
             divergences: Divergences::default(),
             warm: Warm::default(),
             keys,
+            supervisor,
             stop,
             snapshot: None,
             stuck_told: false,
@@ -264,6 +287,7 @@ impl Control {
             if let Some(ending) = self.is_over(now_ns)? {
                 break ending;
             }
+            self.tell_supervisor(now_ns);
         };
         self.dataplane.quit();
         self.stop_app();
@@ -307,6 +331,7 @@ impl Control {
         match self.stopping_since_ns {
             None => {
                 self.stopping_since_ns = Some(now_ns);
+                self.supervisor.stopping();
                 if leads {
                     info!("stopping: handing the service over first");
                     self.node.handle_switchover(now_ns, None);
@@ -319,6 +344,27 @@ impl Control {
             Some(since) if now_ns < since + RESTART_DELAY_NS => Ok(None),
             Some(_) => Ok(Some(Ending::Stop)),
         }
+    }
+
+    /// A node that is alone is able, too: who waits for it to be ready may be about to start another.
+    fn tell_supervisor(&mut self, now_ns: u64) {
+        if !self.supervisor.is_due(now_ns) {
+            return;
+        }
+        let applies = self.capsule.is_none() || matches!(self.app, App::Ready | App::Parked);
+        let view = self.node.view(now_ns);
+        let heard = view.peers.iter().filter(|p| p.alive).count();
+        let facts = Facts {
+            able: applies && self.snapshot.is_some() && self.restart_at_ns.is_none(),
+            progress_ns: self.snapshot.as_ref().map(|s| s.at_ns),
+            status: format!(
+                "{} in epoch {}, hears {heard} of {} other nodes",
+                status::role(&view),
+                view.epoch,
+                view.peers.len()
+            ),
+        };
+        self.supervisor.look(now_ns, facts);
     }
 
     // ---- inputs -------------------------------------------------------------

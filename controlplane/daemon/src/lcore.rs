@@ -13,7 +13,7 @@ use understudy_config::{AuditMode, CommitPolicy, Config, DpdkConfig, IdleConfig}
 use understudy_dpdk::Eal;
 use understudy_fastpath::MS;
 use understudy_fastpath::audit::AuditConfig;
-use understudy_fastpath::command::{Command, Event, Snapshot};
+use understudy_fastpath::command::{Command, Event, Snapshot, Tuning};
 use understudy_fastpath::dataplane::{Dataplane, DataplaneConfig};
 use understudy_fastpath::sender::{self, SenderConfig};
 use understudy_linux::adopt::{Adopter, FlowKey};
@@ -46,6 +46,7 @@ struct Queues {
     devices: ArrayQueue<DeviceCounts>,
     adopted: Arc<ArrayQueue<FlowKey>>,
     probes: Arc<ArrayQueue<DeathProbe>>,
+    idle: ArrayQueue<IdleConfig>,
     quit: AtomicBool,
     finished: AtomicBool,
 }
@@ -66,6 +67,7 @@ pub fn link() -> anyhow::Result<(DataplaneEnd, ControlEnd)> {
         devices: ArrayQueue::new(1),
         adopted: Arc::new(ArrayQueue::new(ADOPTED_MAX)),
         probes: Arc::new(ArrayQueue::new(PROBES_MAX)),
+        idle: ArrayQueue::new(1),
         quit: AtomicBool::new(false),
         finished: AtomicBool::new(false),
     });
@@ -76,6 +78,16 @@ impl ControlEnd {
     /// Gives an order; false when the poll-mode thread is too far behind.
     pub fn order(&self, command: Command) -> bool {
         self.0.commands.push(command).is_ok()
+    }
+
+    /// Whether so many orders would be taken now.
+    pub fn has_room(&self, orders: usize) -> bool {
+        self.0.commands.len() + orders <= COMMANDS_MAX
+    }
+
+    /// What to do without work, from a moment later on.
+    pub fn set_idle(&self, idle: IdleConfig) {
+        let _ = self.0.idle.force_push(idle);
     }
 
     /// Is woken by events, and what else the control plane waits for.
@@ -179,6 +191,7 @@ fn poll_loop(
     idle: &IdleConfig,
 ) {
     let queues = &end.0;
+    let mut idle = idle.clone();
     let mut busy_at_ns = clock.now_ns();
     let mut published_at_ns = 0;
     let mut was_open = false;
@@ -204,6 +217,7 @@ fn poll_loop(
         if opened || commanded || now_ns >= published_at_ns + SNAPSHOT_INTERVAL_NS {
             published_at_ns = now_ns;
             queues.snapshot.force_push(dataplane.snapshot(now_ns));
+            idle = queues.idle.pop().unwrap_or(idle);
             queues.devices.force_push(ports.counts());
         }
         if opened || told {
@@ -212,7 +226,7 @@ fn poll_loop(
         if busy {
             busy_at_ns = now_ns;
         } else {
-            rest(now_ns - busy_at_ns, idle);
+            rest(now_ns - busy_at_ns, &idle);
         }
     }
 }
@@ -253,6 +267,15 @@ pub fn eal_args<'a>(
         args.push("--no-pci".into());
     }
     args
+}
+
+/// What of a configuration the data path takes while it runs.
+pub fn tuning(config: &Config) -> Tuning {
+    Tuning {
+        clone_wait_ns: config.service.clone_wait_ms * MS,
+        evict_after_ns: config.commit.evict_after_ms * MS,
+        heal: config.service.audit == AuditMode::Heal,
+    }
 }
 
 fn dataplane_config(config: &Config, replica_mac: Mac, entropy: [u8; 32]) -> DataplaneConfig {

@@ -13,17 +13,22 @@ mod drain;
 mod images;
 mod keys;
 mod lcore;
+mod logging;
 mod method;
 mod node_capsule;
 mod offers;
 mod ports;
 mod preflight;
+mod privileges;
+mod running;
 mod second_path;
 mod server;
 mod status;
 mod store;
+mod supervisor;
 mod web;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -31,14 +36,25 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
 use clap::Parser;
+use signal_hook::iterator::Signals;
 use tracing::error;
 use understudy_api::check::{Finding, Findings, Level};
 use understudy_api::doctor::{Diagnoses, Diagnosis, Health};
-use understudy_config::{Config, NodeFile};
+use understudy_config::NodeFile;
+
+use logging::Filter;
+use running::Running;
 
 /// One node of a group that keeps a service and its connections alive.
 #[derive(Parser)]
-#[command(name = "understudyd", version)]
+#[command(
+    name = "understudyd",
+    version,
+    after_help = "\
+SIGTERM hands the service over, then ends. SIGHUP reads the configuration again, as `understudy reload`.
+
+Exit codes: 0 ok, 1 runtime error, 2 usage, 3 invalid configuration, 5 refused because unsafe."
+)]
 struct Args {
     /// The node's configuration.
     #[arg(long, value_name = "FILE", required_unless_present_any = ["check", "doctor"])]
@@ -57,15 +73,13 @@ const EXIT_UNSAFE: u8 = 5;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let filter = logging::init();
     if args.doctor {
         return doctor(args.config.as_deref());
     }
     match (args.check, args.config) {
         (Some(file), _) => check(&file),
-        (None, Some(file)) => run(&file),
+        (None, Some(file)) => run(&file, filter),
         (None, None) => ExitCode::from(2),
     }
 }
@@ -117,8 +131,8 @@ fn config_exit_code(e: &understudy_config::ConfigError) -> u8 {
     if e.is_unsafe() { EXIT_UNSAFE } else { EXIT_INVALID_CONFIG }
 }
 
-fn run(file: &std::path::Path) -> ExitCode {
-    let config = match NodeFile::load(file) {
+fn run(file: &std::path::Path, log_filter: Filter) -> ExitCode {
+    let config = match running::load(file) {
         Ok(config) => config,
         Err(e) => {
             eprintln!("understudyd: {e}");
@@ -132,33 +146,49 @@ fn run(file: &std::path::Path) -> ExitCode {
         }
         return ExitCode::from(EXIT_RUNTIME);
     }
-    let served = match config {
-        NodeFile::Service(config) => serve(*config),
-        NodeFile::Capture(node) => capture_node::serve(&node).map(|()| control::Ending::Stop),
+    let node = match config {
+        NodeFile::Service(config) => *config,
+        NodeFile::Capture(node) => return ended(capture_node::serve(&node)),
     };
-    match served {
-        Ok(control::Ending::Stop) => ExitCode::SUCCESS,
+    log_filter.set_first(node.control.log_level);
+    let running = Arc::new(Running::new(file, node));
+    match serve(&running, log_filter) {
+        Ok(control::Ending::Stop) => {
+            running.forget();
+            ExitCode::SUCCESS
+        }
         Ok(control::Ending::Restart { backoff_ms }) => {
-            let note = (control::BACKOFF_VARIABLE, backoff_ms.to_string());
-            let e = understudy_linux::restart::restart_self((note.0, &note.1));
+            supervisor::begins_anew();
+            let backoff_ms = OsString::from(backoff_ms.to_string());
+            let (kept, path) = running.note_for_next_life();
+            let e = understudy_linux::restart::restart_self(&[
+                (control::BACKOFF_VARIABLE, Some(&backoff_ms)),
+                (kept, path.as_deref()),
+            ]);
             eprintln!("understudyd: cannot start itself anew: {e}");
             ExitCode::from(EXIT_RUNTIME)
         }
-        Err(e) => {
-            error!("{e:#}");
-            eprintln!("understudyd: {e:#}");
-            ExitCode::from(EXIT_RUNTIME)
-        }
+        Err(e) => ended(Err(e)),
     }
 }
 
+fn ended(result: anyhow::Result<()>) -> ExitCode {
+    let Err(e) = result else { return ExitCode::SUCCESS };
+    error!("{e:#}");
+    eprintln!("understudyd: {e:#}");
+    ExitCode::from(EXIT_RUNTIME)
+}
+
 /// Sets everything up, runs until told to stop, takes everything down.
-fn serve(config: Config) -> anyhow::Result<control::Ending> {
+fn serve(running: &Arc<Running>, log_filter: Filter) -> anyhow::Result<control::Ending> {
+    privileges::give_up();
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
         signal_hook::flag::register(signal, Arc::clone(&stop)).context("cannot watch signals")?;
     }
-    let config = Arc::new(config);
+    let hangups = Signals::new([signal_hook::consts::SIGHUP]).context("cannot watch signals")?;
+    let settings = control::Settings { running: Arc::clone(running), log_filter, hangups };
+    let config = running.config();
     let store = store::Store::open(&config.control.state_dir)?;
     // A witness has no application, and nothing to put one in.
     let capsule = match config.is_witness() {
@@ -171,8 +201,7 @@ fn serve(config: Config) -> anyhow::Result<control::Ending> {
     let (dp_end, ctl_end) = lcore::link()?;
     let adopter = capsule.as_ref().map(node_capsule::NodeCapsule::adopter);
     // Spawned before EAL pins this thread, so that it does not inherit the poll-mode core.
-    let control =
-        control::spawn(Arc::clone(&config), store, capsule, ctl_end, second, keys, stop.clone())?;
+    let control = control::spawn(settings, store, capsule, ctl_end, second, keys, stop.clone())?;
     let polled = lcore::run(&config, adopter, replica, &dp_end, &control.start);
     if polled.is_err() {
         stop.store(true, Ordering::Release);

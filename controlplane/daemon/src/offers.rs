@@ -7,7 +7,7 @@ use crossbeam::channel::{Sender, bounded};
 use understudy_api::{Request, Response};
 use understudy_checkpoint::transfer::{Identity, Server, Source, Wanted};
 use understudy_checkpoint::{Error, Generation, MethodKind, Pin, Store};
-use understudy_config::Config;
+use understudy_config::{CheckpointConfig, Config};
 
 use crate::control::NOT_NOW;
 use crate::keys::Keys;
@@ -34,9 +34,14 @@ pub fn serve(
     calls: Sender<Call>,
     keys: Keys,
 ) -> anyhow::Result<Server> {
-    let rate_bytes_s = config.checkpoint.transfer_mb_s * MB;
+    let rate_bytes_s = rate_bytes_s(&config.checkpoint);
     let offers = Offers { store, method: method::kind(config), calls, keys };
     Ok(Server::start(config.me().address, offers, rate_bytes_s)?)
+}
+
+/// What other nodes are sent at most; 0: no limit.
+pub fn rate_bytes_s(config: &CheckpointConfig) -> u64 {
+    config.transfer_mb_s * MB
 }
 
 impl Source for Offers {
@@ -77,7 +82,7 @@ impl Source for Offers {
 impl Offers {
     fn take_one(&self, end: Instant) -> Response {
         let (answer, answered) = bounded(1);
-        let call = Call { request: Request::Checkpoint, keys: None, answer };
+        let call = Call::new(Request::Checkpoint, answer);
         let sent = self.calls.send_deadline(call, end).is_ok();
         let answer = sent.then(|| answered.recv_deadline(end).ok()).flatten();
         answer.unwrap_or_else(|| {

@@ -21,6 +21,7 @@ use understudy_linux::socks::{self, SockInfo, TcpState};
 use understudy_seal::Keyring;
 
 use crate::capture::{Captures, Range};
+use crate::running::{Reload, Running};
 use crate::{drain, images, keys};
 
 const CLIENTS_MAX: usize = 16;
@@ -36,7 +37,15 @@ pub struct Call {
     /// What the key file holds, for [`Request::KeyReload`]: it was read on this side, since disks
     /// may be slow.
     pub keys: Option<Keyring>,
+    /// What the daemon's file says, for [`Request::Reload`].
+    pub reload: Option<Box<Reload>>,
     pub answer: Sender<Response>,
+}
+
+impl Call {
+    pub fn new(request: Request, answer: Sender<Response>) -> Call {
+        Call { request, keys: None, reload: None, answer }
+    }
 }
 
 /// What `conns` needs beside the kernel's own list.
@@ -60,11 +69,11 @@ impl Server {
         calls: Sender<Call>,
         ns: Option<Arc<NetNs>>,
         view: Arc<Mutex<ConnsView>>,
-        config: Arc<Config>,
+        running: Arc<Running>,
         captures: Captures,
     ) -> anyhow::Result<Server> {
         Server::serve(path, captures, move |request| {
-            answer(request, &calls, ns.as_deref(), &view, &config)
+            answer(request, &calls, ns.as_deref(), &view, &running)
         })
     }
 
@@ -150,7 +159,7 @@ fn answer(
     calls: &Sender<Call>,
     ns: Option<&NetNs>,
     view: &Mutex<ConnsView>,
-    config: &Config,
+    running: &Running,
 ) -> Response {
     match request {
         Request::Conns => return conns(ns, view),
@@ -162,17 +171,20 @@ fn answer(
             drop(view);
             return images::answer(ns, &known, client);
         }
+        Request::Plan { file } => return running.plan(file.as_deref()),
+        Request::Reload => return reload(running, calls),
         _ => {}
     }
+    let config = running.config();
     let state_dir = &config.control.state_dir;
     match request {
         Request::Drain if config.is_witness() => {
             let text = "a witness serves nobody anyway";
             ApiError::new(ErrorCode::Usage, text).into()
         }
-        Request::Drain => drain::drain(state_dir, |request| ask(request, calls, config)),
-        Request::Undrain => drain::undrain(state_dir, |request| ask(request, calls, config)),
-        request => ask(request, calls, config),
+        Request::Drain => drain::drain(state_dir, |request| ask(request, calls, &config)),
+        Request::Undrain => drain::undrain(state_dir, |request| ask(request, calls, &config)),
+        request => ask(request, calls, &config),
     }
 }
 
@@ -196,8 +208,27 @@ fn ask(request: Request, calls: &Sender<Call>, config: &Config) -> Response {
         Request::Checkpoint => CHECKPOINT_TIMEOUT,
         _ => ANSWER_TIMEOUT,
     };
+    call(calls, timeout, |answer| Call { keys, ..Call::new(request, answer) })
+}
+
+/// Reads the daemon's file again, and has it applied.
+pub fn reload(running: &Running, calls: &Sender<Call>) -> Response {
+    running.reload(|read| {
+        call(calls, ANSWER_TIMEOUT, |answer| Call {
+            reload: Some(Box::new(read)),
+            ..Call::new(Request::Reload, answer)
+        })
+    })
+}
+
+/// Hands a call over and waits for its answer.
+fn call(
+    calls: &Sender<Call>,
+    timeout: Duration,
+    make: impl FnOnce(Sender<Response>) -> Call,
+) -> Response {
     let (answer, answered) = bounded(1);
-    if calls.send_timeout(Call { request, keys, answer }, IO_TIMEOUT).is_err() {
+    if calls.send_timeout(make(answer), IO_TIMEOUT).is_err() {
         return ApiError::new(ErrorCode::Runtime, "the control plane does not answer").into();
     }
     answered.recv_timeout(timeout).unwrap_or_else(|_| {

@@ -23,7 +23,7 @@ pub fn start(config: &Config, calls: Sender<Call>) -> anyhow::Result<()> {
 
 fn ask(calls: &Sender<Call>) -> Option<Status> {
     let (answer, answered) = bounded(1);
-    let call = Call { request: Request::Status, keys: None, answer };
+    let call = Call::new(Request::Status, answer);
     calls.send_timeout(call, ANSWER_TIMEOUT).ok()?;
     match answered.recv_timeout(ANSWER_TIMEOUT) {
         Ok(Response::Status(status)) => Some(*status),

@@ -415,6 +415,11 @@ impl Node {
         self.advance(now_ns);
     }
 
+    /// Another preference among equally complete logs, from the next heartbeat on.
+    pub fn set_priority(&mut self, priority: u8) {
+        self.cfg.priority = priority;
+    }
+
     /// Something became known about this machine.
     pub fn handle_local(&mut self, now_ns: u64, fact: LocalFact) {
         self.enter(now_ns);

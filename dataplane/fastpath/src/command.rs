@@ -94,6 +94,19 @@ pub enum Command {
     },
     /// Seal and open with these keys from now on, and with no others.
     Keys(Keyring),
+    /// Go on with other settings.
+    Tune(Tuning),
+}
+
+/// What may change while the data path runs; each as in [`crate::dataplane::DataplaneConfig`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tuning {
+    /// How long a replica waits for its clone's output.
+    pub clone_wait_ns: u64,
+    /// Silence, or age of what it lacks, after which a replica leaves the commit set.
+    pub evict_after_ns: u64,
+    /// A clone that differs is unfit; otherwise that is only reported.
+    pub heal: bool,
 }
 
 /// What the control plane must hear, in order.

@@ -34,7 +34,7 @@ use crate::MS;
 use crate::apply::{Apply, Context, Mode, OutputFate};
 use crate::audit::{AuditConfig, Auditor};
 use crate::command::{
-    Barrier, Command, ControlBody, DataRole, Event, Resume, Snapshot, StoredCheckpoints,
+    Barrier, Command, ControlBody, DataRole, Event, Resume, Snapshot, StoredCheckpoints, Tuning,
 };
 use crate::counters::Counters;
 use crate::flows::FlowState;

@@ -29,6 +29,8 @@ fn requests() -> Vec<Vec<u8>> {
         Request::Undrain,
         Request::KeyStatus,
         Request::KeyReload,
+        Request::Plan { file: Some("/etc/understudy/a.toml".into()) },
+        Request::Reload,
         Request::Capture {
             from_ns: Some(u64::MAX),
             to_ns: Some(0),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use understudy_config::{Config, NodeFile};
+use understudy_config::{Config, NodeFile, Plan};
 use understudy_fuzz::{Rng, fuzz, mutated};
 
 fn seeds() -> Vec<Vec<u8>> {
@@ -48,7 +48,8 @@ fn edit_value(rng: &mut Rng, bytes: &mut Vec<u8>) {
 #[test]
 fn configurations() {
     let seeds = seeds();
-    let (mut understood, mut refused) = (0, 0);
+    let running = Config::parse(std::str::from_utf8(&seeds[0]).unwrap(), "a.toml").unwrap();
+    let (mut understood, mut refused, mut changed) = (0, 0, 0);
     fuzz("config", 10, |rng| {
         let mut bytes = if rng.one_in(2) { mutated(rng, &seeds) } else { rng.pick(&seeds).clone() };
         for _ in 0..rng.below(3) {
@@ -58,6 +59,17 @@ fn configurations() {
         match Config::parse(&text, "node.toml") {
             Ok(config) => {
                 understood += 1;
+                let plan = Plan::parse(&running, &text, "node.toml").expect("a configuration");
+                // The order of nodes means nothing.
+                let sorted = |mut config: Config| {
+                    config.nodes.sort_by(|a, b| a.name.cmp(&b.name));
+                    config
+                };
+                let same = sorted(plan.config) == sorted(running.clone());
+                assert_eq!(plan.changes.is_empty(), same, "{:?}", plan.changes);
+                let lines = text.lines().count().max(1);
+                assert!(plan.changes.iter().all(|c| (1..=lines).contains(&c.line)));
+                changed += plan.changes.len();
                 assert_eq!(config.me().name, config.cluster.node);
                 assert_eq!(config.peers().count() + 1, config.nodes.len());
                 assert!(config.majority() * 2 > config.nodes.len());
@@ -68,12 +80,17 @@ fn configurations() {
             Err(error) => {
                 refused += 1;
                 let said = error.to_string();
-                assert!(said.starts_with("node.toml:"), "where is it? {said}");
+                let line = error.line().unwrap_or(0);
+                assert!(said.starts_with(&format!("node.toml:{line}:")), "where is it? {said}");
+                let lines = text.split('\n').count();
+                assert!((1..=lines).contains(&line), "no line of the file: {said}");
+                assert!(said.len() > "node.toml:1:1: ".len(), "what is it? {said}");
                 assert!(!said.contains('\n'), "more than one line: {said}");
             }
         }
     });
-    println!("{understood} configurations were accepted, {refused} refused");
+    println!("{understood} configurations were accepted, {refused} refused; {changed} changes");
+    assert!(refused > 1000 && changed > 0, "too few were tried");
 }
 
 #[test]

@@ -79,6 +79,8 @@ pub struct NodeOptions {
     pub ports: Option<Vec<String>>,
     /// Another commit policy.
     pub commit: Option<String>,
+    /// Supervised as by systemd: the socket for its notices, and its watchdog's time in us.
+    pub notify: Option<(PathBuf, u64)>,
     /// Any other keys: `("detect.suspect_after_ms", 500.into())`.
     pub set: Vec<(String, toml::Value)>,
 }
@@ -107,6 +109,7 @@ pub struct Node {
     socket: PathBuf,
     state_dir: PathBuf,
     log: PathBuf,
+    notify: Option<(PathBuf, u64)>,
     process: Option<Proc>,
     /// Processes that are stopped (SIGSTOP).
     paused: Vec<u32>,
@@ -134,6 +137,7 @@ impl Node {
             socket: path(".sock"),
             state_dir: path("-state"),
             log: path(".log"),
+            notify: options.notify.clone(),
             process: None,
             paused: Vec::new(),
         };
@@ -158,7 +162,17 @@ impl Node {
         if self.is_running() {
             bail!("node {} runs already", self.member);
         }
-        let mut command = cmd::inside(&self.netns, binary("understudyd")?);
+        let daemon = binary("understudyd")?;
+        let mut command = match &self.notify {
+            None => cmd::inside(&self.netns, daemon),
+            Some((socket, watchdog_us)) => {
+                // The watchdog is for one process id, which only the process itself knows here.
+                let mut shell = cmd::inside(&self.netns, "sh");
+                shell.args(["-c", "export WATCHDOG_PID=$$; exec \"$0\" \"$@\""]).arg(daemon);
+                shell.env("NOTIFY_SOCKET", socket).env("WATCHDOG_USEC", watchdog_us.to_string());
+                shell
+            }
+        };
         command.arg("--config").arg(&self.config);
         self.process = Some(Proc::start(command, &self.log, &self.mark)?);
         Ok(())
@@ -226,6 +240,46 @@ impl Node {
     /// Where its checkpoints are.
     pub fn checkpoints(&self) -> PathBuf {
         self.state_dir.join("checkpoints")
+    }
+
+    /// Its configuration file.
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
+    /// Where it keeps its state.
+    pub fn state_dir(&self) -> &Path {
+        &self.state_dir
+    }
+
+    /// The daemon's unix socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Changes one key of its file, such as `checkpoint.keep`; the daemon is told nothing.
+    pub fn edit(&self, key: &str, value: impl Into<toml::Value>) -> Result<()> {
+        let mut table: toml::Table = fs::read_to_string(&self.config)?.parse()?;
+        set(&mut table, key, value.into())?;
+        Ok(fs::write(&self.config, toml::to_string(&table)?)?)
+    }
+
+    /// `understudy plan`, of its own file.
+    pub fn plan(&self) -> Result<understudy_api::Plan> {
+        self.plan_command("plan")
+    }
+
+    /// `understudy reload`; a refusal is the error, as the daemon said it.
+    pub fn reload(&self) -> Result<understudy_api::Plan> {
+        self.plan_command("reload")
+    }
+
+    fn plan_command(&self, word: &str) -> Result<understudy_api::Plan> {
+        match self.ask(&[word])? {
+            Response::Plan(plan) => Ok(plan),
+            Response::Error(error) => Err(error.into()),
+            _ => bail!("{word} of {}: another answer", self.member),
+        }
     }
 
     fn key_command(&self, word: &str) -> Result<understudy_api::Keys> {
@@ -399,12 +453,20 @@ fn with_interface(device: &str, interface: &str) -> String {
     parts.collect::<Vec<_>>().join(",")
 }
 
+/// `nodes.1.priority` is in the second of a list.
 fn set(table: &mut toml::Table, key: &str, value: toml::Value) -> Result<()> {
     let Some((section, rest)) = key.split_once('.') else {
         table.insert(key.to_string(), value);
         return Ok(());
     };
     let entry = table.entry(section).or_insert_with(|| toml::Table::new().into());
+    let (entry, rest) = match (entry, rest.split_once('.')) {
+        (toml::Value::Array(list), Some((at, rest))) => {
+            let at: usize = at.parse()?;
+            (list.get_mut(at).with_context(|| format!("{section} has no {at}"))?, rest)
+        }
+        (entry, _) => (entry, rest),
+    };
     let inner = entry.as_table_mut().with_context(|| format!("{section} is no section"))?;
     set(inner, rest, value)
 }

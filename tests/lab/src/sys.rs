@@ -87,6 +87,38 @@ pub fn kill(pid: u32, signal: i32) -> io::Result<()> {
     }
 }
 
+/// A thread of another process that stands still until this is dropped; its process runs on.
+pub struct StoppedThread(libc::pid_t);
+
+impl StoppedThread {
+    /// Stops the thread `tid`. To be dropped on the same thread.
+    pub fn stop(tid: u32) -> io::Result<Self> {
+        let tid = libc::pid_t::try_from(tid).map_err(io::Error::other)?;
+        // SAFETY: plain values; nothing of this process is touched.
+        let done = unsafe { libc::ptrace(libc::PTRACE_SEIZE, tid, 0, 0) };
+        if done < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let stopped = Self(tid);
+        // SAFETY: as above, for a thread that is seized.
+        let done = unsafe { libc::ptrace(libc::PTRACE_INTERRUPT, tid, 0, 0) };
+        if done < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let mut status = 0;
+        // SAFETY: `status` outlives the call; __WALL waits for threads too.
+        check(unsafe { libc::waitpid(tid, &mut status, libc::__WALL) })?;
+        Ok(stopped)
+    }
+}
+
+impl Drop for StoppedThread {
+    fn drop(&mut self) {
+        // SAFETY: plain values, for a thread that is seized; one that is gone is no error of ours.
+        unsafe { libc::ptrace(libc::PTRACE_DETACH, self.0, 0, 0) };
+    }
+}
+
 /// Tries to take an exclusive lock on an open file; false when another holds it.
 pub fn try_lock(file: &File) -> io::Result<bool> {
     // SAFETY: the descriptor is open for the call.

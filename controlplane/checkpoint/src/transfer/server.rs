@@ -52,11 +52,12 @@ pub struct Served {
 #[derive(Debug)]
 pub struct Server {
     served: Arc<Served>,
+    pace: Arc<Pace>,
 }
 
 struct Shared<S> {
     source: S,
-    pace: Pace,
+    pace: Arc<Pace>,
     served: Arc<Served>,
     open: AtomicUsize,
 }
@@ -70,9 +71,10 @@ impl Server {
         let cannot = |e| Error::Listen { address, source: e };
         let listener = TcpListener::bind(address).map_err(cannot)?;
         let served = Arc::new(Served::default());
+        let pace = Arc::new(Pace::new(rate_bytes_s));
         let shared = Arc::new(Shared {
             source,
-            pace: Pace::new(rate_bytes_s),
+            pace: Arc::clone(&pace),
             served: Arc::clone(&served),
             open: AtomicUsize::new(0),
         });
@@ -85,7 +87,12 @@ impl Server {
             }
         };
         thread::Builder::new().name("transfers".into()).spawn(accept).map_err(cannot)?;
-        Ok(Server { served })
+        Ok(Server { served, pace })
+    }
+
+    /// Another rate for what is sent from now on; 0: no limit.
+    pub fn set_rate(&self, rate_bytes_s: u64) {
+        self.pace.rate_bytes_s.store(rate_bytes_s, Ordering::Relaxed);
     }
 
     /// Counts, by name.
@@ -202,24 +209,27 @@ impl<S: Source> Shared<S> {
 }
 
 /// Holds everybody to one rate.
+#[derive(Debug)]
 struct Pace {
     begun: Instant,
-    rate_bytes_s: u64,
+    rate_bytes_s: AtomicU64,
     /// When what was sent so far may have been sent, microseconds.
     free_at_us: AtomicU64,
 }
 
 impl Pace {
     fn new(rate_bytes_s: u64) -> Pace {
+        let rate_bytes_s = AtomicU64::new(rate_bytes_s);
         Pace { begun: Instant::now(), rate_bytes_s, free_at_us: AtomicU64::new(0) }
     }
 
     fn sent(&self, bytes: u64) {
-        if self.rate_bytes_s == 0 {
+        let rate_bytes_s = self.rate_bytes_s.load(Ordering::Relaxed);
+        if rate_bytes_s == 0 {
             return;
         }
         let now_us = self.begun.elapsed().as_micros() as u64;
-        let takes_us = bytes.saturating_mul(1_000_000) / self.rate_bytes_s;
+        let takes_us = bytes.saturating_mul(1_000_000) / rate_bytes_s;
         let next = |free_at_us: u64| Some(free_at_us.max(now_us) + takes_us);
         let before = self.free_at_us.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
         let free_at_us = before.unwrap_or(0).max(now_us) + takes_us;

@@ -12,7 +12,7 @@ use std::time::UNIX_EPOCH;
 use understudy_api::{Checkpoint, Checkpoints};
 use understudy_checkpoint::transfer::Server as TransferServer;
 use understudy_checkpoint::{Dumped, Generation, Manifest, Reign, Store as CheckpointStore};
-use understudy_config::CommitPolicy;
+use understudy_config::{CheckpointConfig, CommitPolicy};
 use understudy_fastpath::command::Barrier;
 
 use super::*;
@@ -114,6 +114,12 @@ impl Taking {
 
     pub(super) fn counters(&self) -> [(&'static str, u64); 4] {
         self.offers.counters()
+    }
+
+    /// Other limits from now on.
+    pub(super) fn tune(&self, config: &CheckpointConfig) {
+        self.store.set_keep(config.keep);
+        self.offers.set_rate(offers::rate_bytes_s(config));
     }
 
     fn submit(&self, job: Job) -> Result<(), String> {

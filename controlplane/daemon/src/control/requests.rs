@@ -23,7 +23,14 @@ impl Control {
                 Request::KeyReload => {
                     let _ = call.answer.send(self.take_keys(call.keys));
                 }
-                Request::Conns | Request::ConnImages { .. } | Request::Capture { .. } => {}
+                Request::Reload => {
+                    let _ = call.answer.send(self.reload(now_ns, call.reload));
+                }
+                // Answered where they come in.
+                Request::Conns
+                | Request::ConnImages { .. }
+                | Request::Plan { .. }
+                | Request::Capture { .. } => {}
             }
         }
     }
@@ -134,6 +141,7 @@ impl Control {
         let mut counters: BTreeMap<String, u64> =
             self.counters.iter().map(|(k, v)| ((*k).to_string(), *v)).collect();
         counters.extend(self.second.counters());
+        counters.insert("supervisor_notices_unsent".into(), self.supervisor.unsent());
         counters.extend(self.devices.iter());
         let adopted = self.capsule.as_ref().map(NodeCapsule::adoption_stats).unwrap_or_default();
         for (name, value) in [

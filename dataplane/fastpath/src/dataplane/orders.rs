@@ -40,6 +40,19 @@ impl<P: Ports> Dataplane<P> {
                 self.send_pdu(ports, PduKind::Control, target, epoch, &[&body]);
             }
             Command::Keys(keyring) => self.channel.set_keys(&keyring),
+            Command::Tune(tuning) => self.tune(tuning),
+        }
+    }
+
+    /// For this reign and those to come.
+    fn tune(&mut self, tuning: Tuning) {
+        self.config.clone_wait_ns = tuning.clone_wait_ns;
+        self.config.sender.evict_after_ns = tuning.evict_after_ns;
+        if let Some(audit) = &mut self.config.audit {
+            audit.heal = tuning.heal;
+        }
+        if let Role::Lead(reign) = &mut self.role {
+            reign.sender.set_evict_after(tuning.evict_after_ns);
         }
     }
 

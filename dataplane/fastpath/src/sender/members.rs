@@ -92,6 +92,12 @@ impl Marks {
 }
 
 impl Sender {
+    /// Other patience from now on. What was sent so long ago may not be known at first: then nobody
+    /// leaves for it.
+    pub fn set_evict_after(&mut self, evict_after_ns: u64) {
+        self.config.evict_after_ns = evict_after_ns;
+    }
+
     /// Evicts and admits; call once per poll, after acknowledgements.
     pub(super) fn update_members(&mut self, now_ns: u64, c: &mut Counters) {
         let limit_ns = self.config.evict_after_ns;

@@ -1,6 +1,7 @@
 //! What reaches the capsule when its device or the log has no room.
 
 use super::*;
+use understudy_fastpath::command::Tuning;
 
 /// No client sends a datagram to a clone again, nor to the primary if a clone answers for it later.
 #[test]
@@ -58,4 +59,42 @@ fn a_clone_that_owes_output_longer_than_configured_has_diverged() {
     b.poll();
     assert!(!b.dp.snapshot(b.now_ns).fit);
     assert_eq!(b.counter("ack_waits_expired"), 1);
+}
+
+fn tuned(evict_after_ms: u64, clone_wait_ms: u64) -> Command {
+    let (evict_after_ns, clone_wait_ns) = (evict_after_ms * MS, clone_wait_ms * MS);
+    Command::Tune(Tuning { evict_after_ns, clone_wait_ns, heal: true })
+}
+
+#[test]
+fn other_patience_counts_at_once_and_in_reigns_to_come() {
+    let (mut a, mut b) = trio_pair(CommitPolicy::All);
+    a.members();
+    a.order(tuned(2000, 700));
+    (0..15_000).for_each(|_| a.poll());
+    assert_eq!(a.members(), [], "1.5 s are less than 2");
+    a.order(tuned(50, 700));
+    (0..10).for_each(|_| a.poll());
+    let changes = a.members();
+    let (2, MemberChange::Evicted(e)) = changes[0] else { panic!("{changes:?}") };
+    assert_eq!(e.cause, EvictCause::Silent);
+    b.now_ns = a.now_ns;
+    exchange(&mut a, &mut b, 150);
+    assert_eq!(a.members(), [(2, MemberChange::Admitted)], "nothing else has changed");
+}
+
+#[test]
+fn a_clone_is_given_the_time_that_is_set_while_it_is_late() {
+    for (clone_wait_ms, fit) in [(20, false), (5000, true)] {
+        let (mut a, mut b) = trio_pair(CommitPolicy::Quorum);
+        handshake(&mut a, &mut b);
+        request(&mut a, &mut b, b"get");
+        // The client acknowledges what the clone has not said.
+        a.give(PortRole::Client, from_client(cli(3), srv(20), ACK, b"more"));
+        exchange(&mut a, &mut b, 100);
+        assert!(b.dp.snapshot(b.now_ns).fit);
+        b.order(tuned(1000, clone_wait_ms));
+        exchange(&mut a, &mut b, 8000);
+        assert_eq!(b.dp.snapshot(b.now_ns).fit, fit, "{clone_wait_ms} ms");
+    }
 }

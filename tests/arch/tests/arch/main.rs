@@ -6,6 +6,7 @@
 
 mod dependencies;
 mod layout;
+mod promises;
 mod rust;
 mod text;
 mod tree;

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
-    ApiError, Capturing, Checkpoint, ConnImages, Conns, ErrorCode, Keys, REQUEST_BYTES_MAX,
+    ApiError, Capturing, Checkpoint, ConnImages, Conns, ErrorCode, Events, Keys, REQUEST_BYTES_MAX,
     RESPONSE_BYTES_MAX, Request, Response, Status, SwitchoverDone, VERSION,
 };
 
@@ -65,6 +65,7 @@ pub fn encode_request(request: &Request) -> Vec<u8> {
 /// The response as a line with its newline, never longer than
 /// [`RESPONSE_BYTES_MAX`]: connections that do not fit are left out and
 /// [`Conns::truncated`] or [`ConnImages::left_out`] say so, the oldest events of a timeline are left out,
+/// and the newest of a list of events, which says so,
 /// and what still does not fit is an error answer.
 #[must_use]
 pub fn encode_response(response: &Response) -> Vec<u8> {
@@ -92,6 +93,12 @@ pub fn encode_response(response: &Response) -> Vec<u8> {
             let mut status = status.clone();
             status.timeline.drain(..status.timeline.len().div_ceil(2));
             Response::Status(status)
+        }
+        Response::Events(events) if !events.events.is_empty() => {
+            let mut events = events.clone();
+            events.events.truncate(fewer(events.events.len(), bytes.len()));
+            events.more = true;
+            Response::Events(events)
         }
         _ => Response::Error(ApiError::new(
             ErrorCode::Runtime,
@@ -127,7 +134,7 @@ fn line(value: &impl Serialize) -> Vec<u8> {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Document<S, C, I, D, K, P, R, E> {
+struct Document<S, C, I, D, K, P, V, R, E> {
     ok: bool,
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     status: Option<S>,
@@ -142,12 +149,14 @@ struct Document<S, C, I, D, K, P, R, E> {
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     checkpoint: Option<P>,
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    events: Option<V>,
+    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     capturing: Option<R>,
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     error: Option<E>,
 }
 
-impl<S, C, I, D, K, P, R, E> Document<S, C, I, D, K, P, R, E> {
+impl<S, C, I, D, K, P, V, R, E> Document<S, C, I, D, K, P, V, R, E> {
     fn new(ok: bool) -> Self {
         Document {
             ok,
@@ -157,6 +166,7 @@ impl<S, C, I, D, K, P, R, E> Document<S, C, I, D, K, P, R, E> {
             switchover: None,
             keys: None,
             checkpoint: None,
+            events: None,
             capturing: None,
             error: None,
         }
@@ -177,6 +187,7 @@ impl Serialize for Response {
             &SwitchoverDone,
             &Keys,
             &Checkpoint,
+            &Events,
             &Capturing,
             &ApiError,
         > = Document::new(ok);
@@ -187,6 +198,7 @@ impl Serialize for Response {
             Self::Switchover(done) => document.switchover = Some(done),
             Self::Keys(keys) => document.keys = Some(keys),
             Self::Checkpoint(checkpoint) => document.checkpoint = Some(checkpoint),
+            Self::Events(events) => document.events = Some(events),
             Self::Capturing(capturing) => document.capturing = Some(capturing),
             Self::Error(error) => document.error = Some(error),
         }
@@ -203,6 +215,7 @@ impl<'de> Deserialize<'de> for Response {
             SwitchoverDone,
             Keys,
             Checkpoint,
+            Events,
             Capturing,
             ApiError,
         > = Document::deserialize(deserializer)?;
@@ -214,6 +227,7 @@ impl<'de> Deserialize<'de> for Response {
             d.switchover.map(Self::Switchover),
             d.keys.map(Self::Keys),
             d.checkpoint.map(Self::Checkpoint),
+            d.events.map(Self::Events),
             d.capturing.map(Self::Capturing),
             d.error.map(Self::Error),
         ]
@@ -222,7 +236,7 @@ impl<'de> Deserialize<'de> for Response {
         match (said.next(), said.next()) {
             (Some(response), None) if ok != matches!(response, Self::Error(_)) => Ok(response),
             _ => Err(D::Error::custom(
-                "neither ok with status, conns, conn_images, switchover, keys, checkpoint or capturing, nor not ok with error",
+                "neither ok with status, conns, conn_images, switchover, keys, checkpoint, events or capturing, nor not ok with error",
             )),
         }
     }

@@ -21,6 +21,7 @@ pub mod check;
 pub mod client;
 pub mod codec;
 mod error;
+mod events;
 mod images;
 pub mod server;
 pub mod stream;
@@ -29,6 +30,7 @@ mod types;
 pub use client::ClientError;
 pub use codec::{DecodeError, decode_request, decode_response, encode_request, encode_response};
 pub use error::{ApiError, ErrorCode};
+pub use events::{Events, TimelineEvent};
 pub use images::{
     BadClientFilter, ByteList, ClientFilter, ConnAgreed, ConnImage, ConnImages, ConnOptions,
     ConnSocket, ConnTiming, ConnWindow, LIST_SHOWN_BYTES_MAX,
@@ -36,7 +38,7 @@ pub use images::{
 pub use types::{
     Arbiter, Capturing, Checkpoint, Checkpoints, Conn, Conns, Gate, KeyPath, KeyPeer, Keys,
     LogPositions, Peer, Register, Request, Response, Restoring, Role, Service, Status,
-    SwitchoverDone, TimelineEvent,
+    SwitchoverDone,
 };
 
 /// Version of the requests.
@@ -47,5 +49,9 @@ pub const REQUEST_BYTES_MAX: usize = 64 * 1024;
 pub const RESPONSE_BYTES_MAX: usize = 1024 * 1024;
 /// Most events a daemon keeps in [`Status::timeline`].
 pub const TIMELINE_EVENTS_MAX: usize = 256;
+/// Most events in one answer.
+pub const EVENTS_MAX: usize = 1000;
+/// Longest wait for an event that has not happened yet.
+pub const EVENTS_WAIT_MS_MAX: u64 = 10_000;
 /// Where the daemon listens if nothing else is said.
 pub const SOCKET_DEFAULT: &str = "/run/understudy/understudyd.sock";

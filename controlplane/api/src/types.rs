@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ApiError, ClientFilter, ConnImages};
+use crate::{ApiError, ClientFilter, ConnImages, Events, TimelineEvent};
 
 /// A request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +33,17 @@ pub enum Request {
     KeyReload,
     /// Take a checkpoint of the application on this node.
     Checkpoint,
+    /// What has happened on this node.
+    Events {
+        /// Only what has a higher sequence number.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        since_seq: Option<u64>,
+        /// Only what is not older, ns since 1970.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        since_ns: Option<u64>,
+        /// With nothing to tell, wait so long for something; at most [`crate::EVENTS_WAIT_MS_MAX`].
+        wait_ms: u64,
+    },
     /// Send a range of the capture log: the answer is followed by [`crate::stream`].
     Capture {
         /// From the first record that is not older, ns since 1970; from now on if not given.
@@ -63,6 +74,14 @@ enum StrictRequest {
     KeyStatus {},
     KeyReload {},
     Checkpoint {},
+    Events {
+        #[serde(default)]
+        since_seq: Option<u64>,
+        #[serde(default)]
+        since_ns: Option<u64>,
+        #[serde(default)]
+        wait_ms: u64,
+    },
     Capture {
         #[serde(default)]
         from_ns: Option<u64>,
@@ -83,6 +102,9 @@ impl From<StrictRequest> for Request {
             StrictRequest::KeyStatus {} => Self::KeyStatus,
             StrictRequest::KeyReload {} => Self::KeyReload,
             StrictRequest::Checkpoint {} => Self::Checkpoint,
+            StrictRequest::Events { since_seq, since_ns, wait_ms } => {
+                Self::Events { since_seq, since_ns, wait_ms }
+            }
             StrictRequest::Capture { from_ns, to_ns, follow } => {
                 Self::Capture { from_ns, to_ns, follow }
             }
@@ -102,6 +124,7 @@ impl Request {
             Self::KeyStatus => "key_status",
             Self::KeyReload => "key_reload",
             Self::Checkpoint => "checkpoint",
+            Self::Events { .. } => "events",
             Self::Capture { .. } => "capture",
         }
     }
@@ -122,6 +145,8 @@ pub enum Response {
     Keys(Keys),
     /// To [`Request::Checkpoint`].
     Checkpoint(Checkpoint),
+    /// To [`Request::Events`].
+    Events(Events),
     /// To [`Request::Capture`].
     Capturing(Capturing),
     /// To any request.
@@ -139,6 +164,7 @@ impl Response {
             Self::Switchover(_) => matches!(request, Request::Switchover { .. }),
             Self::Keys(_) => matches!(request, Request::KeyStatus | Request::KeyReload),
             Self::Checkpoint(_) => matches!(request, Request::Checkpoint),
+            Self::Events(_) => matches!(request, Request::Events { .. }),
             Self::Capturing(_) => matches!(request, Request::Capture { .. }),
             Self::Error(_) => true,
         }
@@ -178,6 +204,12 @@ impl From<Keys> for Response {
 impl From<Checkpoint> for Response {
     fn from(checkpoint: Checkpoint) -> Self {
         Self::Checkpoint(checkpoint)
+    }
+}
+
+impl From<Events> for Response {
+    fn from(events: Events) -> Self {
+        Self::Events(events)
     }
 }
 
@@ -269,7 +301,8 @@ pub struct Status {
     pub peers: Vec<Peer>,
     /// Everything else that is counted, by name.
     pub counters: BTreeMap<String, u64>,
-    /// What happened, newest last; at most [`crate::TIMELINE_EVENTS_MAX`].
+    /// What happened since the daemon started, newest last; at most [`crate::TIMELINE_EVENTS_MAX`].
+    /// [`Request::Events`] tells more, and what was before.
     pub timeline: Vec<TimelineEvent>,
 }
 
@@ -484,19 +517,6 @@ pub struct Peer {
     pub evicted_because: Option<String>,
     /// Whether its clone is ready to take over.
     pub clone_ready: bool,
-}
-
-/// Something that happened.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TimelineEvent {
-    /// When, since 1970.
-    pub unix_ns: u64,
-    /// In which epoch.
-    pub epoch: u64,
-    /// What, one word with underscores.
-    pub event: String,
-    /// More about it, for people.
-    pub detail: String,
 }
 
 /// The service's connections on this node.

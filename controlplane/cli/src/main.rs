@@ -3,6 +3,7 @@
 
 mod capture;
 mod check;
+mod events;
 mod images;
 mod key;
 mod text;
@@ -79,6 +80,8 @@ enum Command {
     },
     /// Take a checkpoint of the application on this node; it stands still for a moment
     Checkpoint,
+    /// What has happened on this node, in all lives of its daemon; with --follow, what happens
+    Events(events::EventsArguments),
     /// What clients sent, live or past, as text or pcapng
     Capture(Box<capture::CaptureArguments>),
     /// The keys that seal what nodes say to each other
@@ -113,7 +116,12 @@ enum Outcome {
     Answer(Response),
     Generated(key::Generated),
     Captured(capture::Captured),
-    Check { report: CheckReport, error: Option<ApiError> },
+    /// Events that are printed already.
+    Followed,
+    Check {
+        report: CheckReport,
+        error: Option<ApiError>,
+    },
 }
 
 /// The document of `check`.
@@ -173,6 +181,16 @@ fn run(arguments: &Arguments) -> Outcome {
                 Err(error) => error.into(),
             });
         }
+        Command::Events(wanted) => {
+            let timeout = Duration::from_millis(arguments.timeout_ms.unwrap_or(ASK_TIMEOUT_MS));
+            let events = socket(arguments)
+                .and_then(|socket| events::events(wanted, arguments.json, &socket, timeout));
+            return match events {
+                Ok(Some(events)) => Outcome::Answer(events.into()),
+                Ok(None) => Outcome::Followed,
+                Err(error) => Outcome::Answer(Response::Error(error)),
+            };
+        }
         Command::Check { file } => {
             let (report, error) = check::check(file);
             return Outcome::Check { report, error };
@@ -217,7 +235,7 @@ fn config_error(error: &ConfigError) -> ApiError {
 fn render(json: bool, outcome: &Outcome) -> anyhow::Result<ExitCode> {
     let error = match outcome {
         Outcome::Answer(Response::Error(error)) => Some(error),
-        Outcome::Answer(_) | Outcome::Generated(_) => None,
+        Outcome::Answer(_) | Outcome::Generated(_) | Outcome::Followed => None,
         Outcome::Captured(captured) => captured.error.as_ref(),
         Outcome::Check { error, .. } => error.as_ref(),
     };
@@ -260,6 +278,8 @@ fn render(json: bool, outcome: &Outcome) -> anyhow::Result<ExitCode> {
         (false, Outcome::Answer(Response::Switchover(done))) => text::switchover(done),
         (false, Outcome::Answer(Response::Keys(keys))) => text::keys(keys),
         (false, Outcome::Answer(Response::Checkpoint(taken))) => text::checkpoint(taken),
+        (false, Outcome::Answer(Response::Events(events))) => text::events(events),
+        (_, Outcome::Followed) => String::new(),
         // Only `capture` asks for it, and takes it itself.
         (false, Outcome::Answer(Response::Capturing(_))) => String::new(),
         (false, Outcome::Generated(generated)) => key::text(generated),
@@ -302,7 +322,7 @@ fn usage_error(error: &clap::Error) -> ApiError {
         Kind::DisplayHelpOnMissingArgumentOrSubcommand | Kind::MissingSubcommand
     );
     let message = if missing {
-        "a command is missing, allowed: status, conns, switchover, checkpoint, capture, key, check"
+        "a command is missing, allowed: status, conns, switchover, checkpoint, events, capture, key, check"
             .to_owned()
     } else {
         // The first paragraph; usage and tips follow.

@@ -3,7 +3,10 @@
 use std::fmt::Write;
 
 use understudy_api::check::CheckReport;
-use understudy_api::{Arbiter, Checkpoint, Checkpoints, Conns, Keys, Role, Status, SwitchoverDone};
+use understudy_api::{
+    Arbiter, Checkpoint, Checkpoints, Conns, Events, Keys, Role, Status, SwitchoverDone,
+    TimelineEvent,
+};
 
 /// Text of others, safe for a terminal.
 pub fn plain(text: &str) -> String {
@@ -275,6 +278,31 @@ fn takeover(s: &Status, out: &mut String) {
         ]);
     }
     table.write(out, "  ");
+}
+
+/// A line.
+pub fn event(e: &TimelineEvent) -> String {
+    let at = utc(e.unix_ns / 1_000_000_000, e.unix_ns % 1_000_000_000 / 1_000_000);
+    let about = match (&e.resource, &e.cause) {
+        (Some(resource), Some(cause)) => format!("{resource} ({cause}): "),
+        (Some(resource), None) => format!("{resource}: "),
+        (None, _) => String::new(),
+    };
+    let line = format!("{about}{}", e.detail);
+    let line =
+        format!("{:>6}  {at}  {:>5}  {:<19} {}", e.seq, e.epoch, plain(&e.event), plain(&line));
+    line.trim_end().to_owned() + "\n"
+}
+
+pub fn events(all: &Events) -> String {
+    let mut out: String = all.events.iter().map(event).collect();
+    if all.not_stored > 0 {
+        let _ = writeln!(out, "{} events are not on disk", all.not_stored);
+    }
+    if all.damaged > 0 {
+        let _ = writeln!(out, "{} lines of the file of events could not be read", all.damaged);
+    }
+    out
 }
 
 /// Date and time of a count of seconds since 1970 (days to civil, Gregorian).

@@ -1,5 +1,6 @@
 //! The command as an operator or a script runs it, against a daemon in a thread.
 
+mod events;
 mod images;
 
 use std::io::Write;
@@ -120,6 +121,7 @@ fn status() -> Status {
         epoch,
         event: event.into(),
         detail: detail.into(),
+        ..TimelineEvent::default()
     };
     Status {
         arbiter: None,

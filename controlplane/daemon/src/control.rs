@@ -34,6 +34,7 @@ use understudy_wire::{Epoch, NodeId};
 
 use crate::arbiter::{self, Arbiter};
 use crate::capture::{Captures, Told};
+use crate::events::EventLog;
 use crate::keys::Keys;
 use crate::lcore::{ControlEnd, Up};
 use crate::node_capsule::NodeCapsule;
@@ -65,7 +66,8 @@ const BACKOFF_LAST_MS: u64 = 30_000;
 /// Tells a life how long the one before it was delayed.
 pub const BACKOFF_VARIABLE: &str = "UNDERSTUDY_RESTART_BACKOFF_MS";
 const READY_CHECK_NS: u64 = 20 * MS;
-const TIMELINE_MAX: usize = 256;
+/// How long the disk may take with the last events before the daemon ends.
+const EVENTS_FLUSH: Duration = Duration::from_millis(300);
 const DATAGRAMS_PER_TICK: usize = 64;
 
 /// How the daemon ends.
@@ -150,7 +152,7 @@ struct Control {
     snapshot: Option<Snapshot>,
     app: App,
     stuck_told: bool,
-    timeline: VecDeque<TimelineEvent>,
+    events: EventLog,
     switchover: Option<(Sender<Response>, u64)>,
     stopping_since_ns: Option<u64>,
     restart_at_ns: Option<u64>,
@@ -173,6 +175,7 @@ impl Control {
         let clock = up.clock;
         let now_ns = clock.now_ns();
         let persisted = store.persisted;
+        let events = store.events.clone();
         let store = store.into_writer()?;
         let node = Node::new(proto_config(&config, now_ns), persisted, now_ns, now_ns)?;
         let links = LinkMonitor::new()?;
@@ -188,6 +191,7 @@ impl Control {
             Arc::clone(&conns),
             Arc::clone(&config),
             captures,
+            events.clone(),
         )?;
         let take = || Taking::start(&config, sender, &keys, now_ns);
         let taking = capsule.is_some().then(take).transpose()?;
@@ -221,7 +225,7 @@ impl Control {
             stop,
             snapshot: None,
             stuck_told: false,
-            timeline: VecDeque::with_capacity(TIMELINE_MAX),
+            events,
             switchover: None,
             stopping_since_ns: None,
             restart_at_ns: None,
@@ -231,6 +235,7 @@ impl Control {
     }
 
     fn run(&mut self) -> anyhow::Result<Ending> {
+        self.note_start();
         self.initial_links();
         let ending = loop {
             self.sleep();
@@ -254,6 +259,7 @@ impl Control {
         };
         self.dataplane.quit();
         self.stop_app();
+        self.note_ending(ending);
         Ok(ending)
     }
 
@@ -598,15 +604,34 @@ impl Control {
 
     fn note(&mut self, at_ns: u64, epoch: Epoch, event: &'static str, detail: String) {
         info!(epoch, "{event}: {detail}");
-        if self.timeline.len() == TIMELINE_MAX {
-            self.timeline.pop_front();
-        }
-        self.timeline.push_back(TimelineEvent {
+        let event = event.into();
+        self.events.push(TimelineEvent {
             unix_ns: at_ns,
             epoch,
-            event: event.into(),
+            event,
             detail,
+            ..Default::default()
         });
+    }
+
+    fn note_start(&mut self) {
+        let now_ns = self.clock.now_ns();
+        let epoch = self.node.view(now_ns).epoch;
+        let text = format!("version {}, process {}", env!("CARGO_PKG_VERSION"), std::process::id());
+        self.note(now_ns, epoch, "daemon_started", text);
+    }
+
+    fn note_ending(&mut self, ending: Ending) {
+        let now_ns = self.clock.now_ns();
+        let epoch = self.node.view(now_ns).epoch;
+        let text = match ending {
+            Ending::Stop => "told to stop".into(),
+            Ending::Restart { .. } => {
+                "to start anew with a fresh application and an empty log".into()
+            }
+        };
+        self.note(now_ns, epoch, "daemon_ended", text);
+        self.events.flush(EVENTS_FLUSH);
     }
 
     fn count(&mut self, name: &'static str) {

@@ -8,6 +8,7 @@ mod arbiter;
 mod capture;
 mod checkpointer;
 mod control;
+mod events;
 mod images;
 mod keys;
 mod lcore;
@@ -117,7 +118,7 @@ fn serve(config: Config) -> anyhow::Result<control::Ending> {
         signal_hook::flag::register(signal, Arc::clone(&stop)).context("cannot watch signals")?;
     }
     let config = Arc::new(config);
-    let store = store::Store::open(&config.control.state_dir)?;
+    let store = store::Store::open(&config.control.state_dir, &config.me().name)?;
     // A witness has no application, and nothing to put one in.
     let capsule = match config.is_witness() {
         true => None,

@@ -21,6 +21,7 @@ use understudy_linux::socks::{self, SockInfo, TcpState};
 use understudy_seal::Keyring;
 
 use crate::capture::{Captures, Range};
+use crate::events::EventLog;
 use crate::{images, keys};
 
 const CLIENTS_MAX: usize = 16;
@@ -62,6 +63,7 @@ impl Server {
         view: Arc<Mutex<ConnsView>>,
         config: Arc<Config>,
         captures: Captures,
+        events: EventLog,
     ) -> anyhow::Result<Server> {
         let listener = listen(path)?;
         let captures = Arc::new(captures);
@@ -75,11 +77,12 @@ impl Server {
                 }
                 let (calls, ns, view) = (calls.clone(), ns.clone(), Arc::clone(&view));
                 let (config, captures) = (Arc::clone(&config), Arc::clone(&captures));
+                let events = events.clone();
                 let done = Arc::clone(&clients);
                 let spawned =
                     std::thread::Builder::new().name("api-client".into()).spawn(move || {
                         let served = serve(stream, &captures, |request| {
-                            answer(request, &calls, ns.as_deref(), &view, &config)
+                            answer(request, &calls, ns.as_deref(), &view, &config, &events)
                         });
                         if let Err(e) = served {
                             warn!("a client of the socket: {e}");
@@ -143,8 +146,12 @@ fn answer(
     ns: Option<&NetNs>,
     view: &Mutex<ConnsView>,
     config: &Config,
+    events: &EventLog,
 ) -> Response {
     match request {
+        Request::Events { since_seq, since_ns, wait_ms } => {
+            return events.since(since_seq, since_ns, wait_ms).into();
+        }
         Request::Conns => return conns(ns, view),
         Request::ConnImages { client } => {
             let Ok(view) = view.lock() else {

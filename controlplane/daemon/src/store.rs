@@ -1,4 +1,4 @@
-//! What must survive a restart: epoch and vote, one small file, written atomically.
+//! What must survive a restart: epoch and vote, one small file, written atomically; and events.
 //!
 //! Written by a helper thread, since a slow disk must not delay heartbeats. A
 //! torn or corrupt file is refused: guessing an epoch could elect two primaries.
@@ -13,6 +13,8 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use tracing::error;
 use understudy_proto::Persisted;
 
+use crate::events::EventLog;
+
 const FILE_NAME: &str = "epoch";
 /// Writes the control plane may have outstanding.
 const QUEUE_MAX: usize = 64;
@@ -22,6 +24,8 @@ const RETRY: Duration = Duration::from_millis(100);
 pub struct Store {
     /// What the last life left.
     pub persisted: Persisted,
+    /// What happened, in all lives.
+    pub events: EventLog,
     dir: PathBuf,
     _lock: File,
 }
@@ -34,7 +38,7 @@ pub struct StoreWriter {
 
 impl Store {
     /// Opens (and makes) the directory, locks it, reads what is there.
-    pub fn open(dir: &Path) -> anyhow::Result<Store> {
+    pub fn open(dir: &Path, node: &str) -> anyhow::Result<Store> {
         fs::create_dir_all(dir)
             .with_context(|| format!("cannot make control.state_dir {}", dir.display()))?;
         let lock = File::create(dir.join("lock"))
@@ -46,7 +50,8 @@ impl Store {
             );
         }
         let persisted = read(&dir.join(FILE_NAME))?;
-        Ok(Store { persisted, dir: dir.to_path_buf(), _lock: lock })
+        let events = EventLog::open(dir, node);
+        Ok(Store { persisted, events, dir: dir.to_path_buf(), _lock: lock })
     }
 
     /// Starts the helper thread.
@@ -105,9 +110,9 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("understudy-store-{}", std::process::id()));
         let state = Persisted { epoch: 7, voted_for: Some(3) };
         {
-            let store = Store::open(&dir).unwrap();
+            let store = Store::open(&dir, "a").unwrap();
             assert_eq!(store.persisted, Persisted::default());
-            assert!(Store::open(&dir).is_err(), "two daemons on one state");
+            assert!(Store::open(&dir, "a").is_err(), "two daemons on one state");
             let writer = store.into_writer().unwrap();
             writer.submit.send(state).unwrap();
             assert_eq!(writer.done.recv(), Ok(7));

@@ -1,7 +1,7 @@
 //! `understudy capture`: what clients sent, as tcpdump would show or write it, from the capture log.
 
 mod session;
-mod when;
+pub mod when;
 
 use std::io::{self, ErrorKind, IsTerminal, Read as _};
 use std::os::unix::net::UnixStream;

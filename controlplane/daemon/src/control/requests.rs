@@ -1,5 +1,7 @@
 //! What operators ask, over the unix socket, and what they are answered.
 
+use understudy_api::TIMELINE_EVENTS_MAX;
+
 use super::*;
 
 impl Control {
@@ -17,7 +19,11 @@ impl Control {
                 Request::KeyReload => {
                     let _ = call.answer.send(self.take_keys(call.keys));
                 }
-                Request::Conns | Request::ConnImages { .. } | Request::Capture { .. } => {}
+                // Answered beside this thread.
+                Request::Conns
+                | Request::ConnImages { .. }
+                | Request::Events { .. }
+                | Request::Capture { .. } => {}
             }
         }
     }
@@ -124,11 +130,12 @@ impl Control {
         }
         let transfers = self.taking.as_ref().map(Taking::counters).into_iter().flatten();
         counters.extend(transfers.map(|(name, value)| (name.to_string(), value)));
+        counters.insert("events_not_stored".into(), self.events.trouble().0);
         let facts = status::Facts {
             config: &self.config,
             uptime_ms: (now_ns - self.started_ns) / MS,
             app_pid: self.app_pid(),
-            timeline: self.timeline.iter().cloned().collect(),
+            timeline: self.events.this_life(TIMELINE_EVENTS_MAX),
             checkpoints: self.checkpoints(now_ns),
             counters,
             not_ready: match (self.restart_at_ns, &self.capsule) {

@@ -13,10 +13,15 @@
 
 mod error;
 mod locate;
+mod supervise;
 mod types;
 mod validate;
 
 pub use error::ConfigError;
+pub use supervise::{
+    ApplicationWatch, ClockWatch, CoreWatch, CpuWatch, DiskWatch, HealthCheck, HealthWatch,
+    LagWatch, LinksWatch, MemoryWatch, PathsWatch, Policy, SuperviseConfig, Watch,
+};
 pub use types::{
     ArbiterConfig, AuditMode, CheckpointConfig, ClientPort, CloneMode, ClusterConfig, CommitConfig,
     CommitPolicy, Config, ControlConfig, DetectConfig, DpdkConfig, HostPort, IdleConfig, LogConfig,

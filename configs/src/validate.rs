@@ -1,6 +1,7 @@
 //! The rules that types cannot hold.
 
 mod arbiter;
+mod supervise;
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -35,6 +36,7 @@ pub(crate) fn validate(config: &Config, source: &Source<'_>) -> Result<(), Confi
     commit(config, source)?;
     detect(config, source)?;
     checkpoint(config, source)?;
+    supervise::supervise(config, source)?;
     control(config, source)
 }
 

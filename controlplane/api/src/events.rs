@@ -45,3 +45,22 @@ pub struct Events {
     /// Lines of the file that could not be read when the daemon started.
     pub damaged: u64,
 }
+
+/// A supervised resource that is bad.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Fault {
+    /// Which.
+    pub resource: String,
+    /// Name of the other node that it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+    /// What is wrong, one word with underscores.
+    pub cause: String,
+    /// What is done about it: `failover`, `restart` or `alert`.
+    pub policy: String,
+    /// Since it was found.
+    pub since_ms: u64,
+    /// More about it, for people.
+    pub detail: String,
+}

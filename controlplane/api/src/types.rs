@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ApiError, ClientFilter, ConnImages, Events, TimelineEvent};
+use crate::{ApiError, ClientFilter, ConnImages, Events, Fault, TimelineEvent};
 
 /// A request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -297,6 +297,9 @@ pub struct Status {
     /// Checkpoints of the application; `None` on a witness.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoints: Option<Checkpoints>,
+    /// Supervised resources that are bad.
+    #[serde(default)]
+    pub faults: Vec<Fault>,
     /// The other nodes.
     pub peers: Vec<Peer>,
     /// Everything else that is counted, by name.

@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn numbers_are_events_and_the_rest_is_time() {
-        let now: Zoned = "2026-11-25T12:30[UTC]".parse().unwrap();
+        let now: Zoned = "2026-11-25T12:30+00:00[+00:00]".parse().unwrap();
         assert_eq!(since(Some("42"), &now).unwrap(), Since { seq: Some(42), ns: None });
         assert_eq!(since(None, &now).unwrap(), Since::default());
         let five = since(Some("-5m"), &now).unwrap();

@@ -182,6 +182,18 @@ pub fn status(s: &Status) -> String {
     if let Some(c) = &s.checkpoints {
         checkpoints(c, &mut out);
     }
+    for f in &s.faults {
+        let about = f.peer.as_ref().map_or(String::new(), |peer| format!(" of {peer}"));
+        let line = format!(
+            "{}{about} ({}) for {}: {}; policy {}",
+            f.resource,
+            f.cause,
+            duration(f.since_ms),
+            f.detail,
+            f.policy
+        );
+        field(&mut out, "Fault", &line);
+    }
     field(
         &mut out,
         "Daemon",

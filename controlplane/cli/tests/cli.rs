@@ -163,6 +163,7 @@ fn status() -> Status {
             released_zero_wait: 987,
             dropped: 0,
         },
+        faults: Vec::new(),
         peers: vec![
             Peer {
                 name: "a".into(),

@@ -6,6 +6,7 @@ mod divergence;
 mod requests;
 mod restore;
 mod resume;
+mod supervise;
 mod warm;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -47,12 +48,11 @@ pub use checkpoint::NOT_NOW;
 use checkpoint::Taking;
 use divergence::Divergences;
 use restore::Restoration;
+use supervise::Supervision;
 use warm::Warm;
 
 /// Longest sleep of the loop: the poll-mode thread does not wake it.
 const TICK: Duration = Duration::from_millis(2);
-/// The poll-mode thread publishes every millisecond; this long without is a stuck core.
-const STUCK_NS: u64 = 1_000 * MS;
 /// Between killing the application and starting anew: repeated notices still leave.
 const RESTART_DELAY_NS: u64 = 150 * MS;
 /// A switchover waits for the checkpoint under way to be stored at the other end.
@@ -146,12 +146,12 @@ struct Control {
     restoration: Restoration,
     divergences: Divergences,
     warm: Warm,
+    supervision: Supervision,
     keys: Keys,
     stop: Arc<AtomicBool>,
     started_ns: u64,
     snapshot: Option<Snapshot>,
     app: App,
-    stuck_told: bool,
     events: EventLog,
     switchover: Option<(Sender<Response>, u64)>,
     stopping_since_ns: Option<u64>,
@@ -195,6 +195,7 @@ impl Control {
         )?;
         let take = || Taking::start(&config, sender, &keys, now_ns);
         let taking = capsule.is_some().then(take).transpose()?;
+        let supervision = Supervision::start(&config, capsule.as_ref())?;
         let app = match &mut capsule {
             Some(_) if config.service.clone == CloneMode::Warm => App::Parked,
             Some(capsule) => start_app(capsule, &dataplane, now_ns)?,
@@ -221,10 +222,10 @@ impl Control {
             restoration: Restoration::new(),
             divergences: Divergences::default(),
             warm: Warm::default(),
+            supervision,
             keys,
             stop,
             snapshot: None,
-            stuck_told: false,
             events,
             switchover: None,
             stopping_since_ns: None,
@@ -248,6 +249,7 @@ impl Control {
             self.watch_app(now_ns)?;
             self.advance_checkpoint(now_ns);
             self.advance_restoration(now_ns);
+            self.advance_supervision(now_ns);
             self.take_calls(now_ns);
             if self.node.poll_timeout().is_some_and(|due| due <= now_ns) {
                 self.node.handle_timeout(now_ns);
@@ -316,9 +318,19 @@ impl Control {
     fn initial_links(&mut self) {
         let now_ns = self.clock.now_ns();
         let up = |name: Option<&str>| name.is_none_or(|n| rtnl::carrier(n).unwrap_or(false));
-        let client = up(self.config.client_interface());
-        let replica = up(self.config.replica_interface());
+        let config = Arc::clone(&self.config);
+        let client = up(config.client_interface());
+        let replica = up(config.replica_interface());
+        let host = crate::node_capsule::HOST_INTERFACE;
+        for (name, up) in [
+            (config.client_interface(), client),
+            (config.replica_interface(), replica),
+            (Some(host), up(Some(host))),
+        ] {
+            name.into_iter().for_each(|name| self.note_carrier(name, up));
+        }
         self.dataplane.order(Command::ClientLink { up: client });
+        let client = client || !self.follows_client_link();
         self.node.handle_local(now_ns, LocalFact::ClientLink(client));
         self.node.handle_local(now_ns, LocalFact::ReplicaLink(replica));
         if let Err(e) = self.carry_out(now_ns) {
@@ -355,17 +367,11 @@ impl Control {
             .snapshot()
             .filter(|new| self.snapshot.as_ref().is_none_or(|old| old.at_ns <= new.at_ns));
         if let Some(snapshot) = newer {
-            self.stuck_told = false;
             let counted = &snapshot.counters;
             self.told.set_not_logged(counted.log_full + counted.frame_too_long);
             let state = self.log_state(&snapshot);
             self.snapshot = Some(snapshot);
             self.node.handle_log(now_ns, &state);
-            self.done(now_ns);
-        } else if !self.stuck_told && self.is_stuck(now_ns) {
-            warn!("the poll-mode thread makes no progress");
-            self.stuck_told = true;
-            self.node.handle_local(now_ns, LocalFact::DataplaneStuck);
             self.done(now_ns);
         }
         while let Some(key) = self.dataplane.adopted() {
@@ -373,10 +379,6 @@ impl Control {
                 view.adopted.insert(key);
             }
         }
-    }
-
-    fn is_stuck(&self, now_ns: u64) -> bool {
-        self.snapshot.as_ref().is_some_and(|s| now_ns > s.at_ns + STUCK_NS)
     }
 
     fn take_message(&mut self, now_ns: u64, path: Path, node: NodeId, epoch: Epoch, body: &[u8]) {
@@ -403,9 +405,10 @@ impl Control {
     }
 
     fn take_links(&mut self, now_ns: u64) {
-        let mut facts = Vec::new();
+        let (mut facts, mut carriers) = (Vec::new(), Vec::new());
         let config = Arc::clone(&self.config);
         self.links.drain(|name, up| {
+            carriers.push((name.to_string(), up));
             if config.client_interface() == Some(name) {
                 facts.push(LocalFact::ClientLink(up));
             }
@@ -413,10 +416,14 @@ impl Control {
                 facts.push(LocalFact::ReplicaLink(up));
             }
         });
+        carriers.iter().for_each(|(name, up)| self.note_carrier(name, *up));
         for fact in facts {
             info!(?fact, "link");
             if let LocalFact::ClientLink(up) = fact {
                 self.dataplane.order(Command::ClientLink { up });
+                if !self.follows_client_link() {
+                    continue;
+                }
             }
             self.node.handle_local(now_ns, fact);
             self.done(now_ns);

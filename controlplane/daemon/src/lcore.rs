@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -32,6 +32,8 @@ const EVENTS_MAX: usize = 256;
 const PROBES_MAX: usize = 4;
 const ADOPTED_MAX: usize = FLOWS_MAX as usize;
 const SNAPSHOT_INTERVAL_NS: u64 = MS;
+/// Counting free packet buffers walks the caches of all cores.
+const BUFFERS_INTERVAL_NS: u64 = 100 * MS;
 const GATE_FRAMES_MAX: usize = 8192;
 const RETAINED_FRAMES_MAX: usize = 4096;
 
@@ -42,6 +44,10 @@ struct Queues {
     snapshot: ArrayQueue<Snapshot>,
     adopted: Arc<ArrayQueue<FlowKey>>,
     probes: Arc<ArrayQueue<DeathProbe>>,
+    /// Packet buffers that are free, and all of them; 0 until they are counted.
+    buffers: (AtomicU32, AtomicU32),
+    /// Longest time between two turns of the poll loop since the control plane last took it.
+    gap_ns: AtomicU64,
     quit: AtomicBool,
     finished: AtomicBool,
 }
@@ -60,6 +66,8 @@ pub fn link() -> (DataplaneEnd, ControlEnd) {
         snapshot: ArrayQueue::new(1),
         adopted: Arc::new(ArrayQueue::new(ADOPTED_MAX)),
         probes: Arc::new(ArrayQueue::new(PROBES_MAX)),
+        buffers: (AtomicU32::new(0), AtomicU32::new(0)),
+        gap_ns: AtomicU64::new(0),
         quit: AtomicBool::new(false),
         finished: AtomicBool::new(false),
     });
@@ -90,6 +98,18 @@ impl ControlEnd {
     /// An application runs, instead of the one before: how to see its death.
     pub fn watch_application(&self, probe: DeathProbe) {
         let _ = self.0.probes.force_push(probe);
+    }
+
+    /// Packet buffers that are free, and all of them.
+    pub fn buffers(&self) -> Option<(u64, u64)> {
+        let (free, all) = &self.0.buffers;
+        let all = all.load(Ordering::Relaxed);
+        (all > 0).then(|| (free.load(Ordering::Relaxed).into(), all.into()))
+    }
+
+    /// The longest time between two turns of the poll loop since this was last asked.
+    pub fn take_gap_ns(&self) -> u64 {
+        self.0.gap_ns.swap(0, Ordering::Relaxed)
     }
 
     /// Makes the poll-mode thread return.
@@ -164,9 +184,15 @@ fn poll_loop(
 ) {
     let queues = &end.0;
     let mut busy_at_ns = clock.now_ns();
-    let mut published_at_ns = 0;
+    let (mut published_at_ns, mut counted_at_ns) = (0, 0);
+    let mut turn_ns = busy_at_ns;
     while !queues.quit.load(Ordering::Acquire) {
         let now_ns = clock.now_ns();
+        // Only this thread raises it; the other one takes it away.
+        if now_ns - turn_ns > queues.gap_ns.load(Ordering::Relaxed) {
+            queues.gap_ns.store(now_ns - turn_ns, Ordering::Relaxed);
+        }
+        turn_ns = now_ns;
         let mut busy = false;
         while let Some(command) = queues.commands.pop() {
             dataplane.command(now_ns, command, ports);
@@ -181,6 +207,12 @@ fn poll_loop(
         if now_ns >= published_at_ns + SNAPSHOT_INTERVAL_NS {
             published_at_ns = now_ns;
             queues.snapshot.force_push(dataplane.snapshot(now_ns));
+        }
+        if now_ns >= counted_at_ns + BUFFERS_INTERVAL_NS {
+            counted_at_ns = now_ns;
+            let (free, all) = ports.buffers();
+            queues.buffers.0.store(free, Ordering::Relaxed);
+            queues.buffers.1.store(all, Ordering::Relaxed);
         }
         if busy {
             busy_at_ns = now_ns;

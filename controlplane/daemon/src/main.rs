@@ -7,6 +7,7 @@
 mod arbiter;
 mod capture;
 mod checkpointer;
+mod clocks;
 mod control;
 mod events;
 mod images;
@@ -16,6 +17,7 @@ mod node_capsule;
 mod offers;
 mod ports;
 mod preflight;
+mod probes;
 mod second_path;
 mod server;
 mod status;

@@ -63,6 +63,7 @@ pub struct DpdkPorts {
     replica: Device,
     host: Option<Device>,
     pool: Mempool,
+    buffers: u32,
     clock: NodeClock,
     capsule: Option<CapsuleLink>,
     scratch: understudy_dpdk::Burst,
@@ -114,10 +115,16 @@ impl DpdkPorts {
             replica: open_device("ports.replica", &config.ports.replica.device, &pool)?,
             host: with_capsule("the host port", &host)?,
             pool,
+            buffers: config.dpdk.mbufs - 1,
             clock,
             capsule,
             scratch: understudy_dpdk::Burst::new(),
         })
+    }
+
+    /// Packet buffers that are free, and all of them.
+    pub fn buffers(&self) -> (u32, u32) {
+        (self.pool.available(), self.buffers)
     }
 
     /// The replica port's own MAC.

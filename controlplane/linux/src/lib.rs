@@ -9,6 +9,7 @@
 pub mod adopt;
 pub mod capsule;
 mod error;
+pub mod health;
 pub mod image;
 pub mod netns;
 mod nl;
@@ -19,6 +20,7 @@ mod ptrace;
 pub mod restart;
 pub mod rtnl;
 pub mod socks;
+pub mod space;
 pub mod standstill;
 
 pub use error::{Error, Result};

@@ -92,6 +92,8 @@ pub enum LocalFact {
     ClientLink(bool),
     /// The replica port's link.
     ReplicaLink(bool),
+    /// Something that supervision watches is bad, or nothing is any more: others had better serve.
+    Impaired(bool),
     /// A dataplane core makes no progress.
     DataplaneStuck,
     /// The driver's own loop was late.

@@ -188,6 +188,7 @@ pub struct Node {
     app_ready: bool,
     client_link: bool,
     replica_link: bool,
+    impaired: bool,
 
     hold_down_until_ns: u64,
     suspected_ns: u64,
@@ -258,6 +259,7 @@ impl Node {
             app_ready: false,
             client_link: false,
             replica_link: false,
+            impaired: false,
             hold_down_until_ns: 0,
             suspected_ns: now_ns,
             stand_ranked: false,
@@ -405,12 +407,17 @@ impl Node {
     pub fn handle_local(&mut self, now_ns: u64, fact: LocalFact) {
         self.enter(now_ns);
         match fact {
-            LocalFact::AppReady => self.app_ready = !self.restarting,
+            LocalFact::AppReady => {
+                self.app_ready = !self.restarting;
+                // A checkpoint brought it back, of the reign that this node follows.
+                self.needs_restart &= !matches!(self.phase, Phase::Follow);
+            }
             LocalFact::AppExited => self.on_app_exited(now_ns),
             LocalFact::AppReplaced => self.app_ready = false,
             LocalFact::ServiceFresh => self.on_service_fresh(now_ns),
             LocalFact::ClientLink(up) => self.client_link = up,
             LocalFact::ReplicaLink(up) => self.replica_link = up,
+            LocalFact::Impaired(impaired) => self.impaired = impaired,
             LocalFact::DataplaneStuck => {
                 if matches!(self.phase, Phase::Lead(_)) {
                     self.abdicate(now_ns, StepDownReason::DataplaneStuck, None);

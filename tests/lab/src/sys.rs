@@ -70,6 +70,39 @@ pub fn kill(pid: u32, signal: i32) -> io::Result<()> {
     }
 }
 
+/// One thread of another process, stopped; its others run on. It goes on when this is dropped.
+///
+/// Only the thread that stopped it may let it go on.
+pub struct StoppedThread {
+    tid: libc::pid_t,
+    not_send: std::marker::PhantomData<*const ()>,
+}
+
+impl StoppedThread {
+    /// Stops a thread; gives it back once it stands.
+    pub fn stop(tid: u32) -> io::Result<Self> {
+        let tid = libc::pid_t::try_from(tid).map_err(io::Error::other)?;
+        let none = std::ptr::null_mut::<libc::c_void>();
+        // SAFETY: seizing takes plain values and changes nothing in this process.
+        check(unsafe { libc::ptrace(libc::PTRACE_SEIZE, tid, none, none) } as libc::c_int)?;
+        let stopped = Self { tid, not_send: std::marker::PhantomData };
+        // SAFETY: as above; the thread is traced by this one.
+        check(unsafe { libc::ptrace(libc::PTRACE_INTERRUPT, tid, none, none) } as libc::c_int)?;
+        let mut status = 0;
+        // SAFETY: `status` is a live integer, and the thread is traced by this one.
+        check(unsafe { libc::waitpid(tid, &mut status, libc::__WALL) })?;
+        Ok(stopped)
+    }
+}
+
+impl Drop for StoppedThread {
+    fn drop(&mut self) {
+        let none = std::ptr::null_mut::<libc::c_void>();
+        // SAFETY: the thread is traced by this one, which the type cannot leave, and stands still.
+        unsafe { libc::ptrace(libc::PTRACE_DETACH, self.tid, none, none) };
+    }
+}
+
 /// Tries to take an exclusive lock on an open file; false when another holds it.
 pub fn try_lock(file: &File) -> io::Result<bool> {
     // SAFETY: the descriptor is open for the call.

@@ -68,7 +68,7 @@ impl Control {
             };
             return refuse(ErrorCode::RefusedUnsafe, text);
         }
-        if self.switchover.is_some() {
+        if self.switchover.is_some() || self.is_handing_over() {
             return refuse(ErrorCode::RefusedUnsafe, "a switchover is under way".into());
         }
         let target = match to.as_deref().map(|name| (name, self.config.node(name))) {
@@ -87,6 +87,7 @@ impl Control {
     }
 
     pub(super) fn end_switchover(&mut self, now_ns: u64, result: Result<NodeId, String>) {
+        self.handed_over(now_ns, &result);
         let Some((answer, since_ns)) = self.switchover.take() else { return };
         let name = |id: NodeId| {
             self.config
@@ -137,9 +138,13 @@ impl Control {
             app_pid: self.app_pid(),
             timeline: self.events.this_life(TIMELINE_EVENTS_MAX),
             checkpoints: self.checkpoints(now_ns),
+            faults: self.faults(now_ns),
             counters,
             not_ready: match (self.restart_at_ns, &self.capsule) {
-                (None, _) => self.divergences.reason(now_ns).into_iter().collect(),
+                (None, _) => {
+                    let diverges = self.divergences.reason(now_ns);
+                    diverges.into_iter().chain(self.unfit_because()).collect()
+                }
                 (Some(_), None) => vec!["starting anew".into()],
                 (Some(_), Some(_)) => vec![format!(
                     "starting anew; the application's output is in {}",

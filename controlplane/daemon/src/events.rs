@@ -98,7 +98,7 @@ impl EventLog {
         let mut state = self.lock();
         event.seq = state.next_seq;
         event.node.clone_from(&self.0.node);
-        event.detail.truncate(event.detail.floor_char_boundary(DETAIL_BYTES_MAX));
+        shorten(&mut event.detail, DETAIL_BYTES_MAX);
         state.next_seq += 1;
         state.store(&event);
         if state.events.len() == KEPT_MAX {
@@ -229,6 +229,14 @@ impl State {
             self.events.push_back(event);
         }
     }
+}
+
+/// Cuts a text to so many bytes at most, between two characters.
+fn shorten(text: &mut String, mut bytes_max: usize) {
+    while !text.is_char_boundary(bytes_max.min(text.len())) {
+        bytes_max -= 1;
+    }
+    text.truncate(bytes_max);
 }
 
 /// The two files, as their thread has them.
@@ -370,6 +378,15 @@ mod tests {
         assert_eq!(all.events[2].node, "a");
         assert_eq!(seqs(&second.since(Some(1), None, 0)), [2, 3]);
         second.flush(SOON);
+    }
+
+    #[test]
+    fn texts_are_cut_between_characters() {
+        for (bytes_max, left) in [(9, "aé€"), (6, "aé€"), (5, "aé"), (2, "a"), (0, "")] {
+            let mut text = String::from("aé€");
+            shorten(&mut text, bytes_max);
+            assert_eq!(text, left);
+        }
     }
 
     #[test]

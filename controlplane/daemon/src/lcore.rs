@@ -34,6 +34,8 @@ const ADOPTED_MAX: usize = FLOWS_MAX as usize;
 const SNAPSHOT_INTERVAL_NS: u64 = MS;
 /// Counting free packet buffers walks the caches of all cores.
 const BUFFERS_INTERVAL_NS: u64 = 100 * MS;
+/// Frames that wait are packet buffers: of a small pool no more than a half waits at the gate and a
+/// quarter is retained. With none left nothing is received, and what waits would wait for ever.
 const GATE_FRAMES_MAX: usize = 8192;
 const RETAINED_FRAMES_MAX: usize = 4096;
 
@@ -281,8 +283,8 @@ fn dataplane_config(config: &Config, replica_mac: Mac, entropy: [u8; 32]) -> Dat
             heartbeat_interval_ns: config.detect.heartbeat_interval_ms * MS,
             chunk_len: 0,
         },
-        gate_frames_max: GATE_FRAMES_MAX,
-        retained_frames_max: RETAINED_FRAMES_MAX,
+        gate_frames_max: GATE_FRAMES_MAX.min(config.dpdk.mbufs as usize / 2),
+        retained_frames_max: RETAINED_FRAMES_MAX.min(config.dpdk.mbufs as usize / 4),
         flows_max: if config.is_witness() { 0 } else { FLOWS_MAX as usize },
         clone_wait_ns: config.service.clone_wait_ms * MS,
         audit: match config.service.audit {

@@ -65,7 +65,7 @@ impl Obstacle {
 }
 
 impl Node {
-    pub(super) fn obstacles(&self, now_ns: u64) -> arrayvec::ArrayVec<Obstacle, 12> {
+    pub(super) fn obstacles(&self, now_ns: u64) -> arrayvec::ArrayVec<Obstacle, 16> {
         let alone = self.peers.is_empty();
         let checks = [
             (self.cfg.witness, Obstacle::Witness),

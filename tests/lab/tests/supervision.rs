@@ -295,6 +295,8 @@ fn links_disk_core_and_cpu() {
 #[test]
 fn packet_buffers() {
     let mut options = options();
+    options.set.push(("supervise.health.check".into(), format!("tcp/{REDIS}").into()));
+    options.set.push(("supervise.health.command".into(), toml::Value::Array(Vec::new())));
     options.set.push(("dpdk.mbufs".into(), 512.into()));
     // Output waits for both replicas, so what it is held in runs out when one is away.
     options.set.push(("commit.min".into(), 2.into()));
@@ -323,5 +325,8 @@ fn packet_buffers() {
     lanes.wait_progress(1000, STALL_MAX).unwrap();
     lanes.finish().unwrap().assert_pass();
     assert_eq!(it.primary(), primary, "it is told, and nothing else");
+    let counters = it.scenario.trio.node(primary).status().unwrap().counters;
+    let checks = (counters["health_checks"], counters["health_checks_failed"]);
+    assert!(checks.0 > 10 && checks.1 == 0, "connections, and those that failed: {checks:?}");
     it.ends();
 }

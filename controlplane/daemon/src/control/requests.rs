@@ -132,6 +132,8 @@ impl Control {
         let transfers = self.taking.as_ref().map(Taking::counters).into_iter().flatten();
         counters.extend(transfers.map(|(name, value)| (name.to_string(), value)));
         counters.insert("events_not_stored".into(), self.events.trouble().0);
+        let supervised = self.supervision.counters().into_iter();
+        counters.extend(supervised.map(|(name, value)| (name.to_string(), value)));
         let facts = status::Facts {
             config: &self.config,
             uptime_ms: (now_ns - self.started_ns) / MS,

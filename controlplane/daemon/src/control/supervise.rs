@@ -21,6 +21,8 @@ use crate::probes::{DiskProbe, HealthProbe};
 
 /// How often it is looked what this node is.
 const ACT_NS: u64 = 20 * MS;
+/// Until what others have found is known here.
+const HEARD_NS: u64 = 50 * MS;
 const HUGE_PAGE_BYTES: u64 = 2 << 20;
 const MIB: u64 = 1 << 20;
 
@@ -64,6 +66,8 @@ struct Dues {
 pub(super) struct Supervision {
     supervisor: Supervisor,
     health: Option<HealthProbe>,
+    /// Health checks, and those that did not end well.
+    checks: (u64, u64),
     disk: DiskProbe,
     disk_looks: u64,
     clocks: Clocks,
@@ -88,6 +92,7 @@ impl Supervision {
         Ok(Supervision {
             supervisor: Supervisor::new(rules(s), s.failover_interval_s * 1_000 * MS),
             health,
+            checks: (0, 0),
             disk: DiskProbe::start(&config.control.state_dir, &s.disk)?,
             disk_looks: 0,
             clocks: Clocks::new(s.clock.step_ms, s.clock.drift_ppm),
@@ -99,6 +104,14 @@ impl Supervision {
             gap_ns: 0,
             ticks: space::cpu_ticks().ok(),
         })
+    }
+
+    pub(super) fn counters(&self) -> [(&'static str, u64); 3] {
+        [
+            ("health_checks", self.checks.0),
+            ("health_checks_failed", self.checks.1),
+            ("supervision_lost", self.supervisor.lost()),
+        ]
     }
 
     /// A health check is under way.
@@ -121,6 +134,7 @@ fn rules(s: &SuperviseConfig) -> Rules {
         },
         fall: watch.fall,
         rise: watch.rise,
+        settle_ns: 0,
     };
     for (resource, watch) in [
         (Resource::Core, s.core.watch()),
@@ -140,6 +154,9 @@ fn rules(s: &SuperviseConfig) -> Rules {
     ] {
         rules.set(resource, rule(watch));
     }
+    // What fails everywhere at once fails everywhere within an interval, and a heartbeat later it is known here.
+    let settle_ns = s.health.interval_ms * MS + HEARD_NS;
+    rules.set(Resource::Health, Rule { settle_ns, ..rule(s.health.watch()) });
     rules
 }
 
@@ -256,7 +273,11 @@ impl Control {
         }
         match answer {
             _ if !is_ready => self.supervision.supervisor.forget(Key::own(Resource::Health)),
-            Some(seen) => self.supervision.sample(now_ns, Resource::Health, seen),
+            Some(seen) => {
+                self.supervision.checks.0 += 1;
+                self.supervision.checks.1 += u64::from(seen.is_err());
+                self.supervision.sample(now_ns, Resource::Health, seen);
+            }
             None => {}
         }
     }

@@ -241,7 +241,7 @@ impl Supervisor {
     pub fn act(&mut self, now_ns: u64, situation: Situation) {
         match situation {
             Situation::Primary { since_ns, took_over, has_successor } => {
-                let Some(key) = self.first_to_act_on(|_| true) else { return };
+                let Some(key) = self.first_to_act_on(now_ns, |_| true) else { return };
                 let young_ns = match took_over {
                     true => (since_ns + self.failover_interval_ns).saturating_sub(now_ns),
                     false => 0,
@@ -253,7 +253,7 @@ impl Supervisor {
             }
             Situation::Replica => {
                 let anew = |rule: &Rule| rule.policy == Policy::Restart;
-                if let Some(key) = self.first_to_act_on(anew) {
+                if let Some(key) = self.first_to_act_on(now_ns, anew) {
                     self.restart(now_ns, key);
                 }
             }
@@ -262,12 +262,14 @@ impl Supervisor {
     }
 
     /// The first bad resource of this node whose policy is more than to tell.
-    fn first_to_act_on(&self, also: impl Fn(&Rule) -> bool) -> Option<Key> {
+    fn first_to_act_on(&self, now_ns: u64, also: impl Fn(&Rule) -> bool) -> Option<Key> {
         let acts = |bad: &BadView| {
+            let rule = self.rules.of(bad.key.resource);
             bad.key.is_own()
                 && bad.policy != Policy::Alert
                 && !bad.key.resource.is_handed_over_by_the_node()
-                && also(self.rules.of(bad.key.resource))
+                && now_ns >= bad.since_ns + rule.settle_ns
+                && also(rule)
         };
         self.bad().find(acts).map(|bad| bad.key)
     }

@@ -148,11 +148,13 @@ pub struct Rule {
     pub fall: u32,
     /// Good samples in a row that make it good again.
     pub rise: u32,
+    /// From bad to what is done: where the same is wrong everywhere, others must have the time to find it too.
+    pub settle_ns: u64,
 }
 
 impl Default for Rule {
     fn default() -> Self {
-        Self { policy: Policy::Alert, fall: 3, rise: 3 }
+        Self { policy: Policy::Alert, fall: 3, rise: 3, settle_ns: 0 }
     }
 }
 

@@ -8,10 +8,16 @@ const INTERVAL: u64 = 60 * S;
 
 fn rules() -> Rules {
     let mut rules = Rules::default();
-    rules.set(Resource::Health, Rule { policy: Policy::Failover, fall: 3, rise: 2 });
-    rules.set(Resource::Application, Rule { policy: Policy::Restart, fall: 1, rise: 1 });
-    rules.set(Resource::Core, Rule { policy: Policy::Failover, fall: 1, rise: 1 });
-    rules.set(Resource::ClientLink, Rule { policy: Policy::Failover, fall: 1, rise: 5 });
+    rules.set(Resource::Health, Rule { policy: Policy::Failover, fall: 3, rise: 2, settle_ns: 0 });
+    rules.set(
+        Resource::Application,
+        Rule { policy: Policy::Restart, fall: 1, rise: 1, settle_ns: 0 },
+    );
+    rules.set(Resource::Core, Rule { policy: Policy::Failover, fall: 1, rise: 1, settle_ns: 0 });
+    rules.set(
+        Resource::ClientLink,
+        Rule { policy: Policy::Failover, fall: 1, rise: 5, settle_ns: 0 },
+    );
     rules
 }
 
@@ -111,6 +117,20 @@ fn a_reign_that_began_with_a_takeover_lasts_a_while() {
 }
 
 #[test]
+fn what_may_be_wrong_everywhere_is_waited_for_a_little() {
+    let mut rules = Rules::default();
+    let rule = Rule { policy: Policy::Failover, fall: 1, rise: 1, settle_ns: 100 };
+    rules.set(Resource::Health, rule);
+    let mut s = Supervisor::new(rules, INTERVAL);
+    s.sample(1000, HEALTH, bad());
+    assert_eq!(outputs(&mut s).len(), 2, "told, and unfit, at once");
+    s.act(1099, primary(0, false, true));
+    assert!(outputs(&mut s).is_empty());
+    s.act(1100, primary(0, false, false));
+    assert_eq!(outputs(&mut s), [Output::Held { key: HEALTH, why: Hold::NoSuccessor }]);
+}
+
+#[test]
 fn a_core_that_stands_still_is_not_waited_for() {
     let mut s = supervisor();
     let core = Key::own(Resource::Core);
@@ -159,7 +179,7 @@ fn restart_hands_over_first_and_starts_anew_without_a_fit_node() {
 #[test]
 fn what_is_seen_of_others_does_not_make_this_node_unfit() {
     let mut rules = rules();
-    rules.set(Resource::Lag, Rule { policy: Policy::Failover, fall: 1, rise: 1 });
+    rules.set(Resource::Lag, Rule { policy: Policy::Failover, fall: 1, rise: 1, settle_ns: 0 });
     let mut s = Supervisor::new(rules, INTERVAL);
     s.sample(0, Key::of_peer(Resource::Lag, 2), bad());
     s.act(0, primary(0, false, true));

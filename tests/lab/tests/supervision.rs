@@ -282,6 +282,11 @@ fn links_disk_core_and_cpu() {
     });
     fs::remove_file(filler(&it, old)).unwrap();
     it.all_ready();
+    it.fails_over("host_link", "no_carrier", |it, old| {
+        let netns = it.scenario.lab.node_netns(old);
+        cmd::run_inside(&netns, &["ip", "link", "set", "us-host", "down"]).unwrap();
+    });
+    it.all_ready();
     let mut stopped = None;
     it.fails_over("core", "no_progress", |it, old| {
         let daemon = it.scenario.trio.node(old).pid().unwrap();

@@ -68,21 +68,35 @@ total() {
 # cannot show DPDK's TAP driver, which nothing here needs.
 skips() { grep '^skipped: ' "$log" | grep -v net_tap; }
 
+# Always of the whole workspace: what cargo builds of it depends on the packages that are asked for,
+# and each other choice would build some sixty of them once more. Test files are chosen by name.
 tests() {
     # --show-output: what a passing test says, "skipped:" above all, must be seen.
-    step cargo test --locked --no-fail-fast "$1" "${@:2}" --show-output
+    step cargo test --locked --no-fail-fast --workspace "$@" --show-output
+}
+
+# From paths of test files, their names as cargo takes them.
+names() {
+    local path name
+    while read -r path; do
+        name="$(basename "$path" .rs)"
+        [ "$name" != main ] || name="$(basename "$(dirname "$path")")"
+        printf '%s\n' "$name"
+    done | sort -u
 }
 
 [ "$quick" -eq 1 ] || step dpdk-build/setup.sh
 step cargo fmt --all --check
 step cargo clippy --locked --workspace --all-targets -- -D warnings
-if [ "$quick" -eq 1 ]; then
-    tests --workspace --exclude understudy-lab --
-else
-    step cargo build --locked -p understudy-daemon -p understudy-cli -p understudy-lab --bins
-    tests --workspace --exclude understudy-lab --
-    tests -p understudy-lab -- --test-threads=1
-fi
+mapfile -t lab < <(find tests/lab/tests -maxdepth 1 -name '*.rs' | names)
+mapfile -t others < <(find configs perf dataplane controlplane dpdk-build tests -path tests/lab -prune \
+    -o -path '*/tests/*.rs' -print | grep -E '/tests/([^/]+|[^/]+/main)\.rs$' | names)
+same="$(printf '%s\n' "${others[@]}" "${lab[@]}" | sort | uniq -d)"
+[ -z "$same" ] || { echo "failed: the lab has test files with names of others: $same"; exit 1; }
+[ "$quick" -eq 1 ] || step cargo build --locked --workspace --all-targets
+tests --lib --bins "${others[@]/#/--test=}" --
+tests --doc --
+[ "$quick" -eq 1 ] || tests "${lab[@]/#/--test=}" -- --test-threads=1
 total
 if [ "${UNDERSTUDY_REQUIRE_ROOT:-}" = 1 ] && skips; then
     echo "failed: the tests above were skipped, and none may be"

@@ -23,6 +23,7 @@ PACKAGES=(
     iproute2 ethtool tcpdump procps util-linux   # what the lab is built with
     tshark tcpreplay                             # who reads captures, and what sends the lab's mix
     valgrind                                     # counts instructions per packet
+    jq prometheus chromium tmux                  # who reads what operators are shown
 )
 PERF_PACKAGES=(
     dpdk-dev                                     # dpdk-testpmd
@@ -109,7 +110,7 @@ packages() {
         return
     fi
     install_packages "${wanted[@]}"
-    for package in redis-server etcd-server:etcd nginx postgresql bird2:bird keepalived; do
+    for package in redis-server etcd-server:etcd nginx postgresql bird2:bird keepalived prometheus; do
         case " ${wanted[*]} " in *" ${package%%:*} "*) silence "${package#*:}" ;; esac
     done
 }

@@ -11,21 +11,26 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod capture;
 mod error;
 mod locate;
 mod supervise;
 mod types;
 mod validate;
 
+pub use capture::{
+    CaptureConfig, CaptureControl, CaptureNode, DEVICES_MAX, FRAME_BYTES_MAX, NodeFile,
+};
 pub use error::ConfigError;
 pub use supervise::{
     ApplicationWatch, ClockWatch, CoreWatch, CpuWatch, DiskWatch, HealthCheck, HealthWatch,
     LagWatch, LinksWatch, MemoryWatch, PathsWatch, Policy, SuperviseConfig, Watch,
 };
 pub use types::{
-    ArbiterConfig, AuditMode, CheckpointConfig, ClientPort, CloneMode, ClusterConfig, CommitConfig,
-    CommitPolicy, Config, ControlConfig, DetectConfig, DpdkConfig, HostPort, IdleConfig, LogConfig,
-    NodeConfig, NodeRole, PortSpec, PortsConfig, Prefix, Proto, ReplicaPort, ServiceConfig,
+    ArbiterConfig, AuditMode, CheckpointConfig, CheckpointMethod, ClientPort, CloneMode,
+    ClusterConfig, CommitConfig, CommitPolicy, Config, ControlConfig, DetectConfig, DpdkConfig,
+    HostPort, IdleConfig, LogConfig, MetricsConfig, NodeConfig, NodeRole, PortSpec, PortsConfig,
+    Prefix, Proto, ReplicaPort, ServiceConfig,
 };
 
 use std::io::Read;
@@ -41,6 +46,26 @@ pub const NAME_CHARS_MAX: usize = 64;
 /// Longest path of a unix socket in bytes (`sun_path` less its terminating zero).
 pub const SOCKET_PATH_BYTES_MAX: usize = 107;
 
+/// The text of a configuration file.
+fn read(path: &Path) -> Result<String, ConfigError> {
+    let failed = |source| ConfigError::Read { path: path.to_path_buf(), source };
+    let file = std::fs::File::open(path).map_err(failed)?;
+    let mut bytes = Vec::new();
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(ConfigError::at(
+            path,
+            (1, 1),
+            format!("the file is too long, at most {FILE_BYTES_MAX} bytes are allowed"),
+        ));
+    }
+    String::from_utf8(bytes).map_err(|e| {
+        let valid = String::from_utf8_lossy(&e.as_bytes()[..e.utf8_error().valid_up_to()]);
+        let at = locate::line_column(&valid, valid.len());
+        ConfigError::at(path, at, "this is not UTF-8, only UTF-8 text is allowed".into())
+    })
+}
+
 impl Config {
     /// Reads, parses and validates a node's file.
     ///
@@ -48,29 +73,7 @@ impl Config {
     /// The first thing wrong with the file, in one sentence.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
         let path = path.as_ref();
-        let read = |source| ConfigError::Read { path: path.to_path_buf(), source };
-        let file = std::fs::File::open(path).map_err(read)?;
-        let mut bytes = Vec::new();
-        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(read)?;
-        if bytes.len() as u64 > FILE_BYTES_MAX {
-            return Err(ConfigError::at(
-                path,
-                (1, 1),
-                format!("the file is too long, at most {FILE_BYTES_MAX} bytes are allowed"),
-            ));
-        }
-        match std::str::from_utf8(&bytes) {
-            Ok(text) => Self::parse(text, path),
-            Err(e) => {
-                let valid = String::from_utf8_lossy(&bytes[..e.valid_up_to()]);
-                let at = locate::line_column(&valid, valid.len());
-                Err(ConfigError::at(
-                    path,
-                    at,
-                    "this is not UTF-8, only UTF-8 text is allowed".into(),
-                ))
-            }
-        }
+        Self::parse(&read(path)?, path)
     }
 
     /// Parses and validates `text`; `path` is only named in errors.
@@ -194,7 +197,8 @@ impl Config {
 }
 
 /// The value of `iface=` in DPDK devargs.
-pub(crate) fn interface(device: &str) -> Option<&str> {
+#[must_use]
+pub fn interface(device: &str) -> Option<&str> {
     device.split(',').skip(1).find_map(|arg| arg.strip_prefix("iface="))
 }
 

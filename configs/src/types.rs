@@ -48,6 +48,21 @@ pub struct Config {
     pub arbiter: Option<ArbiterConfig>,
     /// The daemon's files.
     pub control: ControlConfig,
+    /// What watches the node; without it nothing listens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<MetricsConfig>,
+}
+
+/// `[metrics]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MetricsConfig {
+    /// Where `/metrics` and the status page are served over HTTP.
+    #[serde(deserialize_with = "socket_address")]
+    pub listen: SocketAddr,
+    /// Whether that may be an address that others reach.
+    #[serde(default)]
+    pub allow_remote: bool,
 }
 
 /// `[arbiter]`
@@ -351,6 +366,13 @@ pub struct PortsConfig {
 pub struct ClientPort {
     /// PCI address or DPDK devargs.
     pub device: String,
+    /// Receive queues, 1..=16, as many as the device is made with.
+    #[serde(default = "rx_queues_default")]
+    pub rx_queues: u16,
+}
+
+fn rx_queues_default() -> u16 {
+    1
 }
 
 /// `[ports.replica]`
@@ -536,10 +558,45 @@ pub enum AuditMode {
     Off,
 }
 
+/// How an application is saved and brought back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CheckpointMethod {
+    /// By CRIU, as a whole.
+    #[default]
+    Criu,
+    /// By commands of the operator's, and its connections by socket images.
+    Hooks,
+}
+
+impl CheckpointMethod {
+    /// As in the file.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Criu => "criu",
+            Self::Hooks => "hooks",
+        }
+    }
+}
+
 /// `[checkpoint]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CheckpointConfig {
+    /// How the application is saved and brought back.
+    pub method: CheckpointMethod,
+    /// With method "hooks": saves what the application knows.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub snapshot_command: Vec<String>,
+    /// With method "hooks": puts what was saved in place, before the application starts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub restore_command: Vec<String>,
+    /// With method "hooks": waits until the application that was started has what was saved.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ready_command: Vec<String>,
+    /// How long either command may take.
+    pub command_timeout_ms: u64,
     /// Generations that a node keeps.
     pub keep: usize,
     /// Time between two checkpoints; 0: only when asked for.
@@ -554,7 +611,18 @@ pub struct CheckpointConfig {
 
 impl Default for CheckpointConfig {
     fn default() -> Self {
-        Self { keep: 3, interval_s: 0, log_fill_percent: 0, connections: 0, transfer_mb_s: 100 }
+        Self {
+            method: CheckpointMethod::Criu,
+            snapshot_command: Vec::new(),
+            restore_command: Vec::new(),
+            ready_command: Vec::new(),
+            command_timeout_ms: 10_000,
+            keep: 3,
+            interval_s: 0,
+            log_fill_percent: 0,
+            connections: 0,
+            transfer_mb_s: 100,
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! The rules that types cannot hold.
 
 mod arbiter;
+pub(crate) mod capture;
+mod checkpoint;
 mod supervise;
 
 use std::collections::HashMap;
@@ -11,7 +13,10 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use crate::locate::Source;
-use crate::types::{CloneMode, CommitPolicy, Config, NodeRole, Prefix, decimal};
+use crate::types::{
+    CheckpointMethod, CloneMode, CommitPolicy, Config, DpdkConfig, IdleConfig, LogConfig, NodeRole,
+    Prefix, decimal,
+};
 use crate::{ConfigError, NAME_CHARS_MAX, NODES_MAX, SOCKET_PATH_BYTES_MAX, interface};
 
 const HOUR_MS: u64 = 3_600_000;
@@ -25,6 +30,7 @@ const MTU: RangeInclusive<u64> = 1280..=1500;
 const LCORE_MAX: u32 = 127;
 const CPU_MAX: u32 = 1023;
 const INTERFACE_BYTES_MAX: usize = 15;
+const RX_QUEUES_MAX: u64 = 16;
 const PORTS_MAX: usize = 64;
 
 pub(crate) fn validate(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {
@@ -32,12 +38,39 @@ pub(crate) fn validate(config: &Config, source: &Source<'_>) -> Result<(), Confi
     arbiter::arbiter(config, source)?;
     service(config, source)?;
     ports(config, source)?;
-    numbers(config, source)?;
+    machine(&config.dpdk, &config.idle, &config.log, source)?;
     commit(config, source)?;
     detect(config, source)?;
-    checkpoint(config, source)?;
+    checkpoint::checkpoint(config, source)?;
     supervise::supervise(config, source)?;
+    metrics(config, source)?;
     control(config, source)
+}
+
+/// Who reaches the page learns who the nodes are and how they are doing.
+fn metrics(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {
+    let Some(metrics) = &config.metrics else { return Ok(()) };
+    let at = &["metrics", "listen"];
+    let (ip, port) = (metrics.listen.ip(), metrics.listen.port());
+    if port == 0 {
+        return Err(source.invalid(at, "port 0 is given, 1..=65535 is allowed".into()));
+    }
+    if config.service.vip.iter().any(|vip| vip.address == ip) {
+        return Err(source.invalid(
+            at,
+            format!("{ip} is the service's, an address of this node's own is allowed"),
+        ));
+    }
+    if !ip.is_loopback() && !metrics.allow_remote {
+        return Err(source.refused(
+            at,
+            format!(
+                "{ip} can be reached from other machines, and neither passwords nor encryption \
+                 protect it; use a loopback address, or set metrics.allow_remote = true"
+            ),
+        ));
+    }
+    Ok(())
 }
 
 fn cluster(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {
@@ -223,6 +256,7 @@ fn ports(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {
     let client = &config.ports.client.device;
     let replica = &config.ports.replica.device;
     device(source, &["ports", "client", "device"], client)?;
+    rx_queues(source, client, config.ports.client.rx_queues)?;
     let at = &["ports", "replica", "device"];
     device(source, at, replica)?;
     if device_name(client) == device_name(replica) {
@@ -248,22 +282,28 @@ fn ports(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {
     range(source, &["ports", "host", "mtu"], config.ports.host.mtu.into(), MTU)
 }
 
-fn numbers(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {
-    if let Err(what) = lcores(&config.dpdk.lcores) {
+/// How the machine is used.
+fn machine(
+    dpdk: &DpdkConfig,
+    idle: &IdleConfig,
+    log: &LogConfig,
+    source: &Source<'_>,
+) -> Result<(), ConfigError> {
+    if let Err(what) = lcores(&dpdk.lcores) {
         return Err(source.invalid(
             &["dpdk", "lcores"],
             format!(
                 "{:?} {what}, allowed is EAL's form, such as \"0@2\", \"0@0-1\" or \"(0-1)@(2,3)\"",
-                config.dpdk.lcores
+                dpdk.lcores
             ),
         ));
     }
-    range(source, &["dpdk", "memory_mb"], config.dpdk.memory_mb.into(), 0..=1_048_576)?;
-    range(source, &["dpdk", "mbufs"], config.dpdk.mbufs.into(), 256..=8_388_608)?;
-    range(source, &["idle", "spin_us"], config.idle.spin_us, 0..=SECOND_US)?;
-    range(source, &["idle", "pause_us"], config.idle.pause_us, 0..=SECOND_US)?;
-    range(source, &["idle", "sleep_us"], config.idle.sleep_us, 0..=SECOND_US)?;
-    let size_mb = config.log.size_mb;
+    range(source, &["dpdk", "memory_mb"], dpdk.memory_mb.into(), 0..=1_048_576)?;
+    range(source, &["dpdk", "mbufs"], dpdk.mbufs.into(), 256..=8_388_608)?;
+    range(source, &["idle", "spin_us"], idle.spin_us, 0..=SECOND_US)?;
+    range(source, &["idle", "pause_us"], idle.pause_us, 0..=SECOND_US)?;
+    range(source, &["idle", "sleep_us"], idle.sleep_us, 0..=SECOND_US)?;
+    let size_mb = log.size_mb;
     if !size_mb.is_power_of_two() || size_mb > 65_536 {
         return Err(source.invalid(
             &["log", "size_mb"],
@@ -315,6 +355,12 @@ fn commit_checkpoint(config: &Config, source: &Source<'_>) -> Result<(), ConfigE
     if config.nodes.iter().any(|node| node.role == NodeRole::Witness) {
         return refused("needs data nodes only: a witness stores no checkpoints");
     }
+    if config.checkpoint.method == CheckpointMethod::Hooks {
+        return refused(
+            "needs checkpoint.method = \"criu\": what an application keeps of a connection beside its \
+             bytes is not in what its own commands save",
+        );
+    }
     if !(3..=STORED_MAX).contains(&config.checkpoint.keep) {
         return refused(&format!("needs checkpoint.keep of 3..={STORED_MAX}"));
     }
@@ -336,17 +382,6 @@ fn state_dirs(source: &Source<'_>, dirs: &[PathBuf]) -> Result<(), ConfigError> 
         }
     }
     Ok(())
-}
-
-fn checkpoint(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {
-    range(source, &["checkpoint", "keep"], config.checkpoint.keep as u64, 2..=100)?;
-    range(source, &["checkpoint", "interval_s"], config.checkpoint.interval_s, 0..=DAY_S)?;
-    let fill = config.checkpoint.log_fill_percent;
-    range(source, &["checkpoint", "log_fill_percent"], fill, 0..=90)?;
-    let connections = config.checkpoint.connections;
-    range(source, &["checkpoint", "connections"], connections, 0..=1_000_000_000)?;
-    let rate = config.checkpoint.transfer_mb_s;
-    range(source, &["checkpoint", "transfer_mb_s"], rate, 0..=100_000)
 }
 
 fn commit_min(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {
@@ -410,16 +445,21 @@ fn detect(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {
 }
 
 fn control(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {
+    socket(&config.control.socket, source)?;
+    absolute(source, &["control", "state_dir"], &config.control.state_dir)
+}
+
+fn socket(path: &Path, source: &Source<'_>) -> Result<(), ConfigError> {
     let at = &["control", "socket"];
-    absolute(source, at, &config.control.socket)?;
-    let bytes = config.control.socket.as_os_str().len();
+    absolute(source, at, path)?;
+    let bytes = path.as_os_str().len();
     if bytes > SOCKET_PATH_BYTES_MAX {
         return Err(source.invalid(
             at,
             format!("the path has {bytes} bytes, at most {SOCKET_PATH_BYTES_MAX} are allowed"),
         ));
     }
-    absolute(source, &["control", "state_dir"], &config.control.state_dir)
+    Ok(())
 }
 
 // ---- single values ----
@@ -555,6 +595,23 @@ fn device(source: &Source<'_>, keys: &[&str], device: &str) -> Result<(), Config
         ));
     }
     Ok(())
+}
+
+/// A queue that the device feeds and nobody polls would swallow what comes to it.
+fn rx_queues(source: &Source<'_>, device: &str, queues: u16) -> Result<(), ConfigError> {
+    let keys = &["ports", "client", "rx_queues"];
+    range(source, keys, u64::from(queues), 1..=RX_QUEUES_MAX)?;
+    let fed = device.split(',').skip(1).find_map(|argument| {
+        let (name, value) = argument.split_once('=')?;
+        ["qpairs", "queue_count"].contains(&name).then_some((name, value))
+    });
+    match fed {
+        Some((name, value)) if value.parse() != Ok(queues) => Err(source.invalid(
+            keys,
+            format!("{queues} queues would be polled of a device with {name}={value}; as many are allowed"),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// The device without its arguments; a PCI address in its full, lower-case form.

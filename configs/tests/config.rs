@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
-use understudy_config::{CommitPolicy, Config, ConfigError, Proto};
+use understudy_config::{CheckpointMethod, CommitPolicy, Config, ConfigError, Proto};
 
 const A: &str = include_str!("../trio/a.toml");
 
@@ -170,6 +170,31 @@ fn defaults_are_the_documented_values() {
 }
 
 #[test]
+fn nothing_listens_for_others_unless_it_was_meant() {
+    let with = |lines: &str| format!("{A}\n[metrics]\n{lines}\n");
+    assert_eq!(parse(A).unwrap().metrics, None);
+    for listen in ["127.0.0.1:9464", "[::1]:9464", "127.8.0.1:1"] {
+        let metrics = parse(&with(&format!("listen = \"{listen}\""))).unwrap().metrics.unwrap();
+        assert_eq!((metrics.listen.to_string().as_str(), metrics.allow_remote), (listen, false));
+    }
+    for listen in ["0.0.0.0:9464", "10.77.2.1:9464", "[::]:9464", "[fd77::1]:9464"] {
+        let text = with(&format!("listen = \"{listen}\""));
+        refused(&text, line_of(&text, listen), &["unsafe", "allow_remote"]);
+        assert!(parse(&text).unwrap_err().is_unsafe());
+        let meant = parse(&with(&format!("listen = \"{listen}\"\nallow_remote = true"))).unwrap();
+        assert_eq!(parse(&toml::to_string(&meant).unwrap()).unwrap(), meant);
+    }
+    for (listen, words) in
+        [("127.0.0.1:0", "port 0"), ("9464", "ADDRESS:PORT"), ("10.77.0.100:9464", "the service's")]
+    {
+        let text = with(&format!("listen = \"{listen}\"\nallow_remote = true"));
+        refused(&text, line_of(&text, &format!("\"{listen}\"")), &[words]);
+    }
+    let text = with("allow_remote = true");
+    refused(&text, text.lines().count() - 1, &["missing field `listen`"]);
+}
+
+#[test]
 fn the_values_survive_a_round_trip() {
     let config = parse(&with("env = {}", "env = { A = \"1\", \"b.c\" = \"\" }")).unwrap();
     assert_eq!(parse(&toml::to_string(&config).unwrap()).unwrap(), config);
@@ -303,6 +328,40 @@ fn sizes_of_groups() {
 }
 
 #[test]
+fn hooks_need_both_commands_and_criu_takes_none() {
+    let hooks = |snapshot: &str, restore: &str| {
+        let method = format!("method = \"hooks\"\n{snapshot}\n{restore}");
+        parse(&with("method = \"criu\"", &method))
+    };
+    assert_eq!(parse(A).unwrap().checkpoint.method, CheckpointMethod::Criu);
+    let (snapshot, restore) = ("snapshot_command = [\"/s\", \"1\"]", "restore_command = [\"/r\"]");
+    let config = hooks(snapshot, restore).unwrap();
+    assert_eq!(config.checkpoint.method, CheckpointMethod::Hooks);
+    assert_eq!(config.checkpoint.snapshot_command, ["/s", "1"]);
+    for (snapshot, restore, says) in [
+        ("", restore, "checkpoint.snapshot_command"),
+        (snapshot, "", "checkpoint.restore_command"),
+        ("snapshot_command = [\"s\"]", restore, "an absolute path is allowed"),
+        (snapshot, "restore_command = [\"/r\", \"\\u0000\"]", "zero character"),
+    ] {
+        let error = hooks(snapshot, restore).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
+    let given = with("method = \"criu\"", &format!("method = \"criu\"\n{snapshot}"));
+    let error = parse(&given).unwrap_err().to_string();
+    assert!(error.contains("method \"criu\" runs none"), "{error}");
+    let relative = hooks(snapshot, &format!("{restore}\nready_command = [\"w\"]")).unwrap_err();
+    assert!(relative.to_string().contains("checkpoint.ready_command"), "{relative}");
+    let both = hooks(snapshot, &format!("{restore}\nready_command = [\"/w\"]")).unwrap();
+    assert_eq!(both.checkpoint.command_timeout_ms, 10_000);
+    let by_checkpoint = with("policy = \"quorum\"", "policy = \"checkpoint\"")
+        .replace("clone = \"hot\"", "clone = \"warm\"")
+        .replace("method = \"criu\"", &format!("method = \"hooks\"\n{snapshot}\n{restore}"));
+    let error = parse(&by_checkpoint).unwrap_err();
+    assert!(error.is_unsafe() && error.to_string().contains("checkpoint.method = \"criu\""));
+}
+
+#[test]
 fn commit_min_is_at_least_a_majority_and_at_most_every_replica() {
     let trio = |policy: &str, min: &str| {
         parse(&with("policy = \"quorum\"", &format!("policy = \"{policy}\"\n{min}")))
@@ -422,6 +481,15 @@ fn ports_and_devices_are_checked() {
     refused_line(start, "device = \",iface=us-rp,", &["PCI address"]);
     refused_line(start, "device = \"net af,iface=us-rp,", &["without blanks"]);
     refused_line(start, "device = \"net_rp,iface=a234567890123456,", &["1..=15 bytes"]);
+    refused_line("rx_queues = 1", "rx_queues = 0", &["1..=16"]);
+    refused_line("rx_queues = 1", "rx_queues = 17", &["1..=16"]);
+    let client = "framecnt=4096,qdisc_bypass=1\"";
+    for fed in ["qpairs=2", "queue_count=2"] {
+        let text = A.replacen(client, &format!("framecnt=4096,{fed}\""), 1);
+        refused(&text, line_of(&text, "rx_queues = 1"), &["1 queues", fed]);
+        let text = text.replace("rx_queues = 1", "rx_queues = 2");
+        assert_eq!(parse(&text).unwrap().ports.client.rx_queues, 2);
+    }
     let host = A.find("[ports.host]").unwrap();
     let (before, after) = A.split_at(host);
     for mtu in [0, 1279, 1501, 9000, 65535] {

@@ -16,7 +16,9 @@ pub mod data_path;
 mod group;
 pub mod latency;
 pub mod redis;
+pub mod replay;
 pub mod sealing;
+pub mod segments;
 pub mod stopwatch;
 
 /// How much is run.
@@ -87,11 +89,23 @@ pub const ALL: &[Measure] = &[
         run: capture::run,
     },
     Measure { name: "data-path", about: data_path::ABOUT, needs: &[], run: data_path::run },
+    Measure { name: "segments", about: segments::ABOUT, needs: &[], run: segments::run },
     Measure {
         name: "checkpoint",
         about: checkpoint::ABOUT,
         needs: &[Need::Root, Need::Program("criu"), Need::Program("redis-server")],
         run: checkpoint::run,
+    },
+    Measure {
+        name: "replay",
+        about: replay::ABOUT,
+        needs: &[
+            Need::Root,
+            Need::Binary("understudyd"),
+            Need::Binary("understudy"),
+            Need::Program("redis-server"),
+        ],
+        run: replay::run,
     },
     Measure {
         name: "stopwatch",

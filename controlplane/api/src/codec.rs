@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
-    ApiError, Capturing, Checkpoint, ConnImages, Conns, ErrorCode, Events, Keys, REQUEST_BYTES_MAX,
-    RESPONSE_BYTES_MAX, Request, Response, Status, SwitchoverDone, VERSION,
+    ApiError, CaptureStatus, Capturing, Checkpoint, ConnImages, Conns, Drained, ErrorCode, Events,
+    Keys, REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX, Request, Response, SCHEMA_VERSION, Status,
+    SwitchoverDone, VERSION,
 };
 
 /// Why a response line was not understood.
@@ -134,8 +135,11 @@ fn line(value: &impl Serialize) -> Vec<u8> {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Document<S, C, I, D, K, P, V, R, E> {
+struct Document<S, C, I, D, Q, K, P, V, R, N, E> {
     ok: bool,
+    /// A daemon before this field sends none.
+    #[serde(default)]
+    schema_version: u32,
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     status: Option<S>,
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
@@ -145,6 +149,8 @@ struct Document<S, C, I, D, K, P, V, R, E> {
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     switchover: Option<D>,
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    drained: Option<Q>,
+    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     keys: Option<K>,
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     checkpoint: Option<P>,
@@ -153,21 +159,26 @@ struct Document<S, C, I, D, K, P, V, R, E> {
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     capturing: Option<R>,
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    capture_node: Option<N>,
+    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     error: Option<E>,
 }
 
-impl<S, C, I, D, K, P, V, R, E> Document<S, C, I, D, K, P, V, R, E> {
+impl<S, C, I, D, Q, K, P, V, R, N, E> Document<S, C, I, D, Q, K, P, V, R, N, E> {
     fn new(ok: bool) -> Self {
         Document {
             ok,
+            schema_version: SCHEMA_VERSION,
             status: None,
             conns: None,
             conn_images: None,
             switchover: None,
+            drained: None,
             keys: None,
             checkpoint: None,
             events: None,
             capturing: None,
+            capture_node: None,
             error: None,
         }
     }
@@ -185,10 +196,12 @@ impl Serialize for Response {
             &Conns,
             &ConnImages,
             &SwitchoverDone,
+            &Drained,
             &Keys,
             &Checkpoint,
             &Events,
             &Capturing,
+            &CaptureStatus,
             &ApiError,
         > = Document::new(ok);
         match self {
@@ -196,10 +209,12 @@ impl Serialize for Response {
             Self::Conns(conns) => document.conns = Some(conns),
             Self::ConnImages(images) => document.conn_images = Some(images),
             Self::Switchover(done) => document.switchover = Some(done),
+            Self::Drained(drained) => document.drained = Some(drained),
             Self::Keys(keys) => document.keys = Some(keys),
             Self::Checkpoint(checkpoint) => document.checkpoint = Some(checkpoint),
             Self::Events(events) => document.events = Some(events),
             Self::Capturing(capturing) => document.capturing = Some(capturing),
+            Self::CaptureStatus(status) => document.capture_node = Some(status),
             Self::Error(error) => document.error = Some(error),
         }
         document.serialize(serializer)
@@ -207,16 +222,19 @@ impl Serialize for Response {
 }
 
 impl<'de> Deserialize<'de> for Response {
+    #[expect(clippy::type_complexity, reason = "a field for each answer there is")]
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let d: Document<
             Box<Status>,
             Conns,
             ConnImages,
             SwitchoverDone,
+            Drained,
             Keys,
             Checkpoint,
             Events,
             Capturing,
+            Box<CaptureStatus>,
             ApiError,
         > = Document::deserialize(deserializer)?;
         let ok = d.ok;
@@ -225,10 +243,12 @@ impl<'de> Deserialize<'de> for Response {
             d.conns.map(Self::Conns),
             d.conn_images.map(Self::ConnImages),
             d.switchover.map(Self::Switchover),
+            d.drained.map(Self::Drained),
             d.keys.map(Self::Keys),
             d.checkpoint.map(Self::Checkpoint),
             d.events.map(Self::Events),
             d.capturing.map(Self::Capturing),
+            d.capture_node.map(Self::CaptureStatus),
             d.error.map(Self::Error),
         ]
         .into_iter()
@@ -236,7 +256,7 @@ impl<'de> Deserialize<'de> for Response {
         match (said.next(), said.next()) {
             (Some(response), None) if ok != matches!(response, Self::Error(_)) => Ok(response),
             _ => Err(D::Error::custom(
-                "neither ok with status, conns, conn_images, switchover, keys, checkpoint, events or capturing, nor not ok with error",
+                "neither ok with status, conns, conn_images, switchover, drained, keys, checkpoint, events, capturing or capture_node, nor not ok with error",
             )),
         }
     }

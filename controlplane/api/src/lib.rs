@@ -6,10 +6,10 @@
 //!
 //! ```text
 //! {"version":1,"request":"status"}
-//! {"ok":true,"status":{...}}
+//! {"ok":true,"schema_version":1,"status":{...}}
 //!
 //! {"version":1,"request":"switchover","to":"b"}
-//! {"ok":false,"error":{"code":"refused_unsafe","message":"..."}}
+//! {"ok":false,"schema_version":1,"error":{"code":"refused_unsafe","message":"..."}}
 //! ```
 //!
 //! A capture's answer is followed by more than a line: see [`stream`].
@@ -17,16 +17,23 @@
 //! [`codec`] is sans-IO; [`client`] and [`server`] put it on a socket.
 #![forbid(unsafe_code)]
 
+mod capture_node;
 pub mod check;
 pub mod client;
 pub mod codec;
+pub mod doctor;
 mod error;
 mod events;
 mod images;
+mod protection;
 pub mod server;
 pub mod stream;
+mod takeovers;
 mod types;
+mod views;
+mod waits;
 
+pub use capture_node::{CaptureStatus, LinkStatus, StoreStatus};
 pub use client::ClientError;
 pub use codec::{DecodeError, decode_request, decode_response, encode_request, encode_response};
 pub use error::{ApiError, ErrorCode};
@@ -35,12 +42,20 @@ pub use images::{
     BadClientFilter, ByteList, ClientFilter, ConnAgreed, ConnImage, ConnImages, ConnOptions,
     ConnSocket, ConnTiming, ConnWindow, LIST_SHOWN_BYTES_MAX,
 };
+pub use protection::Verdict;
+pub use takeovers::Takeover;
 pub use types::{
-    Arbiter, Capturing, Checkpoint, Checkpoints, Conn, Conns, Gate, KeyPath, KeyPeer, Keys,
-    LogPositions, Peer, Register, Request, Response, Restoring, Role, Service, Status,
+    Arbiter, Capturing, Checkpoint, Checkpoints, Conn, Conns, Drained, Gate, KeyPath, KeyPeer,
+    Keys, LogPositions, Peer, Register, Request, Response, Restoring, Role, Service, Status,
     SwitchoverDone,
 };
 
+pub use views::{CloneView, LogPeer, LogView, NodeView};
+pub use waits::Waits;
+
+/// Version of the documents that answers are, `schema_version` in each: raised when a field goes or
+/// changes its meaning, not when one is added.
+pub const SCHEMA_VERSION: u32 = 1;
 /// Version of the requests.
 pub const VERSION: u32 = 1;
 /// Longest request line, its newline counted.

@@ -21,6 +21,7 @@ const TAKEN_BACK: u32 = 3;
 const NOTE: u32 = 4;
 const ALIVE: u32 = 5;
 const END: u32 = 6;
+const READ: u32 = 7;
 
 /// Part of a capture.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,8 +49,53 @@ pub enum Piece<'a> {
         /// How many.
         not_logged: u64,
     },
+    /// How much was read of what is on disk, and how much not.
+    Read(DiskRead),
     /// The range has been sent.
     End,
+}
+
+/// What a capture-only node read of its segments to answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct DiskRead {
+    /// Segments that something was read of.
+    pub segments_read: u64,
+    /// Segments that hold nothing of the time or of what the filter needs.
+    pub segments_skipped: u64,
+    /// Blocks whose records were read.
+    pub blocks_read: u64,
+    /// Blocks of segments that were opened that were not.
+    pub blocks_skipped: u64,
+    /// Bytes of records that were read.
+    pub bytes_read: u64,
+    /// Blocks and segments that could not be read.
+    pub damaged: u64,
+}
+
+impl DiskRead {
+    fn words(&self) -> [u64; 6] {
+        [
+            self.segments_read,
+            self.segments_skipped,
+            self.blocks_read,
+            self.blocks_skipped,
+            self.bytes_read,
+            self.damaged,
+        ]
+    }
+
+    fn from_body(body: &[u8]) -> Option<DiskRead> {
+        let body: &[u8; 48] = body.try_into().ok()?;
+        let word = |i: usize| body[8 * i..].first_chunk().map(|b| u64::from_le_bytes(*b));
+        Some(DiskRead {
+            segments_read: word(0)?,
+            segments_skipped: word(1)?,
+            blocks_read: word(2)?,
+            blocks_skipped: word(3)?,
+            bytes_read: word(4)?,
+            damaged: word(5)?,
+        })
+    }
 }
 
 /// A piece that is none.
@@ -81,6 +127,7 @@ impl Piece<'_> {
                 (NOTE, [&word(position), &text.as_bytes()[..end]].concat(), 0)
             }
             Self::Alive { not_logged } => (ALIVE, word(not_logged), 0),
+            Self::Read(read) => (READ, read.words().map(u64::to_le_bytes).concat(), 0),
             Self::End => (END, Vec::new(), 0),
         };
         let len = (body.len() + records) as u32;
@@ -143,6 +190,7 @@ fn piece(kind: u32, body: &[u8]) -> Result<Piece<'_>, BadPiece> {
             text: String::from_utf8_lossy(&body[8..]).into_owned(),
         },
         ALIVE => Piece::Alive { not_logged: alone? },
+        READ => Piece::Read(DiskRead::from_body(body).ok_or(bad)?),
         END if body.is_empty() => Piece::End,
         END => return Err(bad),
         other => return Err(BadPiece::Kind(other)),
@@ -162,6 +210,7 @@ mod tests {
             Piece::TakenBack(2),
             Piece::Note { position: 56, text: "checkpoint 1".into() },
             Piece::Alive { not_logged: u64::MAX },
+            Piece::Read(DiskRead { segments_read: 1, blocks_skipped: 9, ..DiskRead::default() }),
             Piece::End,
         ];
         let mut all = Vec::new();

@@ -5,7 +5,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ApiError, ClientFilter, ConnImages, Events, Fault, TimelineEvent};
+use crate::{
+    ApiError, CaptureStatus, ClientFilter, ConnImages, Events, Fault, Takeover, TimelineEvent,
+    Verdict, Waits,
+};
 
 /// A request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +30,10 @@ pub enum Request {
         #[serde(skip_serializing_if = "Option::is_none")]
         to: Option<String>,
     },
+    /// Give the service away, if it is here, and serve nobody until [`Request::Undrain`].
+    Drain,
+    /// Be able to take over again.
+    Undrain,
     /// Which keys seal and open, and under which the other nodes were seen.
     KeyStatus,
     /// Read the key file again.
@@ -54,6 +61,9 @@ pub enum Request {
         to_ns: Option<u64>,
         /// Go on with what comes, instead of ending where the log ends now.
         follow: bool,
+        /// tcpdump's filter: what cannot match need not be sent, but may be.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        filter: Option<String>,
     },
 }
 
@@ -71,6 +81,8 @@ enum StrictRequest {
         #[serde(default)]
         to: Option<String>,
     },
+    Drain {},
+    Undrain {},
     KeyStatus {},
     KeyReload {},
     Checkpoint {},
@@ -89,6 +101,8 @@ enum StrictRequest {
         to_ns: Option<u64>,
         #[serde(default)]
         follow: bool,
+        #[serde(default)]
+        filter: Option<String>,
     },
 }
 
@@ -99,14 +113,16 @@ impl From<StrictRequest> for Request {
             StrictRequest::Conns {} => Self::Conns,
             StrictRequest::ConnImages { client } => Self::ConnImages { client },
             StrictRequest::Switchover { to } => Self::Switchover { to },
+            StrictRequest::Drain {} => Self::Drain,
+            StrictRequest::Undrain {} => Self::Undrain,
             StrictRequest::KeyStatus {} => Self::KeyStatus,
             StrictRequest::KeyReload {} => Self::KeyReload,
             StrictRequest::Checkpoint {} => Self::Checkpoint,
             StrictRequest::Events { since_seq, since_ns, wait_ms } => {
                 Self::Events { since_seq, since_ns, wait_ms }
             }
-            StrictRequest::Capture { from_ns, to_ns, follow } => {
-                Self::Capture { from_ns, to_ns, follow }
+            StrictRequest::Capture { from_ns, to_ns, follow, filter } => {
+                Self::Capture { from_ns, to_ns, follow, filter }
             }
         }
     }
@@ -121,6 +137,8 @@ impl Request {
             Self::Conns => "conns",
             Self::ConnImages { .. } => "conn_images",
             Self::Switchover { .. } => "switchover",
+            Self::Drain => "drain",
+            Self::Undrain => "undrain",
             Self::KeyStatus => "key_status",
             Self::KeyReload => "key_reload",
             Self::Checkpoint => "checkpoint",
@@ -141,6 +159,8 @@ pub enum Response {
     ConnImages(ConnImages),
     /// To [`Request::Switchover`].
     Switchover(SwitchoverDone),
+    /// To [`Request::Drain`] and [`Request::Undrain`].
+    Drained(Drained),
     /// To [`Request::KeyStatus`], and to [`Request::KeyReload`] with the keys that count from now on.
     Keys(Keys),
     /// To [`Request::Checkpoint`].
@@ -149,6 +169,8 @@ pub enum Response {
     Events(Events),
     /// To [`Request::Capture`].
     Capturing(Capturing),
+    /// To [`Request::Status`], of a capture-only node.
+    CaptureStatus(Box<CaptureStatus>),
     /// To any request.
     Error(ApiError),
 }
@@ -158,10 +180,11 @@ impl Response {
     #[must_use]
     pub fn answers(&self, request: &Request) -> bool {
         match self {
-            Self::Status(_) => matches!(request, Request::Status),
+            Self::Status(_) | Self::CaptureStatus(_) => matches!(request, Request::Status),
             Self::Conns(_) => matches!(request, Request::Conns),
             Self::ConnImages(_) => matches!(request, Request::ConnImages { .. }),
             Self::Switchover(_) => matches!(request, Request::Switchover { .. }),
+            Self::Drained(_) => matches!(request, Request::Drain | Request::Undrain),
             Self::Keys(_) => matches!(request, Request::KeyStatus | Request::KeyReload),
             Self::Checkpoint(_) => matches!(request, Request::Checkpoint),
             Self::Events(_) => matches!(request, Request::Events { .. }),
@@ -195,6 +218,12 @@ impl From<SwitchoverDone> for Response {
     }
 }
 
+impl From<Drained> for Response {
+    fn from(drained: Drained) -> Self {
+        Self::Drained(drained)
+    }
+}
+
 impl From<Keys> for Response {
     fn from(keys: Keys) -> Self {
         Self::Keys(keys)
@@ -216,6 +245,12 @@ impl From<Events> for Response {
 impl From<Capturing> for Response {
     fn from(capturing: Capturing) -> Self {
         Self::Capturing(capturing)
+    }
+}
+
+impl From<CaptureStatus> for Response {
+    fn from(status: CaptureStatus) -> Self {
+        Self::CaptureStatus(Box::new(status))
     }
 }
 
@@ -283,8 +318,17 @@ pub struct Status {
     pub primary: Option<String>,
     /// For a replica: the clone is ready to take over. For the primary: it serves.
     pub ready: bool,
+    /// An operator has taken the node out of service.
+    #[serde(default)]
+    pub drained: bool,
     /// Why `ready` is false; empty if it is true.
     pub not_ready_because: Vec<String>,
+    /// Whether the service would survive the loss of any one node, as this node sees it.
+    #[serde(default)]
+    pub verdict: Verdict,
+    /// Why `verdict` is exposed; empty if it is protected.
+    #[serde(default)]
+    pub reasons: Vec<String>,
     /// The protected application.
     pub service: Service,
     /// Positions in the capture log.
@@ -307,29 +351,9 @@ pub struct Status {
     /// What happened since the daemon started, newest last; at most [`crate::TIMELINE_EVENTS_MAX`].
     /// [`Request::Events`] tells more, and what was before.
     pub timeline: Vec<TimelineEvent>,
-}
-
-impl Status {
-    /// The events of the last takeover in [`Status::timeline`], oldest first.
-    ///
-    /// They are those of the newest epoch and, before them, what led to it: from
-    /// the last event of the epoch before whose name begins with `suspect` or
-    /// `switchover`, if there is one.
-    #[must_use]
-    pub fn last_takeover(&self) -> &[TimelineEvent] {
-        let events = &self.timeline;
-        let Some(epoch) = events.iter().map(|e| e.epoch).max() else { return events };
-        let first = events.iter().position(|e| e.epoch == epoch).unwrap_or(0);
-        let before = first.checked_sub(1).map_or(0, |i| events[i].epoch);
-        let cause = events[..first]
-            .iter()
-            .rposition(|e| {
-                e.epoch == before
-                    && (e.event.starts_with("suspect") || e.event.starts_with("switchover"))
-            })
-            .unwrap_or(first);
-        &events[cause..]
-    }
+    /// The changes of the primary that it tells of, newest last.
+    #[serde(default)]
+    pub takeovers: Vec<Takeover>,
 }
 
 /// The protected application.
@@ -386,6 +410,9 @@ pub struct Gate {
     pub released_zero_wait: u64,
     /// Frames that were dropped.
     pub dropped: u64,
+    /// How long those that have left had waited.
+    #[serde(default)]
+    pub waits: Waits,
 }
 
 /// The external arbiter of a group of two, as this node sees it.
@@ -483,6 +510,12 @@ pub struct Capturing {
     pub nodes: BTreeMap<u16, String>,
     /// What the client port is, in DPDK's words.
     pub device: String,
+    /// Of a capture-only node: its links' devices, by the number that records have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<String>,
+    /// Of a capture-only node: the filter in its data path, if any.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub node_filter: String,
     /// What stamps the frames.
     pub clock: String,
     /// Oldest position in the log.
@@ -520,6 +553,9 @@ pub struct Peer {
     pub evicted_because: Option<String>,
     /// Whether its clone is ready to take over.
     pub clone_ready: bool,
+    /// Whether it would stand in an election: nothing else keeps it from serving either.
+    #[serde(default)]
+    pub electable: bool,
 }
 
 /// The service's connections on this node.
@@ -571,6 +607,19 @@ pub struct SwitchoverDone {
     pub epoch: u64,
     /// From consent to the gate's opening.
     pub took_ms: u64,
+}
+
+/// Whether a node serves nobody because an operator wants it so.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drained {
+    /// Name of the node.
+    pub node: String,
+    /// Whether it serves nobody from now on.
+    pub drained: bool,
+    /// Whether it was the primary.
+    pub was_primary: bool,
+    /// How it gave the service away, if it was here.
+    pub switchover: Option<SwitchoverDone>,
 }
 
 /// The keys that seal what nodes say to each other. A key is shown by its id, four hexadecimal

@@ -36,6 +36,8 @@ fn requests_are_as_documented() {
         ),
         (switchover(None), r#"{"version":1,"request":"switchover"}"#),
         (switchover(Some("b")), r#"{"version":1,"request":"switchover","to":"b"}"#),
+        (Request::Drain, r#"{"version":1,"request":"drain"}"#),
+        (Request::Undrain, r#"{"version":1,"request":"undrain"}"#),
         (Request::KeyStatus, r#"{"version":1,"request":"key_status"}"#),
         (Request::KeyReload, r#"{"version":1,"request":"key_reload"}"#),
         (Request::Checkpoint, r#"{"version":1,"request":"checkpoint"}"#),
@@ -44,8 +46,13 @@ fn requests_are_as_documented() {
             r#"{"version":1,"request":"events","since_seq":7,"wait_ms":500}"#,
         ),
         (
-            Request::Capture { from_ns: Some(5), to_ns: None, follow: true },
-            r#"{"version":1,"request":"capture","from_ns":5,"follow":true}"#,
+            Request::Capture {
+                from_ns: Some(5),
+                to_ns: None,
+                follow: true,
+                filter: Some("tcp".into()),
+            },
+            r#"{"version":1,"request":"capture","from_ns":5,"follow":true,"filter":"tcp"}"#,
         ),
     ] {
         assert_eq!(encode_request(&request), format!("{line}\n").as_bytes());
@@ -161,7 +168,7 @@ fn responses_round_trip() {
     }
     let error = Response::Error(ApiError::new(ErrorCode::Unreachable, "a\nb"));
     let expected: &[u8] =
-        b"{\"ok\":false,\"error\":{\"code\":\"unreachable\",\"message\":\"a\\nb\"}}\n";
+        b"{\"ok\":false,\"schema_version\":1,\"error\":{\"code\":\"unreachable\",\"message\":\"a\\nb\"}}\n";
     assert_eq!(encode_response(&error), expected);
 }
 

@@ -13,16 +13,17 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
-use understudy_image::{SocketImage, Timestamps};
+use understudy_image::SocketImage;
 use understudy_linux::capsule::{self, App};
-use understudy_linux::image::{self, TsClock};
 use understudy_linux::netns::NetNs;
 use understudy_linux::standstill;
 
 use crate::error::{Error, Result, file};
-use crate::manifest::{Clock, Manifest};
+use crate::manifest::{Clock, Manifest, MethodKind};
+use crate::method::{Method, Restored, Running, Site, clocks, expect};
 use crate::pending::pending;
 use crate::state;
+use crate::store::Generation;
 
 /// Older ones fail on kernels that can adopt connections.
 const VERSION_MIN: &str = "4.0";
@@ -46,7 +47,7 @@ cat /proc/self/net/tcp >>\"$CRTOOLS_IMAGE_DIR/tcp\"
 const MOUNT_POINT: &str = "proc.crtools";
 /// Where a checkpoint's directory holds what.
 const IMAGES: &str = "image";
-const STATE: &str = "state";
+pub(crate) const STATE: &str = "state";
 
 /// An installed CRIU.
 #[derive(Clone, Debug)]
@@ -121,16 +122,7 @@ impl Criu {
         let script = write_script(work, state_dirs, state)?;
         let processes = capsule::tree(pid);
         processes.iter().for_each(|pid| remove_left_behind(*pid));
-        let (taken, clocks) = image::clocks(&processes)?;
-        let clocks = clocks
-            .into_iter()
-            .map(|TsClock { local, remote, at: Timestamps { value, micros } }| Clock {
-                local,
-                remote,
-                value,
-                micros,
-            })
-            .collect();
+        let (taken, clocks) = clocks(&processes)?;
         let mut command = self.command("dump", images, work);
         command.args(["--tree", &pid.to_string(), "--leave-running", "--skip-in-flight"]);
         command.args(["--ghost-limit", GHOST_BYTES_MAX, "--link-remap"]);
@@ -193,13 +185,7 @@ impl Criu {
     /// # Errors
     /// A connection that cannot be read.
     pub fn renew(app: &App, manifest: &Manifest) -> Result<Vec<SocketImage>> {
-        let clock = |c: &Clock| TsClock {
-            local: c.local,
-            remote: c.remote,
-            at: Timestamps { value: c.value, micros: c.micros },
-        };
-        let clocks: Vec<TsClock> = manifest.clocks.iter().map(clock).collect();
-        Ok(image::renew(&app.processes(), manifest.age(), &clocks)?)
+        crate::method::renew(app, manifest)
     }
 
     fn command(&self, what: &'static str, images: &Path, work: &Path) -> Command {
@@ -209,6 +195,26 @@ impl Criu {
         command.args(["--manage-cgroups=ignore", "-v2", "--log-file", &format!("{what}.log")]);
         command.stdin(Stdio::null()).stderr(Stdio::null());
         command
+    }
+}
+
+impl Method for Criu {
+    fn kind(&self) -> MethodKind {
+        MethodKind::Criu
+    }
+
+    fn save(&self, app: &Running<'_>, site: &Site, dir: &Path) -> Result<Dumped> {
+        self.dump(app.ns, app.pid, &site.state_dirs, dir, &site.work)
+    }
+
+    fn restore(&self, ns: &NetNs, site: &Site, from: &Generation) -> Result<Restored> {
+        expect(self.kind(), &from.manifest)?;
+        let opened = OpenOptions::new().append(true).create(true).open(&site.output);
+        let output = opened.map_err(file("open", &site.output))?;
+        let output = (from.manifest.output_file.as_str(), output);
+        let app = Criu::restore(self, ns, &site.state_dirs, &from.dir, &site.work, output)?;
+        let connections = Criu::renew(&app, &from.manifest)?;
+        Ok(Restored { app, connections })
     }
 }
 
@@ -286,12 +292,12 @@ fn write_script(work: &Path, state_dirs: &[PathBuf], packed_dir: &Path) -> Resul
 }
 
 /// File name of the state directory of this number.
-fn packed(at: usize) -> String {
+pub(crate) fn packed(at: usize) -> String {
     format!("{at}.tar")
 }
 
 /// As one word of a shell's.
-fn quoted(path: &Path) -> Result<String> {
+pub(crate) fn quoted(path: &Path) -> Result<String> {
     let odd = || file("copy", path)(std::io::Error::other("its name is not UTF-8"));
     let text = path.to_str().ok_or_else(odd)?;
     Ok(format!("'{}'", text.replace('\'', "'\\''")))

@@ -37,6 +37,33 @@ pub enum Error {
         /// Where its log is.
         log: PathBuf,
     },
+    /// Another moment may do: nothing was saved.
+    #[error("{0}")]
+    NotNow(String),
+    /// A command of the operator's failed.
+    #[error("{command} failed: {reason} (all that it said: {})", log.display())]
+    Hook {
+        /// Its key in the configuration.
+        command: &'static str,
+        /// The last that it said, or how it ended.
+        reason: String,
+        /// Where the rest is.
+        log: PathBuf,
+    },
+    /// The fresh application did not get ready for its connections.
+    #[error("{0}")]
+    NotReady(String),
+    /// A checkpoint that was taken in another way than this node's.
+    #[error(
+        "the checkpoint was taken by \"{theirs}\" and this node restores by \"{ours}\": give \
+         checkpoint.method the same value on every node"
+    )]
+    OtherMethod {
+        /// Its method.
+        theirs: crate::MethodKind,
+        /// This node's.
+        ours: crate::MethodKind,
+    },
     /// A file or directory.
     #[error("cannot {what} {}: {source}", path.display())]
     File {

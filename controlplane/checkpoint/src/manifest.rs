@@ -54,12 +54,35 @@ pub struct Mark {
     pub at_ns: u64,
 }
 
+/// How an application is saved and brought back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MethodKind {
+    /// By CRIU, as a whole.
+    #[default]
+    Criu,
+    /// By the operator's commands; its connections by socket images.
+    Hooks,
+}
+
+impl std::fmt::Display for MethodKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            MethodKind::Criu => "criu",
+            MethodKind::Hooks => "hooks",
+        })
+    }
+}
+
 /// A checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// Of this format.
     pub version: u32,
+    /// How it was taken; only the same way brings it back.
+    #[serde(default)]
+    pub method: MethodKind,
     /// The cluster's name.
     pub cluster: String,
     /// The node that took it.

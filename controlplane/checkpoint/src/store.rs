@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result, file};
 use crate::manifest::{FileEntry, Manifest, VERSION};
+use crate::pins::{Pin, Pins};
 
 pub(crate) const MANIFEST: &str = "manifest.toml";
 const DRAFT: &str = "draft";
@@ -35,6 +36,8 @@ pub struct Store {
     keep: usize,
     /// Generations with a barrier from here on stay, beyond `keep` of them.
     keep_from: Arc<AtomicU64>,
+    /// Generations that are being sent stay, too.
+    pins: Pins,
     syncs: bool,
 }
 
@@ -69,6 +72,7 @@ impl Store {
             dir: dir.into(),
             keep: keep.max(1),
             keep_from: Arc::new(AtomicU64::new(u64::MAX)),
+            pins: Pins::default(),
             syncs: true,
         };
         for entry in fs::read_dir(dir).map_err(file("read", dir))?.flatten() {
@@ -241,7 +245,8 @@ impl Store {
         for (at, old) in self.numbers()?.into_iter().enumerate().skip(self.keep) {
             let dir = self.dir.join(old.to_string());
             let stays = || read_manifest(&dir).is_ok_and(|m| m.position >= keep_from);
-            if at >= KEEP_MAX || !stays() {
+            let needed = self.pins.holds(old) || at < KEEP_MAX && stays();
+            if !needed {
                 remove(&dir);
             }
         }
@@ -252,6 +257,13 @@ impl Store {
     /// [`KEEP_MAX`].
     pub fn keep_from(&self, position: u64) {
         self.keep_from.store(position, Ordering::Release);
+    }
+
+    /// The generation is not removed for newer ones while the pin is there and something moves. It may
+    /// have been removed before.
+    #[must_use]
+    pub fn pin(&self, number: u64) -> Pin {
+        self.pins.pin(number)
     }
 
     /// What the generations are, newest first; those that cannot be read are left out.
@@ -292,14 +304,23 @@ impl Store {
     /// # Errors
     /// [`Error::None`] if there is none.
     pub fn newest_that(&self, fits: impl Fn(&Manifest) -> bool) -> Result<Generation> {
+        Ok(self.newest_pinned(fits)?.0)
+    }
+
+    /// As [`Store::newest_that`], and it stays while the pin does.
+    ///
+    /// # Errors
+    /// [`Error::None`] if there is none.
+    pub fn newest_pinned(&self, fits: impl Fn(&Manifest) -> bool) -> Result<(Generation, Pin)> {
         for number in self.numbers()? {
+            let pin = self.pin(number);
             // One that cannot be read is named below.
             let manifest = read_manifest(&self.dir.join(number.to_string()));
             if manifest.is_ok_and(|m| !fits(&m)) {
                 continue;
             }
             match self.load(number) {
-                Ok(generation) => return Ok(generation),
+                Ok(generation) => return Ok((generation, pin)),
                 Err(e) => tracing::warn!("{e}; the generation before it is used"),
             }
         }
@@ -465,6 +486,29 @@ mod tests {
         let of_one = |m: &Manifest| m.position == 80;
         assert_eq!(store.newest_that(of_one).unwrap().number, 2);
         assert!(matches!(store.newest_that(|m| m.position > 80), Err(Error::None(_))));
+    }
+
+    #[test]
+    fn what_is_being_sent_stays_while_it_moves() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), 2).unwrap();
+        add(&store, b"1");
+        let (sent, pin) = store.newest_pinned(|_| true).unwrap();
+        let twice = store.pin(sent.number);
+        for n in 0..20 {
+            add(&store, &[n]);
+        }
+        assert_eq!(store.numbers().unwrap(), [21, 20, 1]);
+        assert_eq!(store.load(1).unwrap(), sent);
+        drop(pin);
+        add(&store, b"x");
+        assert_eq!(store.numbers().unwrap(), [22, 21, 1], "another one sends it, too");
+        twice.expire();
+        add(&store, b"y");
+        assert_eq!(store.numbers().unwrap(), [23, 22], "nothing of it moves");
+        twice.moved();
+        add(&store, b"z");
+        assert_eq!(store.numbers().unwrap(), [24, 23]);
     }
 
     #[test]

@@ -2,86 +2,24 @@
 //! Needs root, CRIU, redis-server and ip.
 #![forbid(unsafe_code)]
 
+mod common;
+
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use common::{Client, node, redis, root};
 use understudy_checkpoint::{Criu, Manifest, Store};
 use understudy_linux::capsule::{App, AppSpec};
 use understudy_linux::image;
 use understudy_linux::netns::NetNs;
-use understudy_linux::rtnl::{self, VethSpec};
-
-const SERVER: &str = "10.88.0.1:7001";
-const VMAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x51];
-const LIMIT: Duration = Duration::from_secs(10);
-
-/// Root, or the reason not to run.
-fn root() -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let is_root = status.lines().any(|l| l.starts_with("Uid:\t0\t"));
-    if !is_root {
-        assert_ne!(std::env::var("UNDERSTUDY_REQUIRE_ROOT").as_deref(), Ok("1"), "must be root");
-        println!("skipped: needs root");
-    }
-    is_root
-}
-
-/// A node's capsule with the service's address, joined to the client's namespace.
-fn node(client: &NetNs) -> NetNs {
-    let node = NetNs::create().unwrap();
-    let spec = VethSpec { outer: "us-host", inner: "eth0", inner_mac: VMAC, mtu: 1500 };
-    client.run(|| rtnl::create_veth(&node, &spec)).unwrap().unwrap();
-    rtnl::configure_capsule(&node, "eth0", &[("10.88.0.1".parse().unwrap(), 24)], &[]).unwrap();
-    let ip = |args: &[&str]| assert!(Command::new("ip").args(args).status().unwrap().success());
-    client
-        .run(|| {
-            ip(&["addr", "replace", "10.88.0.2/24", "dev", "us-host"]);
-            ip(&["link", "set", "us-host", "up"]);
-        })
-        .unwrap();
-    node
-}
+use understudy_linux::rtnl;
 
 fn start(ns: &NetNs, dir: &Path, data: &Path) -> App {
-    let (ip, port) = SERVER.split_once(':').unwrap();
-    let args = ["redis-server", "--bind", ip, "--port", port, "--save", "", "--appendonly", "yes"];
-    let mut command: Vec<String> = args.map(String::from).into();
-    command.extend(["--protected-mode".into(), "no".into()]);
-    command.extend(["--dir".into(), data.to_str().unwrap().into()]);
     fs::create_dir_all(data).unwrap();
-    let spec =
-        AppSpec { command, work_dir: dir.into(), env: vec![], stdout_log: dir.join("output") };
-    App::spawn(ns, &spec).unwrap()
-}
-
-struct Client(BufReader<TcpStream>);
-
-impl Client {
-    fn connect(ns: &NetNs) -> Client {
-        let to: SocketAddr = SERVER.parse().unwrap();
-        let end = Instant::now() + LIMIT;
-        let stream = loop {
-            match ns.run(|| TcpStream::connect_timeout(&to, LIMIT)).unwrap() {
-                Ok(stream) => break stream,
-                Err(e) => assert!(Instant::now() < end, "{e}"),
-            }
-            sleep(Duration::from_millis(10));
-        };
-        stream.set_read_timeout(Some(LIMIT)).unwrap();
-        Client(BufReader::new(stream))
-    }
-
-    fn ask(&mut self, request: &str) -> String {
-        self.0.get_mut().write_all(format!("{request}\r\n").as_bytes()).unwrap();
-        let mut line = String::new();
-        self.0.read_line(&mut line).unwrap();
-        line.trim_end().to_string()
-    }
+    let words = ["--appendonly", "yes", "--dir", data.to_str().unwrap()];
+    App::spawn(ns, &redis(dir, &words)).unwrap()
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use understudy_checkpoint::transfer::{self, Fetched, Identity, Progress, Server, Source, Wanted};
-use understudy_checkpoint::{Generation, Manifest, Reign, Store};
+use understudy_checkpoint::{Generation, Manifest, Pin, Reign, Store};
 use understudy_seal::{ClusterKey, Keyring};
 
 const REIGN: Reign = Reign { epoch: 3, start: 8 };
@@ -49,8 +49,8 @@ fn add(store: &Store, n: u8) -> Generation {
 struct Shelf(Store);
 
 impl Source for Shelf {
-    fn offer(&self, wanted: &Wanted) -> Result<Generation, String> {
-        self.0.newest_that(|m| wanted.fits(m)).map_err(|e| e.to_string())
+    fn offer(&self, wanted: &Wanted) -> Result<(Generation, Pin), String> {
+        self.0.newest_pinned(|m| wanted.fits(m)).map_err(|e| e.to_string())
     }
 
     fn identity(&self) -> Identity {
@@ -59,11 +59,11 @@ impl Source for Shelf {
 }
 
 /// Does not look whether its files are sound.
-struct Unchecked(Generation);
+struct Unchecked(Generation, Store);
 
 impl Source for Unchecked {
-    fn offer(&self, _: &Wanted) -> Result<Generation, String> {
-        Ok(self.0.clone())
+    fn offer(&self, _: &Wanted) -> Result<(Generation, Pin), String> {
+        Ok((self.0.clone(), self.1.pin(self.0.number)))
     }
 
     fn identity(&self) -> Identity {
@@ -183,7 +183,7 @@ fn damage_on_the_servers_disk_is_found_and_nothing_of_it_stays() {
     let (here, there) = stores(dir.path());
     let generation = add(&here, 7);
     let spoiled = generation.dir.join("image/core");
-    let (address, _server) = serve_from(Unchecked(generation), 0);
+    let (address, _server) = serve_from(Unchecked(generation, here), 0);
     fs::write(spoiled, contents(8, 10)).unwrap();
     let error = fetch(address, &identity(2, 1), &wanted(0), &there, &Progress::default());
     let error = error.unwrap_err().to_string();
@@ -201,4 +201,33 @@ fn the_rate_is_kept() {
     let got = fetch(address, &identity(2, 1), &wanted(0), &there, &Progress::default()).unwrap();
     // One megabyte at five a second, but for the last piece, after which nobody waits.
     assert!(got.took >= Duration::from_millis(140), "{:?}", got.took);
+}
+
+#[test]
+fn newer_checkpoints_do_not_take_away_the_one_that_is_sent() {
+    let dir = tempfile::tempdir().unwrap();
+    let (here, there) = stores(dir.path());
+    add(&here, 1);
+    let (address, server) = serve(&here, 2_000_000);
+    let progress = Progress::default();
+    let got = thread::scope(|scope| {
+        let fetching =
+            scope.spawn(|| fetch(address, &identity(2, 1), &wanted(0), &there, &progress));
+        while progress.done.load(Ordering::Relaxed) == 0 {
+            thread::sleep(Duration::from_millis(1));
+        }
+        // As many as are kept, and more.
+        (2..7).for_each(|n| drop(add(&here, n)));
+        assert_eq!(here.numbers().unwrap(), [6, 5, 4, 1]);
+        fetching.join().unwrap().unwrap()
+    });
+    assert_eq!(got.generation.manifest.floor, 1000);
+    // Hung up: the next one takes its place.
+    let end = std::time::Instant::now() + Duration::from_secs(5);
+    while here.numbers().unwrap().contains(&1) {
+        assert!(std::time::Instant::now() < end, "it is still pinned");
+        add(&here, 9);
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert!(server.counters().contains(&("transfer_failed", 0)));
 }

@@ -1,27 +1,21 @@
 //! `understudy check`: the file, and by `understudyd --check` this machine.
 
 use std::ffi::OsStr;
-use std::io::Read;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::path::Path;
 
-use anyhow::{Context, bail};
 use understudy_api::check::{CheckReport, Finding, Findings, Group, Level};
 use understudy_api::{ApiError, ErrorCode};
-use understudy_config::{CommitPolicy, Config, NodeRole};
+use understudy_config::{CaptureNode, CommitPolicy, Config, NodeFile, NodeRole};
 
-const DAEMON: &str = "understudyd";
-const DAEMON_TIMEOUT: Duration = Duration::from_secs(60);
-const DAEMON_OUTPUT_BYTES_MAX: u64 = 1024 * 1024;
+use crate::probe;
+
 /// What only the daemon can find out.
 const NOT_CHECKED: &str = "not checked: devices, huge pages, CPUs, kernel and application of this \
                            machine";
 
 pub fn check(file: &Path) -> (CheckReport, Option<ApiError>) {
     let mut report = CheckReport { file: file.display().to_string(), ..CheckReport::default() };
-    let config = match Config::load(file) {
+    let config = match NodeFile::load(file) {
         Ok(config) => config,
         Err(e) => {
             let error = crate::config_error(&e);
@@ -29,8 +23,13 @@ pub fn check(file: &Path) -> (CheckReport, Option<ApiError>) {
             return (report, Some(error));
         }
     };
-    report.group = Some(group(&config));
-    report.findings = advice(&config);
+    match &config {
+        NodeFile::Service(config) => {
+            report.group = Some(group(config));
+            report.findings = advice(config);
+        }
+        NodeFile::Capture(node) => report.findings = capture_advice(node),
+    }
     let failure = check_machine(file, &mut report);
     let errors = report.findings.iter().filter(|f| f.level == Level::Error).count();
     report.valid = errors == 0;
@@ -105,6 +104,30 @@ fn pair_advice(min: usize) -> &'static str {
     }
 }
 
+/// What a node that only captures is, and what may not be meant.
+fn capture_advice(node: &CaptureNode) -> Vec<Finding> {
+    let c = &node.capture;
+    let links = c.devices.len();
+    let minutes = match c.keep_minutes {
+        0 => String::new(),
+        minutes => format!(" and {minutes} minutes"),
+    };
+    let mut findings = vec![Finding::new(
+        Level::Info,
+        format!(
+            "a node that only captures: {links} link{}, {} MB{minutes} on disk; it protects no service",
+            if links == 1 { "" } else { "s" },
+            c.keep_mb
+        ),
+    )];
+    if !c.filter.is_empty() {
+        let text =
+            format!("capture.filter: what does not match {:?} is never seen again", c.filter);
+        findings.push(Finding::new(Level::Warn, text));
+    }
+    findings
+}
+
 /// What is valid but perhaps not meant.
 fn advice(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -151,16 +174,15 @@ fn check_machine(file: &Path, report: &mut CheckReport) -> Option<String> {
         report.findings.push(Finding::new(Level::Info, format!("{NOT_CHECKED} ({why})")));
         None
     };
-    let exe = std::env::current_exe().ok();
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let Some(daemon) = find_daemon(exe.as_deref(), &path) else {
+    let Some(daemon) = probe::daemon() else {
         return skip("understudyd is neither next to this program nor in PATH");
     };
     if !is_root() {
         return skip("only root can check them");
     }
-    match run_daemon(&daemon, file) {
-        Ok((findings, code)) => {
+    let asked = [OsStr::new("--check"), file.as_os_str()];
+    match probe::ask::<Findings>(&daemon, &asked, &[0, 1, 3]) {
+        Ok((Findings { findings }, code)) => {
             let error = findings.iter().any(|f| f.level == Level::Error);
             report.environment_checked = code != 1 || error;
             report.findings.extend(findings);
@@ -198,100 +220,9 @@ fn effective_uid(status: &str) -> Option<u32> {
     line.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// `understudyd` next to this program, else in an absolute directory of PATH.
-fn find_daemon(exe: Option<&Path>, path: &OsStr) -> Option<PathBuf> {
-    let beside = exe.and_then(Path::parent).map(Path::to_path_buf);
-    let listed = std::env::split_paths(path).filter(|directory| directory.is_absolute());
-    beside.into_iter().chain(listed).map(|d| d.join(DAEMON)).find(|p| is_program(p))
-}
-
-fn is_program(path: &Path) -> bool {
-    use std::os::unix::fs::PermissionsExt;
-    path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
-}
-
-fn run_daemon(daemon: &Path, file: &Path) -> anyhow::Result<(Vec<Finding>, i32)> {
-    let name = daemon.display();
-    let mut child = Command::new(daemon)
-        .arg("--check")
-        .arg(file)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("{name} cannot be run"))?;
-    let stdout = collect(child.stdout.take());
-    let stderr = collect(child.stderr.take());
-    let deadline = Instant::now() + DAEMON_TIMEOUT;
-    let status = wait(&mut child, deadline).with_context(|| format!("{name} --check"))?;
-    // A grandchild may hold the pipes open: the deadline counts for them too.
-    let output = |pipe: mpsc::Receiver<Vec<u8>>| {
-        let left = deadline.saturating_duration_since(Instant::now());
-        pipe.recv_timeout(left.max(Duration::from_millis(100))).unwrap_or_default()
-    };
-    let stdout = output(stdout);
-    let code = match status.code() {
-        Some(code @ (0 | 1 | 3)) => code,
-        _ => bail!("{name} --check ended with {status}{}", last_words(&output(stderr))),
-    };
-    // EAL may have printed before: the findings are the last line.
-    let line = stdout.split(|&b| b == b'\n').rfind(|line| !line.trim_ascii().is_empty());
-    match line.map(serde_json::from_slice::<Findings>) {
-        Some(Ok(found)) => Ok((found.findings, code)),
-        Some(Err(e)) => {
-            bail!("{name} --check has printed no findings: {e}{}", last_words(&output(stderr)))
-        }
-        None => bail!("{name} --check has printed no findings{}", last_words(&output(stderr))),
-    }
-}
-
-/// Reads a pipe to its end in a thread, and keeps the bounded beginning.
-fn collect(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver<Vec<u8>> {
-    let (sender, receiver) = mpsc::sync_channel(1);
-    std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        if let Some(mut pipe) = pipe {
-            // What can be read counts; the rest is drained so that the child can end.
-            let _ = pipe.by_ref().take(DAEMON_OUTPUT_BYTES_MAX).read_to_end(&mut bytes);
-            let _ = std::io::copy(&mut pipe, &mut std::io::sink());
-        }
-        let _ = sender.send(bytes);
-    });
-    receiver
-}
-
-fn wait(child: &mut Child, deadline: Instant) -> anyhow::Result<ExitStatus> {
-    let mut pause = Duration::from_millis(1);
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(status);
-        }
-        if Instant::now() >= deadline {
-            child.kill()?;
-            child.wait()?;
-            bail!("has not ended within {} s and was killed", DAEMON_TIMEOUT.as_secs());
-        }
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(50));
-    }
-}
-
-/// The last line of a program's error output, as the end of a sentence.
-fn last_words(stderr: &[u8]) -> String {
-    let text = String::from_utf8_lossy(stderr);
-    match text.lines().rfind(|line| !line.trim().is_empty()) {
-        Some(line) => {
-            format!("; it said: {}", line.trim().chars().take(300).collect::<String>())
-        }
-        None => String::new(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
-    use super::{effective_uid, find_daemon};
+    use super::effective_uid;
 
     #[test]
     fn the_effective_uid_is_the_second() {
@@ -299,12 +230,5 @@ mod tests {
         assert_eq!(effective_uid("Uid:\t0\t1000\t0\t0\n"), Some(1000));
         assert_eq!(effective_uid("Uid:\t0"), None);
         assert_eq!(effective_uid(""), None);
-    }
-
-    #[test]
-    fn relative_directories_of_path_are_not_searched() {
-        assert_eq!(find_daemon(None, "".as_ref()), None);
-        assert_eq!(find_daemon(None, ".:nonexistent".as_ref()), None);
-        assert_eq!(find_daemon(Some(Path::new("/nonexistent/x")), "".as_ref()), None);
     }
 }

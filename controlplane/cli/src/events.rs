@@ -6,18 +6,16 @@ use std::time::Duration;
 
 use clap::Args;
 use jiff::Zoned;
-use serde::Serialize;
 use understudy_api::{ApiError, ErrorCode, Events, Request, Response, TimelineEvent, client};
 
 use crate::capture::when;
+use crate::document::document;
 use crate::text;
 
 /// How long the daemon holds an answer back for want of an event.
 const WAIT_MS: u64 = 1_000;
 /// A daemon that starts anew is asked again.
 const RETRY: Duration = Duration::from_millis(200);
-/// Version of the document of one event.
-const SCHEMA_VERSION: u32 = 1;
 
 #[derive(Debug, Args)]
 pub struct EventsArguments {
@@ -48,14 +46,6 @@ fn since(text: Option<&str>, now: &Zoned) -> Result<Since, ApiError> {
 
 fn usage(text: String) -> ApiError {
     ApiError::new(ErrorCode::Usage, format!("--since: {text}"))
-}
-
-/// The document of one event of those that are followed.
-#[derive(Serialize)]
-struct Line<'a> {
-    ok: bool,
-    schema_version: u32,
-    event: &'a TimelineEvent,
 }
 
 /// What was asked for; `None` after following, whose events are printed already.
@@ -128,8 +118,7 @@ fn print(events: &[TimelineEvent], json: bool) -> io::Result<()> {
     let mut out = io::stdout().lock();
     for event in events {
         if json {
-            let line = Line { ok: true, schema_version: SCHEMA_VERSION, event };
-            writeln!(out, "{}", serde_json::to_string(&line)?)?;
+            out.write_all(document("event", event, None)?.as_bytes())?;
         } else {
             out.write_all(text::event(event).as_bytes())?;
         }

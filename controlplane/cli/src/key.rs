@@ -28,13 +28,6 @@ pub struct Generated {
     pub added: bool,
 }
 
-/// The document of `key generate`.
-#[derive(Serialize)]
-pub struct Document<'a> {
-    pub ok: bool,
-    pub key: &'a Generated,
-}
-
 /// Makes a key file, or adds a key to one.
 pub fn generate(file: &Path, added: bool) -> Result<Generated, ApiError> {
     let secret = entropy().map_err(|e| ApiError::new(ErrorCode::Runtime, e.to_string()))?;

@@ -3,10 +3,17 @@
 
 mod capture;
 mod check;
+mod doctor;
+mod document;
 mod events;
 mod images;
 mod key;
+mod manuals;
+mod probe;
+mod progress;
 mod text;
+mod top;
+mod views;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{ErrorKind, Write};
@@ -15,13 +22,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use serde::Serialize;
-use understudy_api::check::CheckReport;
+use serde_json::Value;
 use understudy_api::{
     ApiError, ClientFilter, ErrorCode, Request, Response, SOCKET_DEFAULT, client,
 };
-use understudy_config::{Config, ConfigError};
+use understudy_config::{ConfigError, NodeFile};
+
+use document::document;
 
 const SOCKET_VARIABLE: &str = "UNDERSTUDY_SOCKET";
 const ASK_TIMEOUT_MS: u64 = 5_000;
@@ -61,8 +70,14 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Role, readiness, log, gate, peers and the last takeover
+    /// Whether the service is protected; role, readiness, log, gate, peers and the last takeover
     Status,
+    /// Every node of the group, as this one sees it
+    Nodes,
+    /// Every node's clone: how far it is, whether it could take over and why not
+    Clones,
+    /// The capture log: positions, memory, what was captured, where the others' logs end
+    Log,
     /// The service's connections on this node
     Conns {
         /// All that their sockets have; the application stands still for a moment
@@ -78,15 +93,35 @@ enum Command {
         #[arg(long, value_name = "NODE")]
         to: Option<String>,
     },
+    /// Give the service away, if it is on this node, and serve nobody until undrain: before maintenance
+    #[command(visible_alias = "leave")]
+    Drain,
+    /// Let this node take over again
+    #[command(visible_alias = "join")]
+    Undrain,
+    /// A live view: roles, rates, positions, waits at the gate, takeovers; q ends it
+    Top(top::TopArguments),
     /// Take a checkpoint of the application on this node; it stands still for a moment
     Checkpoint,
     /// What has happened on this node, in all lives of its daemon; with --follow, what happens
     Events(events::EventsArguments),
     /// What clients sent, live or past, as text or pcapng
     Capture(Box<capture::CaptureArguments>),
+    /// What this machine can do, what it cannot, and how to mend that; with -c also for a configuration
+    Doctor,
     /// The keys that seal what nodes say to each other
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Print a script that makes a shell complete this command: source <(understudy completions bash)
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages of this command and all of its commands
+    Man {
+        /// Where to; made if it is not there
+        directory: PathBuf,
+    },
     /// Validate a configuration file, and this machine against it if root
     Check {
         /// The node's configuration file
@@ -114,23 +149,33 @@ enum KeyCommand {
 /// What a command has to say.
 enum Outcome {
     Answer(Response),
-    Generated(key::Generated),
     Captured(capture::Captured),
-    /// Events that are printed already.
-    Followed,
-    Check {
-        report: CheckReport,
+    Told {
+        /// Its place in the JSON document.
+        name: &'static str,
+        value: Value,
+        text: String,
         error: Option<ApiError>,
     },
+    /// All has been said.
+    Said,
 }
 
-/// The document of `check`.
-#[derive(Serialize)]
-struct CheckDocument<'a> {
-    ok: bool,
-    check: &'a CheckReport,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<&'a ApiError>,
+/// One value, for programs and for people.
+fn told(
+    name: &'static str,
+    value: &impl Serialize,
+    text: String,
+    error: Option<ApiError>,
+) -> Outcome {
+    match serde_json::to_value(value) {
+        Ok(value) => Outcome::Told { name, value, text, error },
+        Err(e) => failed(ApiError::new(ErrorCode::Runtime, format!("the answer: {e}"))),
+    }
+}
+
+fn failed(error: ApiError) -> Outcome {
+    Outcome::Answer(Response::Error(error))
 }
 
 fn main() -> ExitCode {
@@ -143,7 +188,7 @@ fn main() -> ExitCode {
             let _ = e.print();
             return ExitCode::from(ErrorCode::Usage.exit_code());
         }
-        Err(e) => (true, Outcome::Answer(Response::Error(usage_error(&e)))),
+        Err(e) => (true, failed(usage_error(&e))),
     };
     match render(json, &outcome) {
         Ok(code) => code,
@@ -156,7 +201,9 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Outcome {
     let (request, timeout_default_ms) = match &arguments.command {
-        Command::Status => (Request::Status, ASK_TIMEOUT_MS),
+        Command::Status | Command::Nodes | Command::Clones | Command::Log => {
+            (Request::Status, ASK_TIMEOUT_MS)
+        }
         Command::Conns { verbose: false, .. } => (Request::Conns, ASK_TIMEOUT_MS),
         Command::Conns { verbose: true, client } => {
             (Request::ConnImages { client: *client }, IMAGES_TIMEOUT_MS)
@@ -164,47 +211,109 @@ fn run(arguments: &Arguments) -> Outcome {
         Command::Switchover { to } => {
             (Request::Switchover { to: to.clone() }, SWITCHOVER_TIMEOUT_MS)
         }
+        Command::Drain => (Request::Drain, SWITCHOVER_TIMEOUT_MS),
+        Command::Undrain => (Request::Undrain, ASK_TIMEOUT_MS),
         Command::Checkpoint => (Request::Checkpoint, CHECKPOINT_TIMEOUT_MS),
         Command::Key(KeyCommand::Status) => (Request::KeyStatus, ASK_TIMEOUT_MS),
         Command::Key(KeyCommand::Reload) => (Request::KeyReload, ASK_TIMEOUT_MS),
-        Command::Key(KeyCommand::Generate { add, file }) => {
-            return match key::generate(file, *add) {
-                Ok(generated) => Outcome::Generated(generated),
-                Err(error) => Outcome::Answer(Response::Error(error)),
-            };
+        _ => return run_here(arguments),
+    };
+    let timeout = Duration::from_millis(arguments.timeout_ms.unwrap_or(timeout_default_ms));
+    let response = ask(arguments, &request, timeout).unwrap_or_else(Response::Error);
+    match (&arguments.command, response) {
+        (Command::Nodes, Response::Status(s)) => {
+            let nodes = s.nodes();
+            told("nodes", &nodes, views::nodes(&nodes), None)
+        }
+        (Command::Clones, Response::Status(s)) => {
+            let clones = s.clones();
+            told("clones", &clones, views::clones(&clones), None)
+        }
+        (Command::Log, Response::Status(s)) => {
+            let log = s.log_view();
+            told("log", &log, views::log(&log), None)
+        }
+        (_, response) => Outcome::Answer(response),
+    }
+}
+
+/// The commands that are more than one question to the daemon, or none.
+fn run_here(arguments: &Arguments) -> Outcome {
+    match &arguments.command {
+        Command::Key(KeyCommand::Generate { add, file }) => match key::generate(file, *add) {
+            Ok(made) => told("key", &made, key::text(&made), None),
+            Err(error) => failed(error),
+        },
+        Command::Capture(wanted) if wanted.directory().is_some() => {
+            let directory = wanted.directory().unwrap_or(Path::new("."));
+            Outcome::Captured(capture::capture_directory(wanted, arguments.json, directory))
         }
         Command::Capture(wanted) => {
             let timeout = arguments.timeout_ms.unwrap_or(ASK_TIMEOUT_MS);
             let timeout = Duration::from_millis(timeout);
-            return Outcome::Captured(match socket(arguments) {
+            Outcome::Captured(match socket(arguments) {
                 Ok(socket) => capture::capture(wanted, arguments.json, &socket, timeout),
                 Err(error) => error.into(),
-            });
+            })
         }
         Command::Events(wanted) => {
             let timeout = Duration::from_millis(arguments.timeout_ms.unwrap_or(ASK_TIMEOUT_MS));
             let events = socket(arguments)
                 .and_then(|socket| events::events(wanted, arguments.json, &socket, timeout));
-            return match events {
+            match events {
                 Ok(Some(events)) => Outcome::Answer(events.into()),
-                Ok(None) => Outcome::Followed,
-                Err(error) => Outcome::Answer(Response::Error(error)),
-            };
+                Ok(None) => Outcome::Said,
+                Err(error) => failed(error),
+            }
         }
+        Command::Top(wanted) => top(arguments, wanted),
+        Command::Doctor => {
+            let (found, error) = doctor::doctor(arguments.config.as_deref());
+            let text = doctor::text(&found, error.as_ref());
+            told("doctor", &found, text, error)
+        }
+        Command::Completions { shell } => {
+            let made = manuals::completions(*shell, Arguments::command());
+            told("completions", &made, made.script.clone(), None)
+        }
+        Command::Man { directory } => match manuals::manuals(directory, Arguments::command()) {
+            Ok(made) => told("man", &made, manuals::text(&made), None),
+            Err(error) => failed(error),
+        },
         Command::Check { file } => {
             let (report, error) = check::check(file);
-            return Outcome::Check { report, error };
+            told("check", &report, text::check(&report), error)
         }
+        _ => failed(ApiError::new(ErrorCode::Usage, "this is asked of the daemon")),
+    }
+}
+
+fn top(arguments: &Arguments, wanted: &top::TopArguments) -> Outcome {
+    let socket = match socket(arguments) {
+        Ok(socket) => socket,
+        Err(error) => return failed(error),
     };
-    let timeout = Duration::from_millis(arguments.timeout_ms.unwrap_or(timeout_default_ms));
-    Outcome::Answer(ask(arguments, &request, timeout).unwrap_or_else(Response::Error))
+    let timeout = Duration::from_millis(arguments.timeout_ms.unwrap_or(ASK_TIMEOUT_MS));
+    let ask: top::Asks = Box::new(move || match client::call(&socket, &Request::Status, timeout) {
+        Ok(Response::Status(status)) => Ok(*status),
+        Ok(Response::Error(error)) => Err(error),
+        Ok(_) => Err(ApiError::new(ErrorCode::Runtime, "the daemon gives no status")),
+        Err(e) => Err(ApiError::new(e.code(), e.to_string())),
+    });
+    let shown = match arguments.json {
+        true => top::once(wanted, &ask).map(|look| told("top", &look, String::new(), None)),
+        false => top::show(wanted, ask).map(|()| Outcome::Said),
+    };
+    shown.unwrap_or_else(failed)
 }
 
 /// Where the daemon listens.
 fn socket(arguments: &Arguments) -> Result<PathBuf, ApiError> {
     Ok(match (&arguments.socket, &arguments.config) {
         (Some(socket), _) => socket.clone(),
-        (None, Some(file)) => Config::load(file).map_err(|e| config_error(&e))?.control.socket,
+        (None, Some(file)) => {
+            NodeFile::load(file).map_err(|e| config_error(&e))?.socket().to_path_buf()
+        }
         (None, None) => match std::env::var_os(SOCKET_VARIABLE) {
             Some(socket) if !socket.is_empty() => PathBuf::from(socket),
             _ => Path::new(SOCKET_DEFAULT).to_path_buf(),
@@ -214,9 +323,16 @@ fn socket(arguments: &Arguments) -> Result<PathBuf, ApiError> {
 
 fn ask(arguments: &Arguments, request: &Request, timeout: Duration) -> Result<Response, ApiError> {
     let socket = socket(arguments)?;
+    let long = match request {
+        Request::Checkpoint => Some("the checkpoint is being taken"),
+        Request::Switchover { .. } | Request::Drain => Some("the service changes over"),
+        Request::ConnImages { .. } => Some("connections are read"),
+        _ => None,
+    };
+    let _shown = long.filter(|_| !arguments.json).map(progress::Progress::start);
     client::call(&socket, request, timeout).map_err(|e| {
         let mut message = e.to_string();
-        if matches!(request, Request::Switchover { .. })
+        if matches!(request, Request::Switchover { .. } | Request::Drain)
             && !matches!(e, client::ClientError::Unreachable { .. })
         {
             message.push_str("; whether the switchover takes place is not known, see status");
@@ -235,21 +351,24 @@ fn config_error(error: &ConfigError) -> ApiError {
 fn render(json: bool, outcome: &Outcome) -> anyhow::Result<ExitCode> {
     let error = match outcome {
         Outcome::Answer(Response::Error(error)) => Some(error),
-        Outcome::Answer(_) | Outcome::Generated(_) | Outcome::Followed => None,
+        Outcome::Answer(_) | Outcome::Said => None,
         Outcome::Captured(captured) => captured.error.as_ref(),
-        Outcome::Check { error, .. } => error.as_ref(),
+        Outcome::Told { error, .. } => error.as_ref(),
     };
     let exit_code = error.map_or(0, |e| e.code.exit_code());
     let output = match (json, outcome) {
+        (_, Outcome::Said) => String::new(),
+        (true, Outcome::Told { name, value, error, .. }) => document(name, value, error.as_ref())?,
+        (false, Outcome::Told { text, .. }) => text.clone(),
         (true, Outcome::Answer(response)) => serde_json::to_string(response)? + "\n",
-        (true, Outcome::Generated(generated)) => {
-            serde_json::to_string(&key::Document { ok: true, key: generated })? + "\n"
+        (false, Outcome::Answer(Response::Error(error))) => {
+            let message = text::plain(&error.message);
+            let _ = writeln!(std::io::stderr(), "understudy: {message}");
+            return Ok(ExitCode::from(exit_code));
         }
+        (false, Outcome::Answer(response)) => answer_text(response),
         (true, Outcome::Captured(captured)) => match (&captured.summary, &captured.error) {
-            (Some(summary), error) => {
-                let (ok, error) = (error.is_none(), error.as_ref());
-                serde_json::to_string(&capture::Document { ok, capture: summary, error })? + "\n"
-            }
+            (Some(summary), error) => document("capture", summary, error.as_ref())?,
             (None, Some(error)) => serde_json::to_string(&Response::Error(error.clone()))? + "\n",
             (None, None) => String::new(),
         },
@@ -262,30 +381,31 @@ fn render(json: bool, outcome: &Outcome) -> anyhow::Result<ExitCode> {
             let _ = std::io::stderr().write_all(said.as_bytes());
             return Ok(ExitCode::from(exit_code));
         }
-        (true, Outcome::Check { report, error }) => {
-            let ok = error.is_none();
-            serde_json::to_string(&CheckDocument { ok, check: report, error: error.as_ref() })?
-                + "\n"
-        }
-        (false, Outcome::Answer(Response::Error(error))) => {
-            let message = text::plain(&error.message);
-            let _ = writeln!(std::io::stderr(), "understudy: {message}");
-            return Ok(ExitCode::from(exit_code));
-        }
-        (false, Outcome::Answer(Response::Status(status))) => text::status(status),
-        (false, Outcome::Answer(Response::Conns(conns))) => text::conns(conns),
-        (false, Outcome::Answer(Response::ConnImages(all))) => images::images(all),
-        (false, Outcome::Answer(Response::Switchover(done))) => text::switchover(done),
-        (false, Outcome::Answer(Response::Keys(keys))) => text::keys(keys),
-        (false, Outcome::Answer(Response::Checkpoint(taken))) => text::checkpoint(taken),
-        (false, Outcome::Answer(Response::Events(events))) => text::events(events),
-        (_, Outcome::Followed) => String::new(),
-        // Only `capture` asks for it, and takes it itself.
-        (false, Outcome::Answer(Response::Capturing(_))) => String::new(),
-        (false, Outcome::Generated(generated)) => key::text(generated),
-        (false, Outcome::Check { report, .. }) => text::check(report),
     };
     Ok(print(&output, exit_code))
+}
+
+/// An answer of the daemon for people.
+fn answer_text(response: &Response) -> String {
+    match response {
+        Response::Status(status) => text::status(status),
+        Response::CaptureStatus(status) => text::capture_node(status),
+        Response::Conns(conns) => text::conns(conns),
+        Response::ConnImages(all) => images::images(all),
+        Response::Switchover(done) => text::switchover(done),
+        Response::Drained(done) => text::drained(done),
+        Response::Keys(keys) => text::keys(keys),
+        Response::Checkpoint(taken) => text::checkpoint(taken),
+        Response::Events(events) => text::events(events),
+        // Only `capture` asks for it, and takes it itself; errors are told otherwise.
+        Response::Capturing(_) | Response::Error(_) => String::new(),
+    }
+}
+
+/// Writes at once; false if nobody reads any more.
+fn write_out(text: &str) -> bool {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).is_ok()
 }
 
 /// A reader that has gone (`understudy conns | head`) is no error.
@@ -315,6 +435,13 @@ fn json_wanted(arguments: &[OsString]) -> bool {
     })
 }
 
+/// What there is, without what is hidden.
+fn command_names() -> Vec<String> {
+    let command = Arguments::command();
+    let shown = command.get_subcommands().filter(|c| !c.is_hide_set());
+    shown.map(|c| c.get_name().to_owned()).collect()
+}
+
 fn usage_error(error: &clap::Error) -> ApiError {
     use clap::error::ErrorKind as Kind;
     let missing = matches!(
@@ -322,8 +449,7 @@ fn usage_error(error: &clap::Error) -> ApiError {
         Kind::DisplayHelpOnMissingArgumentOrSubcommand | Kind::MissingSubcommand
     );
     let message = if missing {
-        "a command is missing, allowed: status, conns, switchover, checkpoint, events, capture, key, check"
-            .to_owned()
+        format!("a command is missing, allowed: {}", command_names().join(", "))
     } else {
         // The first paragraph; usage and tips follow.
         let text = error.to_string();

@@ -1,12 +1,16 @@
 //! Text for people, from the structs that are also the JSON.
 
+mod capture_node;
+
 use std::fmt::Write;
 
 use understudy_api::check::CheckReport;
 use understudy_api::{
-    Arbiter, Checkpoint, Checkpoints, Conns, Events, Keys, Role, Status, SwitchoverDone,
+    Arbiter, Checkpoint, Checkpoints, Conns, Drained, Events, Keys, Role, Status, SwitchoverDone,
     TimelineEvent,
 };
+
+pub use capture_node::capture_node;
 
 /// Text of others, safe for a terminal.
 pub fn plain(text: &str) -> String {
@@ -18,24 +22,24 @@ pub fn plain(text: &str) -> String {
 }
 
 /// An aligned table; numbers are right-aligned.
-struct Table {
+pub struct Table {
     right: Vec<bool>,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
     /// Columns by their titles; one that begins with `>` is right-aligned.
-    fn new(titles: &[&str]) -> Self {
+    pub fn new(titles: &[&str]) -> Self {
         let right = titles.iter().map(|t| t.starts_with('>')).collect();
         let titles = titles.iter().map(|t| t.trim_start_matches('>').to_owned()).collect();
         Self { right, rows: vec![titles] }
     }
 
-    fn row(&mut self, cells: Vec<String>) {
+    pub fn row(&mut self, cells: Vec<String>) {
         self.rows.push(cells.iter().map(|c| plain(c)).collect());
     }
 
-    fn write(&self, out: &mut String, indent: &str) {
+    pub fn write(&self, out: &mut String, indent: &str) {
         let width = |column: usize| {
             self.rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)
         };
@@ -56,21 +60,21 @@ impl Table {
     }
 }
 
-fn field(out: &mut String, name: &str, value: &str) {
+pub fn field(out: &mut String, name: &str, value: &str) {
     out.push_str(format!("{name:<9} {}", plain(value)).trim_end());
     out.push('\n');
 }
 
-fn yes(value: bool) -> &'static str {
+pub fn yes(value: bool) -> &'static str {
     if value { "yes" } else { "no" }
 }
 
-fn dash(value: Option<String>) -> String {
+pub fn dash(value: Option<String>) -> String {
     value.unwrap_or_else(|| "-".to_owned())
 }
 
 /// `1d02h`, `2h03m`, `4m05s` or `6.789s`.
-fn duration(ms: u64) -> String {
+pub fn duration(ms: u64) -> String {
     let s = ms / 1000;
     match s {
         0..60 => format!("{s}.{:03}s", ms % 1000),
@@ -100,7 +104,8 @@ fn share(part: u64, whole: u64) -> Option<String> {
 }
 
 pub fn status(s: &Status) -> String {
-    let mut out = String::new();
+    let mut out = plain(&s.verdict_line());
+    out.push('\n');
     let primary = dash(s.primary.clone());
     field(&mut out, "Node", &format!("{} (id {}) of cluster {}", s.node, s.node_id, s.cluster));
     field(&mut out, "Role", &format!("{}, epoch {}, primary {primary}", s.role, s.epoch));
@@ -272,13 +277,8 @@ fn peers(s: &Status, out: &mut String) {
 fn takeover(s: &Status, out: &mut String) {
     let events = s.last_takeover();
     let (Some(first), Some(last)) = (events.first(), events.last()) else { return };
-    let seconds = first.unix_ns / 1_000_000_000;
-    let _ = writeln!(
-        out,
-        "\nLast takeover, epoch {}, from {} UTC",
-        last.epoch,
-        utc(seconds, first.unix_ns % 1_000_000_000 / 1_000_000)
-    );
+    let _ =
+        writeln!(out, "\nLast takeover, epoch {}, from {} UTC", last.epoch, utc_of(first.unix_ns));
     let mut table = Table::new(&[">ms", ">Epoch", "Event", "Detail"]);
     for e in events {
         let offset_ns = i128::from(e.unix_ns) - i128::from(first.unix_ns);
@@ -294,7 +294,7 @@ fn takeover(s: &Status, out: &mut String) {
 
 /// A line.
 pub fn event(e: &TimelineEvent) -> String {
-    let at = utc(e.unix_ns / 1_000_000_000, e.unix_ns % 1_000_000_000 / 1_000_000);
+    let at = utc_of(e.unix_ns);
     let about = match (&e.resource, &e.cause) {
         (Some(resource), Some(cause)) => format!("{resource} ({cause}): "),
         (Some(resource), None) => format!("{resource}: "),
@@ -315,6 +315,11 @@ pub fn events(all: &Events) -> String {
         let _ = writeln!(out, "{} lines of the file of events could not be read", all.damaged);
     }
     out
+}
+
+/// Date and time, UTC.
+pub fn utc_of(unix_ns: u64) -> String {
+    utc(unix_ns / 1_000_000_000, unix_ns % 1_000_000_000 / 1_000_000)
 }
 
 /// Date and time of a count of seconds since 1970 (days to civil, Gregorian).
@@ -385,6 +390,15 @@ pub fn switchover(done: &SwitchoverDone) -> String {
         done.took_ms,
         done.epoch
     )
+}
+
+pub fn drained(d: &Drained) -> String {
+    let node = plain(&d.node);
+    match (d.drained, &d.switchover) {
+        (true, Some(done)) => format!("{}{node} serves nobody until undrain\n", switchover(done)),
+        (true, None) => format!("{node} serves nobody until undrain\n"),
+        (false, _) => format!("{node} may take over again\n"),
+    }
 }
 
 pub fn checkpoint(c: &Checkpoint) -> String {

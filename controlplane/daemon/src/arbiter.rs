@@ -6,6 +6,7 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use tracing::{info, warn};
 use understudy_arbiter::{Etcd, EtcdConfig, Tls};
 use understudy_config::Config;
+use understudy_linux::wake::Waker;
 use understudy_proto::arbiter::{ArbiterAnswer, ArbiterRequest, Wish};
 
 /// The node has one request under way at a time.
@@ -33,11 +34,11 @@ fn etcd(config: &Config) -> anyhow::Result<Option<Etcd>> {
     Ok(Some(etcd))
 }
 
-/// Starts the thread, if the group has an arbiter.
+/// Starts the thread, if the group has an arbiter; it wakes whom it has answered.
 ///
 /// # Errors
 /// TLS files that cannot be used.
-pub fn start(config: &Config) -> anyhow::Result<Option<Arbiter>> {
+pub fn start(config: &Config, waker: Waker) -> anyhow::Result<Option<Arbiter>> {
     let Some(mut etcd) = etcd(config)? else { return Ok(None) };
     let (ask, requests) = bounded::<ArbiterRequest>(QUEUE_MAX);
     let (answer, answers) = bounded(QUEUE_MAX);
@@ -57,6 +58,7 @@ pub fn start(config: &Config) -> anyhow::Result<Option<Arbiter>> {
             if answer.send((request, said)).is_err() {
                 break;
             }
+            waker.wake();
         }
     })?;
     Ok(Some(Arbiter { ask, answers }))

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use understudy_api::stream::Piece;
@@ -13,6 +13,8 @@ use understudy_api::{ApiError, Capturing, ErrorCode, Response, server};
 use understudy_config::Config;
 use understudy_log::{LogReader, LogView, Read};
 use understudy_wire::record::RecordHeader;
+
+use crate::capture_node::Past;
 
 /// Captures at once: each has a thread and a quarter of a megabyte.
 const CAPTURES_MAX: usize = 4;
@@ -36,9 +38,16 @@ pub struct Told {
     marks: Mutex<(VecDeque<Mark>, usize)>,
     /// Frames for the service that were not logged.
     not_logged: AtomicU64,
+    /// What stamps frames, once that is known.
+    clock: OnceLock<String>,
 }
 
 impl Told {
+    /// The links are open: what stamps their frames.
+    pub fn set_clock(&self, clock: String) {
+        let _ = self.clock.set(clock);
+    }
+
     /// A sentence about a position.
     pub fn mark(&self, position: u64, text: String) {
         let Ok(mut marks) = self.marks.lock() else { return };
@@ -69,15 +78,19 @@ pub struct Captures {
     view: LogView,
     told: Arc<Told>,
     answer: Capturing,
+    /// What is on disk, if the node has anything there.
+    past: Option<Past>,
     running: AtomicUsize,
 }
 
 /// What a client wants.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Range {
     pub from_ns: Option<u64>,
     pub to_ns: Option<u64>,
     pub follow: bool,
+    /// What cannot match need not be read.
+    pub filter: Option<String>,
 }
 
 impl Captures {
@@ -93,10 +106,14 @@ impl Captures {
             nodes,
             device,
             clock: "the primary's TSC, set by its system clock at start, read per burst".into(),
-            log_start: 0,
-            log_end: 0,
+            ..Capturing::default()
         };
-        Captures { view, told, answer, running: AtomicUsize::new(0) }
+        Captures { view, told, answer, past: None, running: AtomicUsize::new(0) }
+    }
+
+    /// Of a capture-only node.
+    pub fn of_links(view: LogView, told: Arc<Told>, answer: Capturing, past: Past) -> Captures {
+        Captures { view, told, answer, past: Some(past), running: AtomicUsize::new(0) }
     }
 
     /// Serves a client on its own thread until the range is sent or either side has gone.
@@ -130,29 +147,40 @@ impl Captures {
             reader.seek_time(from_ns);
         }
         let now = self.view.extent();
-        let answer = Capturing { log_start: now.start, log_end: now.end, ..self.answer.clone() };
+        let clock = self.told.clock.get().unwrap_or(&self.answer.clock).clone();
+        let (log_start, log_end) = (now.start, now.end);
+        let answer = Capturing { log_start, log_end, clock, ..self.answer.clone() };
         server::write_response(stream, &answer.into(), ANSWER_TIMEOUT)?;
         // A client may take as long as it likes: it costs this thread, and records it misses.
         stream.set_write_timeout(None)?;
         let mut sending = Sending {
             stream,
-            range,
+            range: range.clone(),
             told: &self.told,
             marks_seen: 0,
             not_logged_before: self.told.not_logged.load(Ordering::Relaxed),
+            floor: 0,
             last: Instant::now(),
         };
+        if let (Some(past), Some(from_ns)) = (&self.past, range.from_ns) {
+            // What is on disk first, up to what is in memory alone.
+            let (floor, floor_ns) = past.send(&self.view, &range, &mut sending)?;
+            sending.floor = floor;
+            reader.seek_time(floor_ns.max(from_ns));
+        }
         sending.run(&mut reader, now.end)
     }
 }
 
 /// One client's stream.
-struct Sending<'a> {
+pub struct Sending<'a> {
     stream: &'a mut UnixStream,
     range: Range,
     told: &'a Told,
     marks_seen: usize,
     not_logged_before: u64,
+    /// What is before it has been sent.
+    floor: u64,
     /// When something was sent.
     last: Instant,
 }
@@ -169,6 +197,7 @@ impl Sending<'_> {
             }
             match reader.read() {
                 Read::Records(position, bytes) => {
+                    let (position, bytes) = behind(self.floor, position, bytes);
                     let (records, is_over) = within(&self.range, position, bytes);
                     if !records.1.is_empty() {
                         self.piece(&Piece::Records { position: records.0, bytes: records.1 })?;
@@ -183,13 +212,16 @@ impl Sending<'_> {
                     return self.end();
                 }
                 Read::Nothing => {
-                    if self.last.elapsed() >= ALIVE_INTERVAL {
-                        self.alive()?;
-                    }
+                    self.keep_alive()?;
                     std::thread::sleep(LOOK_INTERVAL);
                 }
             }
         }
+    }
+
+    /// So that a client that waits knows that it does not wait in vain.
+    pub fn keep_alive(&mut self) -> io::Result<()> {
+        if self.last.elapsed() >= ALIVE_INTERVAL { self.alive() } else { Ok(()) }
     }
 
     fn alive(&mut self) -> io::Result<()> {
@@ -202,7 +234,8 @@ impl Sending<'_> {
         self.piece(&Piece::End)
     }
 
-    fn piece(&mut self, piece: &Piece<'_>) -> io::Result<()> {
+    /// Sends a piece.
+    pub fn piece(&mut self, piece: &Piece<'_>) -> io::Result<()> {
         self.stream.write_all(&piece.head())?;
         if let Piece::Records { bytes, .. } = piece {
             self.stream.write_all(bytes)?;
@@ -210,6 +243,18 @@ impl Sending<'_> {
         self.last = Instant::now();
         Ok(())
     }
+}
+
+/// The records from a position on.
+fn behind(floor: u64, position: u64, bytes: &[u8]) -> (u64, &[u8]) {
+    let mut at = 0;
+    while position + (at as u64) < floor
+        && let Some(header) = bytes.get(at..).and_then(|rest| RecordHeader::decode(rest).ok())
+    {
+        at += header.stored_len();
+    }
+    let at = at.min(bytes.len());
+    (position + at as u64, &bytes[at..])
 }
 
 /// The records that are neither too old nor too young, and whether one was too young. Timestamps do
@@ -254,7 +299,7 @@ mod tests {
     fn a_range_has_both_its_ends() {
         let all = records(&[10, 20, 20, 30]);
         let cut = |from_ns, to_ns| {
-            let range = Range { from_ns, to_ns, follow: false };
+            let range = Range { from_ns, to_ns, follow: false, filter: None };
             let ((position, bytes), is_over) = within(&range, 1000, &all);
             (position, bytes.len() / 24, is_over)
         };
@@ -264,6 +309,12 @@ mod tests {
         assert_eq!(cut(Some(31), None), (1096, 0, false));
         assert_eq!(cut(Some(21), Some(25)), (1072, 0, true));
         assert_eq!(cut(None, Some(9)), (1000, 0, true));
+        for (floor, expected) in
+            [(0, (1000, 4)), (1024, (1024, 3)), (1025, (1048, 2)), (9999, (1096, 0))]
+        {
+            let (position, bytes) = behind(floor, 1000, &all);
+            assert_eq!((position, bytes.len() / 24), expected, "behind {floor}");
+        }
     }
 
     /// A client that reads late costs records, and no memory: what it gets and what it is told it
@@ -276,10 +327,11 @@ mod tests {
             view: log.view().unwrap(),
             told: Arc::default(),
             answer: Capturing::default(),
+            past: None,
             running: AtomicUsize::new(0),
         };
         let (mut client, daemon) = UnixStream::pair().unwrap();
-        let range = Range { from_ns: Some(0), to_ns: None, follow: true };
+        let range = Range { from_ns: Some(0), to_ns: None, follow: true, filter: None };
         let served = std::thread::spawn(move || captures.serve(daemon, range));
         let (mut pieces, mut read, mut lost) = (PieceBuffer::default(), 0, 0);
         let mut bytes = vec![0; 1 << 16];

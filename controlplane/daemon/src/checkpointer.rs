@@ -1,9 +1,7 @@
-//! The helper thread for checkpoints: CRIU, disks and other nodes take their time. It takes them,
-//! gets them from elsewhere, and restores them.
+//! The helper thread for checkpoints: CRIU, the operator's commands, disks and other nodes take their
+//! time. It takes them, gets them from elsewhere, and restores them.
 
-use std::fs::OpenOptions;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -12,14 +10,15 @@ use anyhow::{Context as _, bail};
 use crossbeam::channel::{Receiver, Sender, bounded};
 use tracing::{info, warn};
 use understudy_checkpoint::transfer::{Fetched, Progress, Wanted, connect, fetch};
-use understudy_checkpoint::{Criu, Draft, Dumped, Generation, Manifest, Store};
+use understudy_checkpoint::{
+    Draft, Dumped, Error as CheckpointError, Generation, Manifest, Method, Restored, Running, Store,
+};
 use understudy_config::Config;
-use understudy_image::SocketImage;
-use understudy_linux::capsule::App;
 use understudy_linux::netns::NetNs;
 use understudy_linux::socks;
 
 use crate::keys::Keys;
+use crate::method;
 
 /// One checkpoint is under way at a time, and one order of it.
 const QUEUE_MAX: usize = 4;
@@ -39,7 +38,7 @@ pub enum Job {
     /// Find one that fits, here or elsewhere, without keeping other jobs waiting.
     Obtain(Box<Search>),
     /// Bring the application back as it was; what was there of it is gone.
-    Restore { generation: Box<Generation>, ns: Arc<NetNs>, output: PathBuf },
+    Restore { generation: Box<Generation>, ns: Arc<NetNs> },
     /// The application that was restored goes on well.
     Settled,
     /// This one did not come back to life.
@@ -57,16 +56,12 @@ pub struct Search {
     pub sources: Vec<(String, SocketAddr)>,
 }
 
-/// An application as it was, standing still.
-pub struct Restored {
-    pub app: App,
-    pub connections: Vec<SocketImage>,
-}
-
 /// What it has done.
 pub enum Done {
     Prepared(Result<(), String>),
     Dumped(Result<Dumped, String>),
+    /// Nothing was saved; another moment may do.
+    NotNow(String),
     Kept(Result<Generation, String>),
     /// By ticket, and where it came from.
     Obtained(u64, Obtained),
@@ -97,13 +92,14 @@ struct Worker {
     config: Arc<Config>,
     finder: Finder,
     store: Store,
-    draft: Option<(Criu, Draft)>,
+    draft: Option<(Box<dyn Method>, Draft)>,
     report: Sender<Done>,
 }
 
 /// Looks for checkpoints, on a thread for each search.
 #[derive(Clone)]
 struct Finder {
+    config: Arc<Config>,
     keys: Keys,
     store: Store,
     progress: Arc<Progress>,
@@ -120,6 +116,7 @@ impl Checkpointer {
         let (report, done) = bounded(QUEUE_MAX);
         let progress = Arc::new(Progress::default());
         let finder = Finder {
+            config: Arc::clone(config),
             keys,
             store: store.clone(),
             progress: Arc::clone(&progress),
@@ -148,11 +145,11 @@ impl Worker {
     fn carry_out(&mut self, job: Job) -> Option<Done> {
         match job {
             Job::Prepare => return Some(Done::Prepared(said(self.prepare()))),
-            Job::Dump { pid, ns } => return Some(Done::Dumped(said(self.dump(pid, &ns)))),
+            Job::Dump { pid, ns } => return Some(self.dump(pid, &ns)),
             Job::Keep(manifest) => return Some(Done::Kept(said(self.keep(*manifest)))),
             Job::Obtain(search) => return self.search(search),
-            Job::Restore { generation, ns, output } => {
-                let restored = self.restore(&generation, &ns, output);
+            Job::Restore { generation, ns } => {
+                let restored = self.restore(&generation, &ns);
                 return Some(Done::Restored(said(restored.map(Box::new))));
             }
             Job::Discard => self.draft = None,
@@ -167,24 +164,24 @@ impl Worker {
         None
     }
 
-    fn work_dir(&self) -> PathBuf {
-        self.config.control.state_dir.join("criu")
-    }
-
     fn prepare(&mut self) -> anyhow::Result<()> {
         self.draft = None;
-        self.draft = Some((Criu::find()?, self.store.begin()?));
+        self.draft = Some((method::find(&self.config)?, self.store.begin()?));
         Ok(())
     }
 
-    fn dump(&mut self, pid: i32, ns: &NetNs) -> anyhow::Result<Dumped> {
-        let (criu, draft) = self.draft.as_ref().context("nothing was prepared")?;
-        let state_dirs = &self.config.service.state_dirs;
-        let dumped = criu.dump(ns, pid, state_dirs, draft.dir(), &self.work_dir());
+    fn dump(&mut self, pid: i32, ns: &NetNs) -> Done {
+        let Some((method, draft)) = &self.draft else {
+            return Done::Dumped(Err("nothing was prepared".into()));
+        };
+        let dumped = method.save(&Running { ns, pid }, &method::site(&self.config), draft.dir());
         if dumped.is_err() {
             self.draft = None;
         }
-        Ok(dumped?)
+        match dumped {
+            Err(CheckpointError::NotNow(why)) => Done::NotNow(why),
+            dumped => Done::Dumped(said(dumped.map_err(Into::into))),
+        }
     }
 
     fn keep(&mut self, manifest: Manifest) -> anyhow::Result<Generation> {
@@ -193,7 +190,8 @@ impl Worker {
     }
 
     /// On a thread of its own: another node may take its time.
-    fn search(&self, search: Box<Search>) -> Option<Done> {
+    fn search(&self, mut search: Box<Search>) -> Option<Done> {
+        search.wanted.method = method::kind(&self.config);
         let (finder, report, ticket) = (self.finder.clone(), self.report.clone(), search.ticket);
         finder.newest.store(ticket, Ordering::Release);
         let spawned =
@@ -203,25 +201,14 @@ impl Worker {
         spawned.err().map(|e| Done::Obtained(ticket, Err(format!("no thread for it: {e}"))))
     }
 
-    fn restore(
-        &mut self,
-        generation: &Generation,
-        ns: &NetNs,
-        output: PathBuf,
-    ) -> anyhow::Result<Restored> {
+    fn restore(&mut self, generation: &Generation, ns: &NetNs) -> anyhow::Result<Restored> {
         let ended = socks::destroy_connections(ns)?;
         if ended > 0 {
             info!("{ended} connections of the application that was here are ended");
         }
-        let manifest = &generation.manifest;
         self.store.set_trying(Some(generation.number));
-        let file = OpenOptions::new().append(true).create(true).open(&output)?;
-        let state_dirs = &self.config.service.state_dirs;
-        let output = (manifest.output_file.as_str(), file);
-        let criu = Criu::find()?;
-        let app = criu.restore(ns, state_dirs, &generation.dir, &self.work_dir(), output)?;
-        let connections = Criu::renew(&app, manifest)?;
-        Ok(Restored { app, connections })
+        let method = method::find(&self.config)?;
+        Ok(method.restore(ns, &method::site(&self.config), generation)?)
     }
 }
 
@@ -232,7 +219,7 @@ impl Finder {
     }
 
     fn find(&self, search: &Search) -> anyhow::Result<(Box<Generation>, String)> {
-        Criu::find()?;
+        method::find(&self.config)?;
         let wanted = &search.wanted;
         if search.own
             && let Ok(generation) = self.store.newest_that(|m| wanted.fits(m))

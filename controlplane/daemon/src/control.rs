@@ -10,7 +10,7 @@ mod supervise;
 mod warm;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -19,7 +19,9 @@ use std::time::Duration;
 use anyhow::Context;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use tracing::{debug, error, info, warn};
-use understudy_api::{ApiError, ErrorCode, Request, Response, SwitchoverDone, TimelineEvent};
+use understudy_api::{
+    ApiError, Drained, ErrorCode, Request, Response, SwitchoverDone, TimelineEvent,
+};
 use understudy_config::{CloneMode, CommitPolicy, Config};
 use understudy_fastpath::MS;
 use understudy_fastpath::command::{Command, ControlBody, DataRole, Event, Snapshot};
@@ -35,15 +37,17 @@ use understudy_wire::{Epoch, NodeId};
 
 use crate::arbiter::{self, Arbiter};
 use crate::capture::{Captures, Told};
+use crate::drain;
 use crate::events::EventLog;
 use crate::keys::Keys;
 use crate::lcore::{ControlEnd, Up};
 use crate::node_capsule::NodeCapsule;
-use crate::ports::NodeClock;
+use crate::ports::{DeviceCounts, NodeClock};
 use crate::second_path::{Received, SecondPath};
 use crate::server::{Call, ConnsView, Server};
 use crate::status;
 use crate::store::{Store, StoreWriter};
+use crate::web;
 pub use checkpoint::NOT_NOW;
 use checkpoint::Taking;
 use divergence::Divergences;
@@ -51,8 +55,10 @@ use restore::Restoration;
 use supervise::Supervision;
 use warm::Warm;
 
-/// Longest sleep of the loop: the poll-mode thread does not wake it.
+/// Longest sleep of the loop: the poll-mode thread wakes it for news, not for each newer state.
 const TICK: Duration = Duration::from_millis(2);
+/// The same while that state is waited for.
+const TICK_CHANGING: Duration = Duration::from_micros(250);
 /// Between killing the application and starting anew: repeated notices still leave.
 const RESTART_DELAY_NS: u64 = 150 * MS;
 /// A switchover waits for the checkpoint under way to be stored at the other end.
@@ -155,9 +161,12 @@ struct Control {
     events: EventLog,
     switchover: Option<(Sender<Response>, u64)>,
     stopping_since_ns: Option<u64>,
+    /// An operator wants this node to serve nobody.
+    withdrawn: bool,
     restart_at_ns: Option<u64>,
     backoff_ms: u64,
     counters: BTreeMap<&'static str, u64>,
+    devices: DeviceCounts,
 }
 
 impl Control {
@@ -174,12 +183,13 @@ impl Control {
     ) -> anyhow::Result<Control> {
         let clock = up.clock;
         let now_ns = clock.now_ns();
-        let persisted = store.persisted;
-        let events = store.events.clone();
-        let store = store.into_writer()?;
+        let persisted = store.persisted();
+        // The store holds the directory's lock.
+        let events = EventLog::open(&config.control.state_dir, &config.me().name);
+        let store = store.into_writer(dataplane.waker().clone())?;
         let node = Node::new(proto_config(&config, now_ns), persisted, now_ns, now_ns)?;
         let links = LinkMonitor::new()?;
-        let arbiter = arbiter::start(&config)?;
+        let arbiter = arbiter::start(&config, dataplane.waker().clone())?;
         let (sender, calls) = bounded(16);
         let conns = Arc::new(Mutex::new(ConnsView::default()));
         let told = Arc::new(Told::default());
@@ -193,6 +203,7 @@ impl Control {
             captures,
             events.clone(),
         )?;
+        web::start(&config, sender.clone())?;
         let take = || Taking::start(&config, sender, &keys, now_ns);
         let taking = capsule.is_some().then(take).transpose()?;
         let supervision = Supervision::start(&config, capsule.as_ref())?;
@@ -201,6 +212,7 @@ impl Control {
             Some(capsule) => start_app(capsule, &dataplane, now_ns)?,
             None => App::Gone,
         };
+        let withdrawn = drain::is_drained(&config.control.state_dir);
         info!(epoch = persisted.epoch, node = config.me().name, "control plane started");
         Ok(Control {
             started_ns: now_ns,
@@ -229,9 +241,11 @@ impl Control {
             events,
             switchover: None,
             stopping_since_ns: None,
+            withdrawn,
             restart_at_ns: None,
             backoff_ms: 0,
             counters: BTreeMap::new(),
+            devices: DeviceCounts::default(),
         })
     }
 
@@ -268,13 +282,16 @@ impl Control {
     fn sleep(&mut self) {
         let now_ns = self.clock.now_ns();
         let due_ns = self.node.poll_timeout().unwrap_or(u64::MAX).saturating_sub(now_ns);
-        let timeout = TICK.min(Duration::from_nanos(due_ns));
-        let mut fds: Vec<BorrowedFd<'_>> = vec![self.second.as_fd(), self.links.as_fd()];
+        let tick = if self.node.is_changing() { TICK_CHANGING } else { TICK };
+        let timeout = tick.min(Duration::from_nanos(due_ns));
+        let mut fds: Vec<BorrowedFd<'_>> =
+            vec![self.second.as_fd(), self.links.as_fd(), self.dataplane.waker().as_fd()];
         if self.app != App::Gone {
             fds.extend(self.capsule.as_ref().and_then(NodeCapsule::app_pidfd));
         }
         // An error here is a short nap; every source is looked at anyway.
         let _ = understudy_linux::poll_fds(&fds, timeout);
+        self.dataplane.waker().drain();
     }
 
     /// Told to stop or to start anew, and ready for it.
@@ -283,7 +300,7 @@ impl Control {
             return Ok(Some(Ending::Stop));
         }
         // What CRIU has begun it would finish after us, and leave behind.
-        let restoring = self.restoration.is_in_criu();
+        let restoring = self.restoration.is_restoring();
         if self.restart_at_ns.is_some_and(|at| now_ns >= at) && !restoring {
             let stop = self.stopping_since_ns.is_some();
             return Ok(Some(if stop {
@@ -333,6 +350,7 @@ impl Control {
         let client = client || !self.follows_client_link();
         self.node.handle_local(now_ns, LocalFact::ClientLink(client));
         self.node.handle_local(now_ns, LocalFact::ReplicaLink(replica));
+        self.node.handle_local(now_ns, LocalFact::Withdrawn(self.withdrawn));
         if let Err(e) = self.carry_out(now_ns) {
             warn!("{e:#}");
         }
@@ -373,6 +391,9 @@ impl Control {
             self.snapshot = Some(snapshot);
             self.node.handle_log(now_ns, &state);
             self.done(now_ns);
+        }
+        if let Some(devices) = self.dataplane.devices() {
+            self.devices = devices;
         }
         while let Some(key) = self.dataplane.adopted() {
             if let Ok(mut view) = self.conns.lock() {

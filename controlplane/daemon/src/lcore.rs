@@ -9,7 +9,7 @@ use anyhow::Context;
 use crossbeam::channel::Sender;
 use crossbeam::queue::ArrayQueue;
 use tracing::info;
-use understudy_config::{AuditMode, CommitPolicy, Config, IdleConfig};
+use understudy_config::{AuditMode, CommitPolicy, Config, DpdkConfig, IdleConfig};
 use understudy_dpdk::Eal;
 use understudy_fastpath::MS;
 use understudy_fastpath::audit::AuditConfig;
@@ -18,12 +18,13 @@ use understudy_fastpath::dataplane::{Dataplane, DataplaneConfig};
 use understudy_fastpath::sender::{self, SenderConfig};
 use understudy_linux::adopt::{Adopter, FlowKey};
 use understudy_linux::capsule::DeathProbe;
+use understudy_linux::wake::Waker;
 use understudy_log::{CaptureLog, LogView};
 use understudy_seal::{Channel, entropy};
 use understudy_wire::frame::Mac;
 
 use crate::node_capsule::FLOWS_MAX;
-use crate::ports::{CapsuleLink, DpdkPorts, NodeClock};
+use crate::ports::{CapsuleLink, DeviceCounts, DpdkPorts, NodeClock};
 
 /// Orders the poll-mode thread may be behind.
 const COMMANDS_MAX: usize = 1024;
@@ -31,7 +32,7 @@ const EVENTS_MAX: usize = 256;
 /// Applications that were started since the poll-mode thread last asked; only the newest counts.
 const PROBES_MAX: usize = 4;
 const ADOPTED_MAX: usize = FLOWS_MAX as usize;
-const SNAPSHOT_INTERVAL_NS: u64 = MS;
+const SNAPSHOT_INTERVAL_NS: u64 = MS / 4;
 /// Counting free packet buffers walks the caches of all cores.
 const BUFFERS_INTERVAL_NS: u64 = 100 * MS;
 /// Frames that wait are packet buffers: of a small pool no more than a half waits at the gate and a
@@ -41,9 +42,12 @@ const RETAINED_FRAMES_MAX: usize = 4096;
 
 /// The queues between the two threads; neither ever waits for the other.
 struct Queues {
+    /// Wakes the control plane: something came that it waits for.
+    waker: Waker,
     commands: ArrayQueue<Command>,
     events: ArrayQueue<Event>,
     snapshot: ArrayQueue<Snapshot>,
+    devices: ArrayQueue<DeviceCounts>,
     adopted: Arc<ArrayQueue<FlowKey>>,
     probes: Arc<ArrayQueue<DeathProbe>>,
     /// Packet buffers that are free, and all of them; 0 until they are counted.
@@ -61,11 +65,13 @@ pub struct DataplaneEnd(Arc<Queues>);
 pub struct ControlEnd(Arc<Queues>);
 
 /// Both ends of the queues.
-pub fn link() -> (DataplaneEnd, ControlEnd) {
+pub fn link() -> anyhow::Result<(DataplaneEnd, ControlEnd)> {
     let queues = Arc::new(Queues {
+        waker: Waker::new()?,
         commands: ArrayQueue::new(COMMANDS_MAX),
         events: ArrayQueue::new(EVENTS_MAX),
         snapshot: ArrayQueue::new(1),
+        devices: ArrayQueue::new(1),
         adopted: Arc::new(ArrayQueue::new(ADOPTED_MAX)),
         probes: Arc::new(ArrayQueue::new(PROBES_MAX)),
         buffers: (AtomicU32::new(0), AtomicU32::new(0)),
@@ -73,13 +79,18 @@ pub fn link() -> (DataplaneEnd, ControlEnd) {
         quit: AtomicBool::new(false),
         finished: AtomicBool::new(false),
     });
-    (DataplaneEnd(Arc::clone(&queues)), ControlEnd(queues))
+    Ok((DataplaneEnd(Arc::clone(&queues)), ControlEnd(queues)))
 }
 
 impl ControlEnd {
     /// Gives an order; false when the poll-mode thread is too far behind.
     pub fn order(&self, command: Command) -> bool {
         self.0.commands.push(command).is_ok()
+    }
+
+    /// Is woken by events, and what else the control plane waits for.
+    pub fn waker(&self) -> &Waker {
+        &self.0.waker
     }
 
     /// The next event.
@@ -90,6 +101,11 @@ impl ControlEnd {
     /// The newest state, once.
     pub fn snapshot(&self) -> Option<Snapshot> {
         self.0.snapshot.pop()
+    }
+
+    /// What the devices counted, once.
+    pub fn devices(&self) -> Option<DeviceCounts> {
+        self.0.devices.pop()
     }
 
     /// The next connection that was adopted.
@@ -154,7 +170,7 @@ pub fn run(
     end: &DataplaneEnd,
     start: &Sender<Up>,
 ) -> anyhow::Result<()> {
-    let _eal = Eal::init(&eal_args(config)).context("cannot initialise DPDK")?;
+    let _eal = Eal::init(&service_eal_args(config)).context("cannot initialise DPDK")?;
     let clock = NodeClock::new();
     let log = CaptureLog::new(config.log.size_bytes() as usize)?;
     info!(huge_pages = log.is_huge(), bytes = log.capacity(), "capture log ready");
@@ -188,6 +204,7 @@ fn poll_loop(
     let mut busy_at_ns = clock.now_ns();
     let (mut published_at_ns, mut counted_at_ns) = (0, 0);
     let mut turn_ns = busy_at_ns;
+    let mut was_open = false;
     while !queues.quit.load(Ordering::Acquire) {
         let now_ns = clock.now_ns();
         // Only this thread raises it; the other one takes it away.
@@ -195,20 +212,30 @@ fn poll_loop(
             queues.gap_ns.store(now_ns - turn_ns, Ordering::Relaxed);
         }
         turn_ns = now_ns;
-        let mut busy = false;
+        let mut commanded = false;
         while let Some(command) = queues.commands.pop() {
             dataplane.command(now_ns, command, ports);
-            busy = true;
+            commanded = true;
         }
-        busy |= dataplane.poll(now_ns, ports);
+        let busy = dataplane.poll(now_ns, ports) | commanded;
+        let mut told = false;
         while !queues.events.is_full()
             && let Some(event) = dataplane.poll_event()
         {
             let _ = queues.events.push(event);
+            told = true;
         }
-        if now_ns >= published_at_ns + SNAPSHOT_INTERVAL_NS {
+        // A takeover waits for this news, and so do clients.
+        let is_open = dataplane.gate_open(now_ns);
+        let opened = is_open && !was_open;
+        was_open = is_open;
+        if opened || commanded || now_ns >= published_at_ns + SNAPSHOT_INTERVAL_NS {
             published_at_ns = now_ns;
             queues.snapshot.force_push(dataplane.snapshot(now_ns));
+            queues.devices.force_push(ports.counts());
+        }
+        if opened || told {
+            queues.waker.wake();
         }
         if now_ns >= counted_at_ns + BUFFERS_INTERVAL_NS {
             counted_at_ns = now_ns;
@@ -225,7 +252,7 @@ fn poll_loop(
 }
 
 /// Spin, then yield the CPU, then sleep: three nodes and a client live on two cores.
-fn rest(idle_ns: u64, idle: &IdleConfig) {
+pub fn rest(idle_ns: u64, idle: &IdleConfig) {
     let idle_us = idle_ns / 1000;
     if idle_us < idle.spin_us || idle.sleep_us == 0 {
         std::hint::spin_loop();
@@ -236,22 +263,27 @@ fn rest(idle_ns: u64, idle: &IdleConfig) {
     }
 }
 
-fn eal_args(config: &Config) -> Vec<String> {
-    let mut args: Vec<String> =
-        ["--no-telemetry", "--log-level=error", "--lcores", &config.dpdk.lcores]
-            .map(String::from)
-            .to_vec();
-    if config.dpdk.memory_mb == 0 {
-        let prefix =
-            format!("--file-prefix=understudy-{}-{}", config.me().name, std::process::id());
+fn service_eal_args(config: &Config) -> Vec<String> {
+    let devices = [&config.ports.client.device, &config.ports.replica.device];
+    eal_args(&config.dpdk, &config.me().name, devices.into_iter())
+}
+
+/// How EAL is started for a node with these devices.
+pub fn eal_args<'a>(
+    dpdk: &DpdkConfig,
+    node: &str,
+    mut devices: impl Iterator<Item = &'a String>,
+) -> Vec<String> {
+    let mut args: Vec<String> = ["--no-telemetry", "--log-level=error", "--lcores", &dpdk.lcores]
+        .map(String::from)
+        .to_vec();
+    if dpdk.memory_mb == 0 {
+        let prefix = format!("--file-prefix=understudy-{node}-{}", std::process::id());
         args.extend(["--no-huge".into(), "-m".into(), "256".into(), "--no-shconf".into(), prefix]);
     } else {
-        args.extend(["--in-memory".into(), "-m".into(), config.dpdk.memory_mb.to_string()]);
+        args.extend(["--in-memory".into(), "-m".into(), dpdk.memory_mb.to_string()]);
     }
-    let virtual_only = [&config.ports.client.device, &config.ports.replica.device]
-        .iter()
-        .all(|d| d.starts_with("net_"));
-    if virtual_only {
+    if devices.all(|d| d.starts_with("net_")) {
         args.push("--no-pci".into());
     }
     args

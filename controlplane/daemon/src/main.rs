@@ -6,13 +6,16 @@
 
 mod arbiter;
 mod capture;
+mod capture_node;
 mod checkpointer;
 mod clocks;
 mod control;
+mod drain;
 mod events;
 mod images;
 mod keys;
 mod lcore;
+mod method;
 mod node_capsule;
 mod offers;
 mod ports;
@@ -22,6 +25,7 @@ mod second_path;
 mod server;
 mod status;
 mod store;
+mod web;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -32,18 +36,22 @@ use anyhow::Context as _;
 use clap::Parser;
 use tracing::error;
 use understudy_api::check::{Finding, Findings, Level};
-use understudy_config::Config;
+use understudy_api::doctor::{Diagnoses, Diagnosis, Health};
+use understudy_config::{Config, NodeFile};
 
 /// One node of a group that keeps a service and its connections alive.
 #[derive(Parser)]
 #[command(name = "understudyd", version)]
 struct Args {
     /// The node's configuration.
-    #[arg(long, value_name = "FILE", required_unless_present = "check")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["check", "doctor"])]
     config: Option<PathBuf>,
     /// Validate a configuration and this machine against it, change nothing, print findings as JSON.
     #[arg(long, value_name = "FILE", conflicts_with = "config")]
     check: Option<PathBuf>,
+    /// Look at this machine, and at the configuration if there is one, change nothing, print JSON.
+    #[arg(long, conflicts_with = "check")]
+    doctor: bool,
 }
 
 const EXIT_RUNTIME: u8 = 1;
@@ -55,6 +63,9 @@ fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    if args.doctor {
+        return doctor(args.config.as_deref());
+    }
     match (args.check, args.config) {
         (Some(file), _) => check(&file),
         (None, Some(file)) => run(&file),
@@ -64,9 +75,9 @@ fn main() -> ExitCode {
 
 /// The environment's findings on stdout, one JSON document.
 fn check(file: &std::path::Path) -> ExitCode {
-    let (findings, code) = match Config::load(file) {
+    let (findings, code) = match NodeFile::load(file) {
         Ok(config) => {
-            let findings = preflight::check(&config);
+            let findings = find(&config);
             let bad = findings.iter().any(|f| f.level == Level::Error);
             (findings, if bad { EXIT_RUNTIME } else { 0 })
         }
@@ -77,27 +88,58 @@ fn check(file: &std::path::Path) -> ExitCode {
     ExitCode::from(code)
 }
 
+fn find(config: &NodeFile) -> Vec<Finding> {
+    match config {
+        NodeFile::Service(config) => preflight::check(config),
+        NodeFile::Capture(node) => capture_node::check(node),
+    }
+}
+
+/// The same for `understudy doctor`, good news included.
+fn doctor(file: Option<&std::path::Path>) -> ExitCode {
+    let means = "what the daemon is told";
+    let (config, about_file) = match file.map(|file| (file, NodeFile::load(file))) {
+        None => (None, None),
+        Some((file, Ok(config))) => {
+            let found = format!("{} is valid", file.display());
+            (Some(config), Some(Diagnosis::ok("config", means, found)))
+        }
+        Some((_, Err(e))) => {
+            let mend = "correct it; configs/trio/a.toml explains every field";
+            let bad = Diagnosis::bad("config", means, Health::Fail, e.to_string(), mend);
+            (None, Some(bad))
+        }
+    };
+    let checks = about_file.into_iter().chain(preflight::doctor(config.as_ref())).collect();
+    let all = Diagnoses { checks };
+    println!("{}", serde_json::to_string(&all).unwrap_or_default());
+    ExitCode::from(if all.worst() == Health::Fail { EXIT_RUNTIME } else { 0 })
+}
+
 fn config_exit_code(e: &understudy_config::ConfigError) -> u8 {
     if e.is_unsafe() { EXIT_UNSAFE } else { EXIT_INVALID_CONFIG }
 }
 
 fn run(file: &std::path::Path) -> ExitCode {
-    let config = match Config::load(file) {
+    let config = match NodeFile::load(file) {
         Ok(config) => config,
         Err(e) => {
             eprintln!("understudyd: {e}");
             return ExitCode::from(config_exit_code(&e));
         }
     };
-    let problems: Vec<_> =
-        preflight::check(&config).into_iter().filter(|f| f.level == Level::Error).collect();
+    let problems: Vec<_> = find(&config).into_iter().filter(|f| f.level == Level::Error).collect();
     if !problems.is_empty() {
         for problem in problems {
             eprintln!("understudyd: {}", problem.message);
         }
         return ExitCode::from(EXIT_RUNTIME);
     }
-    match serve(config) {
+    let served = match config {
+        NodeFile::Service(config) => serve(*config),
+        NodeFile::Capture(node) => capture_node::serve(&node).map(|()| control::Ending::Stop),
+    };
+    match served {
         Ok(control::Ending::Stop) => ExitCode::SUCCESS,
         Ok(control::Ending::Restart { backoff_ms }) => {
             let note = (control::BACKOFF_VARIABLE, backoff_ms.to_string());
@@ -120,7 +162,7 @@ fn serve(config: Config) -> anyhow::Result<control::Ending> {
         signal_hook::flag::register(signal, Arc::clone(&stop)).context("cannot watch signals")?;
     }
     let config = Arc::new(config);
-    let store = store::Store::open(&config.control.state_dir, &config.me().name)?;
+    let store = store::Store::open(&config.control.state_dir)?;
     // A witness has no application, and nothing to put one in.
     let capsule = match config.is_witness() {
         true => None,
@@ -129,7 +171,7 @@ fn serve(config: Config) -> anyhow::Result<control::Ending> {
     let keys = keys::Keys::open(&config)?;
     let (replica, second) = keys.channels(&config)?;
     let second = second_path::SecondPath::open(&config, second)?;
-    let (dp_end, ctl_end) = lcore::link();
+    let (dp_end, ctl_end) = lcore::link()?;
     let adopter = capsule.as_ref().map(node_capsule::NodeCapsule::adopter);
     // Spawned before EAL pins this thread, so that it does not inherit the poll-mode core.
     let control =

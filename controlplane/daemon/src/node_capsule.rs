@@ -6,11 +6,13 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 
 use anyhow::Context;
-use understudy_config::{Config, Proto};
+use understudy_config::Config;
 use understudy_linux::adopt::{Adopter, Adoption};
-use understudy_linux::capsule::{App, AppSpec, DeathProbe};
+use understudy_linux::capsule::{App, DeathProbe};
 use understudy_linux::netns::NetNs;
 use understudy_linux::{orphan, rtnl, socks};
+
+use crate::method;
 
 /// The dataplane's end of the host port's veth pair.
 pub const HOST_INTERFACE: &str = "us-host";
@@ -64,16 +66,12 @@ impl NodeCapsule {
         self.adoption.handle()
     }
 
-    /// Starts the application. The probe tells the poll-mode thread of its death.
+    /// Starts the application, from nothing. The probe tells the poll-mode thread of its death.
     pub fn start_app(&mut self) -> anyhow::Result<(i32, DeathProbe)> {
-        let service = &self.config.service;
-        let spec = AppSpec {
-            command: service.command.clone(),
-            work_dir: service.work_dir.clone(),
-            env: service.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
-            stdout_log: self.log_file(),
-        };
-        let app = App::spawn(&self.ns, &spec)?;
+        if let Some(hooks) = method::hooks(&self.config) {
+            hooks.start_from_nothing(&self.ns, &method::work_dir(&self.config))?;
+        }
+        let app = App::spawn(&self.ns, &method::app_spec(&self.config))?;
         orphan::note(&record(&self.config), app.pid())?;
         let started = (app.pid(), app.death_probe()?);
         self.app = Some(app);
@@ -92,17 +90,13 @@ impl NodeCapsule {
 
     /// Where the application's output goes.
     pub fn log_file(&self) -> PathBuf {
-        self.config.control.state_dir.join("application.log")
+        method::output(&self.config)
     }
 
     /// Whether every configured port is bound.
     pub fn is_ready(&self) -> anyhow::Result<bool> {
         for spec in &self.config.service.ports {
-            let proto = match spec.proto {
-                Proto::Tcp => socks::Proto::Tcp,
-                Proto::Udp => socks::Proto::Udp,
-            };
-            if !socks::is_bound(&self.ns, proto, spec.port)? {
+            if !socks::is_bound(&self.ns, method::proto(spec.proto), spec.port)? {
                 return Ok(false);
             }
         }

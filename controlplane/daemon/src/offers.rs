@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Sender, bounded};
 use understudy_api::{Request, Response};
 use understudy_checkpoint::transfer::{Identity, Server, Source, Wanted};
-use understudy_checkpoint::{Generation, Store};
+use understudy_checkpoint::{Error, Generation, MethodKind, Pin, Store};
 use understudy_config::Config;
 
 use crate::control::NOT_NOW;
 use crate::keys::Keys;
+use crate::method;
 use crate::server::Call;
 
 /// The node that asks waits a little longer than this.
@@ -21,6 +22,7 @@ const MB: u64 = 1 << 20;
 
 struct Offers {
     store: Store,
+    method: MethodKind,
     calls: Sender<Call>,
     keys: Keys,
 }
@@ -33,16 +35,21 @@ pub fn serve(
     keys: Keys,
 ) -> anyhow::Result<Server> {
     let rate_bytes_s = config.checkpoint.transfer_mb_s * MB;
-    Ok(Server::start(config.me().address, Offers { store, calls, keys }, rate_bytes_s)?)
+    let offers = Offers { store, method: method::kind(config), calls, keys };
+    Ok(Server::start(config.me().address, offers, rate_bytes_s)?)
 }
 
 impl Source for Offers {
-    fn offer(&self, wanted: &Wanted) -> Result<Generation, String> {
+    fn offer(&self, wanted: &Wanted) -> Result<(Generation, Pin), String> {
+        if wanted.method != self.method {
+            let (theirs, ours) = (self.method, wanted.method);
+            return Err(Error::OtherMethod { theirs, ours }.to_string());
+        }
         let end = Instant::now() + LIMIT;
         let mut taken = false;
         loop {
-            match self.store.newest_that(|m| wanted.fits(m)) {
-                Ok(generation) => return Ok(generation),
+            match self.store.newest_pinned(|m| wanted.fits(m)) {
+                Ok(pinned) => return Ok(pinned),
                 Err(_) if taken => {
                     return Err("its checkpoint of now is of no use to this node".into());
                 }

@@ -5,10 +5,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context;
+use arrayvec::ArrayVec;
 use crossbeam::queue::ArrayQueue;
 use understudy_config::Config;
 use understudy_dpdk::clock::Clock;
-use understudy_dpdk::{Mbuf, Mempool, Port, PortConfig, RxQueue, TxQueue, vdev_attach};
+use understudy_dpdk::{
+    Mbuf, Mempool, Port, PortConfig, RX_QUEUES_MAX, RxQueues, TxQueue, vdev_attach,
+};
 use understudy_fastpath::adoption::AdoptAttrs;
 use understudy_fastpath::ports::{Burst, Frame, PortRole, Ports};
 use understudy_linux::adopt::{self, Adopter};
@@ -31,7 +34,7 @@ impl Frame for MbufFrame {
 
 struct Device {
     port: Port,
-    rx: RxQueue,
+    rx: RxQueues,
     tx: TxQueue,
 }
 
@@ -67,6 +70,26 @@ pub struct DpdkPorts {
     clock: NodeClock,
     capsule: Option<CapsuleLink>,
     scratch: understudy_dpdk::Burst,
+    chains_dropped: u64,
+}
+
+/// What the devices count beside the data path.
+#[derive(Clone, Debug, Default)]
+pub struct DeviceCounts {
+    /// Frames received on the client port, by queue.
+    client_rx: ArrayVec<u64, RX_QUEUES_MAX>,
+    /// Frames of several buffers that could not be brought into one: no buffer is as long.
+    chains_dropped: u64,
+}
+
+impl DeviceCounts {
+    /// Names and values.
+    pub fn iter(&self) -> impl Iterator<Item = (String, u64)> {
+        let queues = self.client_rx.iter().enumerate();
+        queues
+            .map(|(queue, frames)| (format!("client_rx_queue_{queue}"), *frames))
+            .chain([("rx_chains_dropped".to_string(), self.chains_dropped)])
+    }
 }
 
 /// One time for everything on this node: ns since 1970 at start, then the TSC. Never steps.
@@ -107,24 +130,35 @@ impl DpdkPorts {
         let host = format!(
             "net_af_packet_host,iface={HOST_INTERFACE},blocksz=65536,framesz=2048,framecnt=4096,qdisc_bypass=1"
         );
-        let with_capsule = |what, device: &str| {
-            capsule.as_ref().map(|_| open_device(what, device, &pool)).transpose()
+        let client = config.ports.client.rx_queues;
+        let with_capsule = |what, device: &str, rx_queues| {
+            capsule.as_ref().map(|_| open_device(what, device, rx_queues, &pool)).transpose()
         };
         Ok(DpdkPorts {
-            client: with_capsule("ports.client", &config.ports.client.device)?,
-            replica: open_device("ports.replica", &config.ports.replica.device, &pool)?,
-            host: with_capsule("the host port", &host)?,
+            client: with_capsule("ports.client", &config.ports.client.device, client)?,
+            replica: open_device("ports.replica", &config.ports.replica.device, 1, &pool)?,
+            host: with_capsule("the host port", &host, 1)?,
             pool,
             buffers: config.dpdk.mbufs - 1,
             clock,
             capsule,
             scratch: understudy_dpdk::Burst::new(),
+            chains_dropped: 0,
         })
     }
 
     /// Packet buffers that are free, and all of them.
     pub fn buffers(&self) -> (u32, u32) {
         (self.pool.available(), self.buffers)
+    }
+
+    /// What the devices have counted so far.
+    pub fn counts(&self) -> DeviceCounts {
+        let client = self.client.as_ref().map(|device| device.rx.received());
+        DeviceCounts {
+            client_rx: client.unwrap_or_default().iter().copied().collect(),
+            chains_dropped: self.chains_dropped,
+        }
     }
 
     /// The replica port's own MAC.
@@ -141,9 +175,10 @@ impl DpdkPorts {
     }
 }
 
-fn open_device(what: &str, device: &str, pool: &Mempool) -> anyhow::Result<Device> {
+fn open_device(what: &str, device: &str, rx_queues: u16, pool: &Mempool) -> anyhow::Result<Device> {
+    let plan = PortConfig { rx_queues, ..PortConfig::default() };
     let id = vdev_attach(device).with_context(|| format!("cannot open {what}"))?;
-    let (port, rx, tx) = Port::configure(id, &PortConfig::default(), pool)
+    let (port, rx, tx) = Port::configure(id, &plan, pool)
         .with_context(|| format!("cannot configure {what} ({device})"))?;
     Ok(Device { port, rx, tx })
 }
@@ -152,14 +187,18 @@ impl Ports for DpdkPorts {
     type Frame = MbufFrame;
 
     fn rx(&mut self, port: PortRole, out: &mut Burst<MbufFrame>) {
+        // A device gives bursts of this length.
+        debug_assert!(out.is_empty());
         let mut scratch = std::mem::take(&mut self.scratch);
         if let Some(device) = self.device(port) {
             device.rx.rx_burst(&mut scratch);
         }
         for mut mbuf in scratch.drain(..) {
             // A chain is one frame to everybody above; a device that makes one is made to copy.
-            if (mbuf.is_linear() || mbuf.linearize()) && out.try_push(MbufFrame(mbuf)).is_err() {
-                break;
+            if mbuf.is_linear() || mbuf.linearize() {
+                out.push(MbufFrame(mbuf));
+            } else {
+                self.chains_dropped += 1;
             }
         }
         self.scratch = scratch;

@@ -22,7 +22,7 @@ use understudy_seal::Keyring;
 
 use crate::capture::{Captures, Range};
 use crate::events::EventLog;
-use crate::{images, keys};
+use crate::{drain, images, keys};
 
 const CLIENTS_MAX: usize = 16;
 const IO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -65,8 +65,20 @@ impl Server {
         captures: Captures,
         events: EventLog,
     ) -> anyhow::Result<Server> {
+        Server::serve(path, captures, move |request| {
+            answer(request, &calls, ns.as_deref(), &view, &config, &events)
+        })
+    }
+
+    /// Listens, and answers what is not for the log by `answer`.
+    pub fn serve(
+        path: &Path,
+        captures: Captures,
+        answer: impl Fn(Request) -> Response + Send + Sync + 'static,
+    ) -> anyhow::Result<Server> {
         let listener = listen(path)?;
         let captures = Arc::new(captures);
+        let answer = Arc::new(answer);
         let clients = Arc::new(AtomicUsize::new(0));
         std::thread::Builder::new().name("api".into()).spawn(move || {
             for stream in listener.incoming() {
@@ -75,16 +87,11 @@ impl Server {
                     clients.fetch_sub(1, Ordering::AcqRel);
                     continue;
                 }
-                let (calls, ns, view) = (calls.clone(), ns.clone(), Arc::clone(&view));
-                let (config, captures) = (Arc::clone(&config), Arc::clone(&captures));
-                let events = events.clone();
+                let (answer, captures) = (Arc::clone(&answer), Arc::clone(&captures));
                 let done = Arc::clone(&clients);
                 let spawned =
                     std::thread::Builder::new().name("api-client".into()).spawn(move || {
-                        let served = serve(stream, &captures, |request| {
-                            answer(request, &calls, ns.as_deref(), &view, &config, &events)
-                        });
-                        if let Err(e) = served {
+                        if let Err(e) = serve(stream, &captures, |request| answer(request)) {
                             warn!("a client of the socket: {e}");
                         }
                         done.fetch_sub(1, Ordering::AcqRel);
@@ -111,8 +118,8 @@ fn serve(
     answer: impl FnOnce(Request) -> Response,
 ) -> std::io::Result<()> {
     let response = match server::read_request(&mut stream, IO_TIMEOUT)? {
-        Ok(Request::Capture { from_ns, to_ns, follow }) => {
-            return captures.serve(stream, Range { from_ns, to_ns, follow });
+        Ok(Request::Capture { from_ns, to_ns, follow, filter }) => {
+            return captures.serve(stream, Range { from_ns, to_ns, follow, filter });
         }
         Ok(request) => answer(request),
         Err(error) => error.into(),
@@ -163,6 +170,20 @@ fn answer(
         }
         _ => {}
     }
+    let state_dir = &config.control.state_dir;
+    match request {
+        Request::Drain if config.is_witness() => {
+            let text = "a witness serves nobody anyway";
+            ApiError::new(ErrorCode::Usage, text).into()
+        }
+        Request::Drain => drain::drain(state_dir, |request| ask(request, calls, config)),
+        Request::Undrain => drain::undrain(state_dir, |request| ask(request, calls, config)),
+        request => ask(request, calls, config),
+    }
+}
+
+/// The control plane's answer.
+fn ask(request: Request, calls: &Sender<Call>, config: &Config) -> Response {
     let keys = match request {
         Request::KeyReload => match keys::load(config) {
             Ok(Some(keys)) => Some(keys),

@@ -6,6 +6,7 @@ use understudy_api as api;
 use understudy_config::Config;
 use understudy_fastpath::command::{DataRole, Snapshot};
 use understudy_fastpath::sender::{EvictCause, Eviction, MemberChange};
+use understudy_fastpath::waits::{WAIT_BUCKETS, Waits};
 use understudy_proto::{ArbiterView, PeerView, TimelineKind, View};
 use understudy_seal::ChannelView;
 use understudy_wire::NodeId;
@@ -15,6 +16,7 @@ use understudy_wire::control::Role as WireRole;
 pub struct Facts<'a> {
     pub config: &'a Config,
     pub uptime_ms: u64,
+    pub drained: bool,
     pub app_pid: Option<i32>,
     pub timeline: Vec<api::TimelineEvent>,
     pub checkpoints: Option<api::Checkpoints>,
@@ -39,7 +41,7 @@ pub fn status(view: &View, snapshot: Option<&Snapshot>, facts: Facts<'_>) -> api
         not_ready_because.push("it follows no primary".into());
     }
     let service = &config.service;
-    api::Status {
+    let mut status = api::Status {
         cluster: config.cluster.name.clone(),
         node: config.me().name.clone(),
         node_id: config.me().id,
@@ -50,6 +52,7 @@ pub fn status(view: &View, snapshot: Option<&Snapshot>, facts: Facts<'_>) -> api
         epoch: view.epoch,
         primary: view.primary.and_then(|id| name(config, id)),
         ready: not_ready_because.is_empty(),
+        drained: facts.drained,
         not_ready_because,
         service: api::Service {
             name: service.name.clone(),
@@ -66,7 +69,10 @@ pub fn status(view: &View, snapshot: Option<&Snapshot>, facts: Facts<'_>) -> api
         peers: view.peers.iter().map(|p| peer(config, view, p, snapshot)).collect(),
         counters: counters(snapshot, facts.counters),
         timeline: facts.timeline,
-    }
+        ..api::Status::default()
+    };
+    status.conclude();
+    status
 }
 
 /// The role in the words of the CLI.
@@ -115,6 +121,15 @@ fn gate(config: &Config, view: &View, snapshot: Option<&Snapshot>) -> api::Gate 
         released: c.gate_released,
         released_zero_wait: c.gate_zero_wait,
         dropped: c.gate_fenced,
+        waits: snapshot.map(|s| waits(&s.gate_waits)).unwrap_or_default(),
+    }
+}
+
+fn waits(w: &Waits) -> api::Waits {
+    api::Waits {
+        bounds_ns: (0..WAIT_BUCKETS).filter_map(Waits::bound_ns).collect(),
+        counts: w.counts.to_vec(),
+        sum_ns: w.sum_ns,
     }
 }
 
@@ -151,6 +166,7 @@ fn peer(config: &Config, view: &View, p: &PeerView, snapshot: Option<&Snapshot>)
         in_commit_set: sender.is_some_and(|s| s.in_set()),
         evicted_because: sender.and_then(|s| s.eviction).map(|e| evicted(&e)),
         clone_ready: p.clone_ready,
+        electable: p.electable,
     }
 }
 

@@ -70,6 +70,8 @@ impl DeathProbe {
 
 /// How long [`App::kill`] waits for the kernel to tear the pid namespace down.
 const KILL_WAIT: Duration = Duration::from_secs(5);
+/// How long [`App::stop`] waits.
+const STOP_WAIT: Duration = Duration::from_secs(2);
 /// Size of the kernel's signal set on every architecture that this builds for.
 const SIGSET_BYTES: usize = 8;
 const CHILD_STACK_BYTES: usize = 256 * 1024;
@@ -136,6 +138,31 @@ impl App {
         let file =
             File::open(&path).map_err(|e| Error::os(format!("open {path}"), "mount /proc", e))?;
         Ok(DeathProbe(file))
+    }
+
+    /// Stops it with all its processes, until [`App::go_on`].
+    ///
+    /// # Errors
+    /// If one of them does not stop.
+    pub fn stop(&self) -> Result<()> {
+        let end = Instant::now() + STOP_WAIT;
+        loop {
+            let running: Vec<i32> = tree(self.pid).into_iter().filter(|&p| runs(p)).collect();
+            if running.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() > end {
+                let advice = "see dmesg: it may wait for a device";
+                let late = io::ErrorKind::TimedOut.into();
+                return Err(Error::os(format!("stop process {}", running[0]), advice, late));
+            }
+            for pid in running {
+                // SAFETY: takes plain numbers. One that has ended meanwhile and was reaped by its
+                // parent, all within this loop, is not there to be signalled.
+                unsafe { libc::kill(pid, libc::SIGSTOP) };
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Lets a restored application run that was left stopped, with all its processes.
@@ -224,6 +251,14 @@ impl Drop for App {
             let _ = keeper.join();
         }
     }
+}
+
+/// Neither stopped nor ended, as far as /proc shows.
+fn runs(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // Behind the name, in brackets, which may hold anything.
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    state.is_some_and(|state| !matches!(state, 'T' | 't' | 'Z' | 'X'))
 }
 
 /// Processes in one application at most; more are not followed.

@@ -161,6 +161,27 @@ pub enum Error {
         /// Its reason.
         reason: String,
     },
+    /// A connection of an image was not taken up.
+    #[error(
+        "the connection of {remote} was not taken up by the application within {waited_ms} ms: \
+         {reason}; see its log"
+    )]
+    NotTakenUp {
+        /// The client.
+        remote: std::net::SocketAddr,
+        /// How far it came.
+        reason: &'static str,
+        /// How long it was waited for.
+        waited_ms: u128,
+    },
+    /// A command of the operator's did not end in time.
+    #[error("{command} has not ended within {limit_ms} ms and was killed")]
+    HookTimeout {
+        /// Its program.
+        command: String,
+        /// How long it was given.
+        limit_ms: u128,
+    },
     /// Another tracer has the application.
     #[error(
         "thread {tid} of the application is traced by {tracer}, so it cannot be made to stand \

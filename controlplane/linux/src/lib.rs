@@ -10,6 +10,7 @@ pub mod adopt;
 pub mod capsule;
 mod error;
 pub mod health;
+pub mod hook;
 pub mod image;
 pub mod netns;
 mod nl;
@@ -22,6 +23,7 @@ pub mod rtnl;
 pub mod socks;
 pub mod space;
 pub mod standstill;
+pub mod wake;
 
 pub use error::{Error, Result};
 pub use poll::poll_fds;

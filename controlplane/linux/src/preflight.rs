@@ -1,53 +1,7 @@
 //! What the machine must offer before the daemon starts.
 
-use crate::{Error, Result, adopt};
-use std::{fmt, fs};
-
-/// Something this machine cannot do, in a sentence that says what to do about it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Problem {
-    /// The process lacks capabilities.
-    Capabilities(String),
-    /// The kernel cannot adopt connections, so clones cannot be hot.
-    Adoption(String),
-    /// Too few free huge pages.
-    HugePages(String),
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Problem::Capabilities(text) | Problem::Adoption(text) | Problem::HugePages(text) => {
-                f.write_str(text)
-            }
-        }
-    }
-}
-
-/// Everything wrong with this machine for a node that needs `hugepages_mb` of huge pages (0: it
-/// needs none) and, if `adoption`, hot clones.
-pub fn check(hugepages_mb: u64, adoption: bool) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    if let Err(e) = is_root_or_caps() {
-        problems.push(Problem::Capabilities(e.to_string()));
-    }
-    if adoption && let Err(e) = adopt::probe() {
-        problems.push(Problem::Adoption(e.to_string()));
-    }
-    if hugepages_mb > 0 {
-        match hugepages_free_mb() {
-            Ok(free) if free >= hugepages_mb => {}
-            Ok(free) => problems.push(Problem::HugePages(format!(
-                "{free} MB of huge pages are free and {hugepages_mb} MB are needed: reserve more, \
-                 for instance with sysctl vm.nr_hugepages={}",
-                (hugepages_mb - free).div_ceil(2)
-            ))),
-            Err(e) => problems.push(Problem::HugePages(e.to_string())),
-        }
-    }
-    problems
-}
+use crate::{Error, Result};
+use std::fs;
 
 /// Free huge pages of every size, in MB.
 pub fn hugepages_free_mb() -> Result<u64> {

@@ -113,6 +113,14 @@ pub fn stand_still<T: Send>(
     }
 }
 
+/// Whether every thread of the process `root` and of its descendants sleeps at this moment, waiting for
+/// something: none runs, is about to, or is in the middle of a read or write of a disk.
+#[must_use]
+pub fn is_asleep(root: i32) -> bool {
+    let sleeps = |tid| matches!(stat_state(tid), Some('S' | 'I' | 'Z' | 'X') | None);
+    tree(root).into_iter().all(|pid| tasks(pid).into_iter().all(sleeps))
+}
+
 /// While others stand still this thread should not wait for its turn; it ends soon.
 fn be_quick() {
     const FIRST: i32 = -20;
@@ -424,6 +432,20 @@ mod tests {
         assert!(matches!(refused, Error::TracerBusy { .. }), "{refused}");
         drop(guard);
         assert!(stand_still(shell.pid(), SOON, || ()).is_ok());
+    }
+
+    #[test]
+    fn who_works_is_not_asleep() {
+        let busy = Shell::start(COUNTS);
+        assert!(!is_asleep(busy.pid()));
+        drop(busy);
+        // It is being started, first.
+        let waits = Shell::start("echo ready; exec sleep 60");
+        let end = Instant::now() + SOON;
+        while !is_asleep(waits.pid()) && Instant::now() < end {
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert!(is_asleep(waits.pid()), "{:?}", stat_state(waits.pid()));
     }
 
     #[test]

@@ -189,6 +189,8 @@ pub struct Node {
     client_link: bool,
     replica_link: bool,
     impaired: bool,
+    /// An operator wants it to serve nobody.
+    withdrawn: bool,
 
     hold_down_until_ns: u64,
     suspected_ns: u64,
@@ -260,6 +262,7 @@ impl Node {
             client_link: false,
             replica_link: false,
             impaired: false,
+            withdrawn: false,
             hold_down_until_ns: 0,
             suspected_ns: now_ns,
             stand_ranked: false,
@@ -292,6 +295,17 @@ impl Node {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<u64> {
         self.timers.next_ns()
+    }
+
+    /// Whether it is between two states that last: electing, joining, taking over, handing over. What
+    /// the dataplane reports then is waited for.
+    #[must_use]
+    pub fn is_changing(&self) -> bool {
+        match &self.phase {
+            Phase::Idle | Phase::Follow => false,
+            Phase::Lead(lead) => !lead.gate_open || self.switchover.is_some(),
+            _ => true,
+        }
     }
 
     /// The durable epoch, as headers carry it.
@@ -418,6 +432,7 @@ impl Node {
             LocalFact::ClientLink(up) => self.client_link = up,
             LocalFact::ReplicaLink(up) => self.replica_link = up,
             LocalFact::Impaired(impaired) => self.impaired = impaired,
+            LocalFact::Withdrawn(is) => self.withdrawn = is,
             LocalFact::DataplaneStuck => {
                 if matches!(self.phase, Phase::Lead(_)) {
                     self.abdicate(now_ns, StepDownReason::DataplaneStuck, None);

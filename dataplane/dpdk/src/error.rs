@@ -50,6 +50,16 @@ pub enum Error {
     /// The port is configured already; it has one owner.
     #[error("{0} is in use already")]
     PortInUse(PortId),
+    /// The device has not that many receive queues.
+    #[error("{id} cannot have {wanted} receive queues: 1 to {max} are possible")]
+    RxQueues {
+        /// The port.
+        id: PortId,
+        /// What was asked for.
+        wanted: u16,
+        /// What can be had.
+        max: u16,
+    },
     /// Any other DPDK call that failed.
     #[error("{action} failed: {reason}")]
     Call {

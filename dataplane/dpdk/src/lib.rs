@@ -1,12 +1,12 @@
 //! Safe wrapper over the part of DPDK that Understudy uses: the environment abstraction layer
-//! (EAL), mbuf pools, mbufs, ports with one receive and one transmit queue, and a TSC clock.
+//! (EAL), mbuf pools, mbufs, ports, and a TSC clock.
 //!
 //! # Ownership
 //! - [`Eal`] is the process-wide initialisation. Everything else refuses to work without it.
 //! - A [`Mempool`] is a counted handle; the pool's memory itself lives until EAL is cleaned up.
 //! - An [`Mbuf`] is owned by exactly one place. Dropping it frees it, transmitting it moves it away.
-//! - [`Port`], [`RxQueue`] and [`TxQueue`] share one port: it is stopped and closed when the last of
-//!   the three is dropped. Each queue can be moved to the one thread that uses it.
+//! - [`Port`], [`RxQueues`] and [`TxQueue`] share one port: it is stopped and closed when the last of
+//!   the three is dropped. The queues can be moved to the one thread that uses them.
 //! - Dropping [`Eal`] calls `rte_eal_cleanup()` only when nothing that points into DPDK's memory is
 //!   left; otherwise the memory stays mapped, and the end of the process frees it.
 //!
@@ -34,6 +34,7 @@
 //! # }
 //! ```
 
+mod bpf;
 pub mod clock;
 mod eal;
 mod error;
@@ -41,8 +42,9 @@ mod mbuf;
 mod mempool;
 mod port;
 
+pub use bpf::{Instruction, PacketFilter};
 pub use eal::{Eal, PortId, ThreadRegistration, port_by_name, vdev_attach};
 pub use error::Error;
 pub use mbuf::{BURST, Burst, Mbuf};
 pub use mempool::{DEFAULT_DATA_ROOM_BYTES, Mempool};
-pub use port::{Port, PortConfig, PortStats, RxQueue, TxQueue};
+pub use port::{DeviceTime, Port, PortConfig, PortStats, RX_QUEUES_MAX, RxQueues, TxQueue};

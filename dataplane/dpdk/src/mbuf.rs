@@ -6,6 +6,8 @@ use std::slice;
 
 use arrayvec::ArrayVec;
 
+use crate::port::DeviceTime;
+
 /// Frames handled by one call of a queue.
 pub const BURST: usize = 32;
 
@@ -98,6 +100,17 @@ impl Mbuf {
         unsafe { slice::from_raw_parts_mut(self.data_ptr(), usize::from(self.data_len())) }
     }
 
+    /// Asks the CPU for the first bytes: a frame's headers are looked at soon after it came.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            // SAFETY: a hint, which reads nothing and faults at no address.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(self.data_ptr().cast()) };
+        }
+    }
+
     /// Length of [`Mbuf::bytes`].
     #[inline]
     #[allow(clippy::len_without_is_empty)] // it is below
@@ -128,6 +141,25 @@ impl Mbuf {
     pub fn linearize(&mut self) -> bool {
         // SAFETY: a live mbuf that is exclusively ours; the segments after the first are freed.
         self.is_linear() || unsafe { dpdk_sys::shim_mbuf_linearize(self.raw.as_ptr()) == 0 }
+    }
+
+    /// Copies the frame, whatever its segments, as far as `out` reaches; gives the bytes copied.
+    #[inline]
+    pub fn copy_to(&self, out: &mut [u8]) -> usize {
+        let len = u32::try_from(out.len()).unwrap_or(u32::MAX);
+        // SAFETY: a live mbuf whose segments are within their buffers; `len` bytes of `out` are ours.
+        unsafe { dpdk_sys::shim_mbuf_copy(self.raw.as_ptr(), out.as_mut_ptr(), len) as usize }
+    }
+
+    /// The device's time of reception, in its own ticks, if it stamped this frame.
+    #[inline]
+    pub fn device_time(&self, of: DeviceTime) -> Option<u64> {
+        let flags = field!(self, SHIM_MBUF_OFFSET_OL_FLAGS, u64);
+        // SAFETY: DeviceTime's invariant: an aligned field of 8 bytes in every mbuf's header, which is
+        // live and initialised.
+        let read =
+            || unsafe { self.raw.as_ptr().byte_add(of.offset as usize).cast::<u64>().read() };
+        (flags & of.flag != 0).then(read)
     }
 
     /// The largest length that [`Mbuf::resize`] can give.

@@ -1,9 +1,11 @@
-//! Ports with one receive and one transmit queue.
+//! Ports with receive queues that are polled in turn, and one transmit queue.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ptr;
 use std::sync::Arc;
+
+use arrayvec::ArrayVec;
 
 use crate::eal::{self, PortId};
 use crate::error::Error;
@@ -12,6 +14,10 @@ use crate::{BURST, Burst, Mbuf, Mempool};
 /// How a port is to be set up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortConfig {
+    /// Receive queues, 1..=[`RX_QUEUES_MAX`]; more than the device has is an error. The device
+    /// decides what comes to which: by a hash of addresses and ports where it can be told so,
+    /// else in its own way (`net_af_packet`: by flow, among its `qpairs`).
+    pub rx_queues: u16,
     /// Receive descriptors; adjusted to what the device allows.
     pub rx_desc: u16,
     /// Transmit descriptors; adjusted to what the device allows.
@@ -21,13 +27,25 @@ pub struct PortConfig {
     /// The MTU to set; `None` leaves the device's. A device that cannot change it is accepted.
     /// Drivers over a kernel interface change that interface's MTU.
     pub mtu: Option<u16>,
+    /// Let the device stamp frames, where it can: see [`Port::device_time`].
+    pub device_time: bool,
 }
 
 impl Default for PortConfig {
     fn default() -> PortConfig {
-        PortConfig { rx_desc: 1024, tx_desc: 1024, promiscuous: true, mtu: None }
+        PortConfig {
+            rx_queues: 1,
+            rx_desc: 1024,
+            tx_desc: 1024,
+            promiscuous: true,
+            mtu: None,
+            device_time: false,
+        }
     }
 }
+
+/// Receive queues that a port can be given.
+pub const RX_QUEUES_MAX: usize = 16;
 
 /// Counters of a port since it was started, as the driver keeps them (some keep few).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -64,10 +82,12 @@ impl Drop for Inner {
         let PortId(id) = self.id;
         let mut info = dpdk_sys::shim_eth_info {
             device: ptr::null_mut(),
+            rss_types: 0,
             min_rx_bufsize_bytes: 0,
             rx_queues_max: 0,
             tx_queues_max: 0,
             tx_multi_segs: 0,
+            rx_timestamp: 0,
         };
         // SAFETY: EAL runs, because `state.ports` holds this port; the lock serialises control
         // calls. The port is ours and its queues are no longer in use: this is the last reference.
@@ -94,13 +114,28 @@ type NotSync = PhantomData<Cell<()>>;
 pub struct Port {
     inner: Arc<Inner>,
     mac: [u8; 6],
+    device_time: Option<DeviceTime>,
     not_sync: NotSync,
 }
 
-/// The receive queue of a port; for one thread, to which it can be moved.
+/// Where received frames have the device's time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceTime {
+    /// Invariant: what DPDK gave for its timestamp field, which is 8 bytes inside every mbuf.
+    pub(crate) offset: i32,
+    pub(crate) flag: u64,
+}
+
+/// The receive queues of a port, polled in turn; for one thread, to which they can be moved.
+///
+/// Frames of one queue stay in their order. Between queues there is none but that of the polls.
 #[derive(Debug)]
-pub struct RxQueue {
+pub struct RxQueues {
     inner: Arc<Inner>,
+    /// Frames received, by queue.
+    received: ArrayVec<u64, RX_QUEUES_MAX>,
+    /// Whose turn it is.
+    next: usize,
     not_sync: NotSync,
 }
 
@@ -122,7 +157,7 @@ impl Port {
         id: PortId,
         cfg: &PortConfig,
         pool: &Mempool,
-    ) -> Result<(Port, RxQueue, TxQueue), Error> {
+    ) -> Result<(Port, RxQueues, TxQueue), Error> {
         let mut state = eal::running()?;
         let port = id.get();
         let check = |code: i32, action: &str| {
@@ -142,20 +177,39 @@ impl Port {
 
         let mut info = dpdk_sys::shim_eth_info {
             device: ptr::null_mut(),
+            rss_types: 0,
             min_rx_bufsize_bytes: 0,
             rx_queues_max: 0,
             tx_queues_max: 0,
             tx_multi_segs: 0,
+            rx_timestamp: 0,
         };
         let mut mac = [0; 6];
         let (mut rx_desc, mut tx_desc) = (cfg.rx_desc, cfg.tx_desc);
+        let mut time = DeviceTime { offset: 0, flag: 0 };
         // SAFETY: EAL runs and the port is valid and in no use (checked above); the lock serialises
         // control calls. Every out-pointer is a local of the type that the function writes. The pool
         // is alive, and `Inner` keeps it so while the queue can allocate from it.
         unsafe {
             check(dpdk_sys::shim_eth_info_get(port, &mut info), "reading the capabilities")?;
+            let queues_max = info.rx_queues_max.min(RX_QUEUES_MAX as u16);
+            if !(1..=queues_max).contains(&cfg.rx_queues) {
+                return Err(Error::RxQueues { id, wanted: cfg.rx_queues, max: queues_max });
+            }
             let multi_segs = i32::from(info.tx_multi_segs);
-            check(dpdk_sys::shim_eth_configure(port, multi_segs), "configuration")?;
+            let wants_time = cfg.device_time && info.rx_timestamp != 0;
+            if wants_time {
+                let code = dpdk_sys::shim_rx_timestamp_register(&mut time.offset, &mut time.flag);
+                check(code, "asking for a timestamp field")?;
+            }
+            let code = dpdk_sys::shim_eth_configure(
+                port,
+                cfg.rx_queues,
+                multi_segs,
+                info.rss_types,
+                wants_time.into(),
+            );
+            check(code, "configuration")?;
             if let Some(mtu) = cfg.mtu {
                 let action = format!("setting the MTU to {mtu} bytes");
                 optional(dpdk_sys::rte_eth_dev_set_mtu(port, mtu), &action)?;
@@ -164,8 +218,14 @@ impl Port {
             optional(code, "adjusting the number of descriptors")?;
             // -1 (SOCKET_ID_ANY) for a virtual device.
             let socket = dpdk_sys::rte_eth_dev_socket_id(port) as u32;
-            let code =
-                dpdk_sys::shim_eth_queues_setup(port, rx_desc, tx_desc, socket, pool.as_ptr());
+            let code = dpdk_sys::shim_eth_queues_setup(
+                port,
+                cfg.rx_queues,
+                rx_desc,
+                tx_desc,
+                socket,
+                pool.as_ptr(),
+            );
             check(code, "setting up the queues")?;
             check(dpdk_sys::rte_eth_dev_start(port), "starting")?;
         }
@@ -185,14 +245,20 @@ impl Port {
         drop(state);
         outcome?;
 
-        let rx = RxQueue { inner: Arc::clone(&inner), not_sync: PhantomData };
+        let rx = RxQueues {
+            inner: Arc::clone(&inner),
+            received: std::iter::repeat_n(0, usize::from(cfg.rx_queues)).collect(),
+            next: 0,
+            not_sync: PhantomData,
+        };
         let tx = TxQueue {
             inner: Arc::clone(&inner),
             multi_segs: info.tx_multi_segs != 0,
             dropped_frames: 0,
             not_sync: PhantomData,
         };
-        Ok((Port { inner, mac, not_sync: PhantomData }, rx, tx))
+        let device_time = (time.flag != 0).then_some(time);
+        Ok((Port { inner, mac, device_time, not_sync: PhantomData }, rx, tx))
     }
 
     /// The port's number.
@@ -203,6 +269,20 @@ impl Port {
     /// The MAC address that the device had when it was configured.
     pub fn mac(&self) -> [u8; 6] {
         self.mac
+    }
+
+    /// Where frames received here have the device's time; `None` if the device has none, or it was
+    /// not asked for.
+    pub fn device_time(&self) -> Option<DeviceTime> {
+        self.device_time
+    }
+
+    /// The device's clock now, in ticks of its own; `None` if it cannot be read.
+    pub fn device_clock(&self) -> Option<u64> {
+        let mut ticks = 0;
+        // SAFETY: the port is open while `inner` lives; one thread at a time, as in `stats`.
+        let code = unsafe { dpdk_sys::shim_eth_read_clock(self.inner.id.get(), &mut ticks) };
+        (code == 0).then_some(ticks)
     }
 
     /// The driver's counters; zeros if it keeps none. Not for every burst: some drivers go to the
@@ -241,32 +321,55 @@ impl Port {
     }
 }
 
-impl RxQueue {
+impl RxQueues {
     /// Receives into the free places of `out`, after what it holds, and returns how many came.
     ///
-    /// Never blocks. Give it an empty burst: some drivers receive only in multiples of 4 or 8.
+    /// Begins with another queue each time, and takes from the others what room is left: `out` is
+    /// not full only when every queue was empty at some moment of this call. Never blocks. Give it
+    /// an empty burst: some drivers receive only in multiples of 4 or 8.
     #[inline]
     pub fn rx_burst(&mut self, out: &mut Burst) -> usize {
         let held = out.len();
-        let free = BURST - held;
-        if free == 0 {
-            return 0;
+        let queues = self.received.len();
+        let first = self.next;
+        self.next = (first + 1) % queues;
+        for queue in (first..queues).chain(0..first) {
+            self.rx_burst_of(queue, out);
         }
-        // SAFETY: the port is started while `inner` lives, and `&mut self` of a !Sync type makes
-        // this the queue's only user. Mbuf is a transparent non-null pointer, and the `free` places
-        // after `held` are storage of the ArrayVec. The driver fills the first `received` of them,
-        // at most `free`, with mbufs that are the caller's alone: they satisfy Mbuf's invariant.
-        unsafe {
-            let frames = out.as_mut_ptr().add(held).cast::<*mut dpdk_sys::rte_mbuf>();
-            let received =
-                usize::from(dpdk_sys::shim_rx_burst(self.inner.id.get(), 0, frames, free as u16));
-            debug_assert!(received <= free);
-            out.set_len(held + received);
-            received
-        }
+        out.len() - held
     }
 
-    /// The port that this queue belongs to.
+    /// Receives from one queue into the free places of `out`.
+    #[inline]
+    fn rx_burst_of(&mut self, queue: usize, out: &mut Burst) {
+        let held = out.len();
+        let free = BURST - held;
+        if free == 0 {
+            return;
+        }
+        // SAFETY: the port is started while `inner` lives and has this queue, as `received` has one
+        // element for each; `&mut self` of a !Sync type makes this its only user. Mbuf is a
+        // transparent non-null pointer, and the `free` places after `held` are storage of the
+        // ArrayVec. The driver fills the first `received` of them, at most `free`, with mbufs that
+        // are the caller's alone: they satisfy Mbuf's invariant.
+        unsafe {
+            let frames = out.as_mut_ptr().add(held).cast::<*mut dpdk_sys::rte_mbuf>();
+            let id = self.inner.id.get();
+            let received =
+                usize::from(dpdk_sys::shim_rx_burst(id, queue as u16, frames, free as u16));
+            debug_assert!(received <= free);
+            out.set_len(held + received);
+            self.received[queue] += received as u64;
+        }
+        out[held..].iter().for_each(Mbuf::prefetch);
+    }
+
+    /// Frames received so far, by queue.
+    pub fn received(&self) -> &[u64] {
+        &self.received
+    }
+
+    /// The port that these queues belong to.
     pub fn port_id(&self) -> PortId {
         self.inner.id
     }

@@ -6,7 +6,7 @@ mod common;
 
 use common::net::{self, Peer};
 use common::transmit;
-use understudy_dpdk::{Burst, Eal, Mempool, Port, PortConfig, vdev_attach};
+use understudy_dpdk::{Burst, Eal, Error, Mempool, Port, PortConfig, vdev_attach};
 
 #[test]
 fn af_packet() {
@@ -71,6 +71,36 @@ fn af_packet() {
     // Closed and detached: the same device can be attached again.
     let id = vdev_attach(&format!("net_af_packet_{near},iface={near}")).expect("it attaches again");
     drop(Port::configure(id, &cfg, &pool).expect("it starts again"));
+    net::ip(&["link", "set", &far, "up"]);
+    several_queues(&near, &Peer::open(&far), &pool);
     drop(pool);
     drop(eal);
+}
+
+/// Flows spread over the queues; each flow keeps its order, and nothing is lost or doubled.
+fn several_queues(near: &str, peer: &Peer, pool: &Mempool) {
+    const QUEUES: u16 = 4;
+    const FLOWS: u8 = 64;
+    const ROUNDS: u8 = 8;
+    let id = vdev_attach(&format!("net_af_packet_q,iface={near},qpairs={QUEUES}")).unwrap();
+    let too_many = PortConfig { rx_queues: QUEUES + 1, ..PortConfig::default() };
+    let error = Port::configure(id, &too_many, pool).unwrap_err();
+    assert_eq!(error, Error::RxQueues { id, wanted: QUEUES + 1, max: QUEUES });
+    let cfg = PortConfig { rx_queues: QUEUES, ..PortConfig::default() };
+    let (_port, mut rx, _tx) = Port::configure(id, &cfg, pool).expect("it starts");
+
+    let mut order = vec![Vec::new(); usize::from(FLOWS)];
+    for round in 0..ROUNDS {
+        for flow in 0..FLOWS {
+            peer.send(&net::flow_frame(flow, round));
+        }
+        let count = usize::from(FLOWS);
+        let frames = net::receive_flows(&mut rx, count, 1000);
+        frames.into_iter().for_each(|(flow, round)| order[usize::from(flow)].push(round));
+    }
+    let all: Vec<u8> = (0..ROUNDS).collect();
+    order.iter().for_each(|rounds| assert_eq!(*rounds, all));
+    println!("frames by queue: {:?}", rx.received());
+    let used = rx.received().iter().filter(|frames| **frames > 0).count();
+    assert!(used > 1, "all flows came to one queue");
 }

@@ -6,8 +6,8 @@ mod common;
 use common::{frame, receive, transmit};
 use understudy_dpdk::clock::Clock;
 use understudy_dpdk::{
-    BURST, Burst, Eal, Error, Mempool, Port, PortConfig, ThreadRegistration, port_by_name,
-    vdev_attach,
+    BURST, Burst, Eal, Error, Instruction, Mempool, PacketFilter, Port, PortConfig,
+    ThreadRegistration, port_by_name, vdev_attach,
 };
 
 const MBUFS: u32 = 1023;
@@ -25,6 +25,7 @@ fn loopback() {
     pools_are_checked(&pool);
     mbufs_keep_within_their_room(&pool);
     dropping_frees(&pool);
+    filters_run_on_frames(&pool);
     ring_round_trip(&pool);
     queues_move_to_a_thread_and_keep_the_port(&pool);
     null_device(&pool);
@@ -87,6 +88,37 @@ fn pools_are_checked(pool: &Mempool) {
     assert_eq!(pool.clone().available(), MBUFS);
 }
 
+/// `ip`, as libpcap compiles it: a frame too short to say passes no filter.
+fn filters_run_on_frames(pool: &Mempool) {
+    let instruction =
+        |code, jump_true, jump_false, operand| Instruction { code, jump_true, jump_false, operand };
+    let ip = [
+        instruction(0x28, 0, 0, 12),
+        instruction(0x15, 0, 1, 0x800),
+        instruction(0x06, 0, 0, 262_144),
+        instruction(0x06, 0, 0, 0),
+    ];
+    let filter = PacketFilter::new(&ip).expect("DPDK has libpcap");
+    println!("rte_bpf runs machine code: {}", filter.is_native());
+    let mut frames = Burst::new();
+    for (ethertype, len) in [(0x800u16, 60), (0x806, 60), (0x800, 14), (0x800, 13)] {
+        let mut bytes = vec![1; len];
+        let field = &mut bytes[12..len.min(14)];
+        field.copy_from_slice(&ethertype.to_be_bytes()[..field.len()]);
+        frames.push(pool.alloc_copy(&bytes).expect("an mbuf"));
+    }
+    assert_eq!(filter.run(&mut frames)[..4], [true, false, true, false]);
+    let mut copied = [0; 20];
+    assert_eq!(frames[1].copy_to(&mut copied), 20);
+    assert_eq!(copied[..14], [&[1; 12][..], &[8, 6]].concat());
+    for bad in [&ip[..0], &ip[..2], &ip[..1]] {
+        let error = PacketFilter::new(bad).unwrap_err();
+        assert!(matches!(error, Error::BadArgument { .. }), "{error}");
+    }
+    let far = [instruction(0x05, 0, 0, 7), instruction(0x06, 0, 0, 0)];
+    assert!(PacketFilter::new(&far).is_err());
+}
+
 fn mbufs_keep_within_their_room(pool: &Mempool) {
     let room = usize::from(DATA_ROOM_BYTES);
     let mut mbuf = pool.alloc().expect("an mbuf");
@@ -138,7 +170,13 @@ fn ring_round_trip(pool: &Mempool) {
     let again = vdev_attach("net_ring_loop").unwrap_err();
     assert!(again.to_string().contains("exists already"), "{again}");
 
-    let cfg = PortConfig { rx_desc: 256, tx_desc: 256, promiscuous: true, mtu: Some(1400) };
+    let cfg = PortConfig {
+        rx_desc: 256,
+        tx_desc: 256,
+        mtu: Some(1400),
+        device_time: true,
+        ..PortConfig::default()
+    };
     let (port, mut rx, mut tx) = Port::configure(id, &cfg, pool).expect("it starts");
     assert_eq!(Port::configure(id, &cfg, pool).unwrap_err(), Error::PortInUse(id));
     assert!(port.link_up());

@@ -350,6 +350,8 @@ impl Apply {
             }
             (RecordKind::SynAck | RecordKind::Audit, Mode::Primary)
             | (RecordKind::Epoch | RecordKind::Checkpoint, _) => true,
+            // Of a capture-only node, which replicates nothing: whoever sent it is mistaken.
+            (RecordKind::LinkFrame, _) => true,
         }
     }
 

@@ -11,6 +11,7 @@ use crate::audit::Divergence;
 use crate::counters::Counters;
 use crate::flows::FlowSeed;
 use crate::sender::{MemberChange, PEERS_MAX, Peer};
+use crate::waits::Waits;
 
 /// A control message's bytes.
 pub type ControlBody = ArrayVec<u8, CONTROL_LEN_MAX>;
@@ -240,6 +241,8 @@ pub struct Snapshot {
     pub gate_waiting: usize,
     /// Of these, those that no checkpoint taken so far covers; 0 unless commit is by checkpoint.
     pub gate_uncovered: usize,
+    /// How long frames have waited there.
+    pub gate_waits: Waits,
     /// The newest checkpoint that covers output is not stored by enough replicas yet.
     pub cover_pending: bool,
     /// The newest checkpoint that the log speaks of and this node stores.

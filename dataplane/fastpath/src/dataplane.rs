@@ -45,6 +45,7 @@ use crate::ports::{BURST, Burst, Frame, Outbox, PortRole, Ports};
 use crate::receiver::Receiver;
 use crate::retained::Retained;
 use crate::sender::{PEERS_MAX, Sender, SenderConfig};
+use crate::waits::Waits;
 
 /// Bursts taken from one port in one poll.
 const BURSTS_PER_POLL: usize = 4;
@@ -142,6 +143,12 @@ enum Role {
     Fenced,
 }
 
+/// Output at the gate.
+struct Waiting<F> {
+    since_ns: u64,
+    frame: F,
+}
+
 /// Another node on the replica network.
 struct ReplicaNeighbor {
     node: NodeId,
@@ -165,7 +172,8 @@ pub struct Dataplane<P: Ports> {
     diverged_at_ns: u64,
     /// End of the log before the notes at its end, and the end of these.
     notes_at_end: (Position, Position),
-    gate: Gate<P::Frame>,
+    gate: Gate<Waiting<P::Frame>>,
+    waits: Waits,
     retained: Retained<P::Frame>,
     kept: Kept<P::Frame>,
     owed: owed::Owed,
@@ -206,6 +214,7 @@ impl<P: Ports> Dataplane<P> {
             diverged_at_ns: 0,
             notes_at_end: (0, 0),
             gate: Gate::new(config.gate_frames_max),
+            waits: Waits::default(),
             retained: Retained::new(config.retained_frames_max),
             kept: Kept::new(),
             owed: owed::Owed::default(),

@@ -11,6 +11,7 @@ pub mod audit;
 pub mod command;
 pub mod counters;
 pub mod dataplane;
+pub mod device_clock;
 pub mod flows;
 pub mod gate;
 pub mod kept;
@@ -20,6 +21,7 @@ pub mod receiver;
 pub mod retained;
 pub mod sender;
 pub mod tsclock;
+pub mod waits;
 
 /// Nanoseconds in a millisecond.
 pub const MS: u64 = 1_000_000;

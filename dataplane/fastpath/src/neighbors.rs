@@ -1,16 +1,24 @@
 //! Who has which MAC on the client side, learned from the log; answers the clone's questions.
 
 use std::collections::HashMap;
+use std::hash::BuildHasher;
 use std::net::IpAddr;
 
-use understudy_wire::frame::Mac;
+use ahash::RandomState;
+use understudy_wire::frame::{ETHERTYPE_IPV4, Ethernet, Mac, be32};
 use understudy_wire::neighbor::{Solicitation, build_answer, learn};
 use understudy_wire::tcp::SmallFrame;
 
+/// A power of two.
+const RECENT: usize = 1024;
+
 /// A bounded table of neighbours.
 pub struct Neighbors {
-    table: HashMap<IpAddr, Mac>,
+    table: HashMap<IpAddr, Mac, RandomState>,
     capacity: usize,
+    /// What was learned last, IPv4 only, by the end of the address: most frames say again what one
+    /// before them did.
+    recent: Box<[(u32, Mac); RECENT]>,
     /// MAC of the newest frame: a router's, when the question is for an address never seen.
     newest: Option<Mac>,
 }
@@ -18,15 +26,32 @@ pub struct Neighbors {
 impl Neighbors {
     /// A table of at most `capacity` entries.
     pub fn new(capacity: usize) -> Neighbors {
-        Neighbors { table: HashMap::with_capacity(capacity), capacity, newest: None }
+        Neighbors {
+            table: HashMap::with_capacity_and_hasher(capacity, hasher()),
+            capacity,
+            recent: Box::new([(0, [0; 6]); RECENT]),
+            newest: None,
+        }
     }
 
     /// Learns from a client frame. A full table keeps what it has.
     pub fn observe(&mut self, frame: &[u8]) {
+        if let Some((ip, mac)) = ipv4_source(frame)
+            && self.recent[ip as usize % RECENT] == (ip, mac)
+        {
+            self.newest = Some(mac);
+            return;
+        }
         let Some((ip, mac)) = learn(frame) else { return };
         self.newest = Some(mac);
-        if self.table.len() < self.capacity || self.table.contains_key(&ip) {
+        if let Some(known) = self.table.get_mut(&ip) {
+            *known = mac;
+        } else if self.table.len() < self.capacity {
             self.table.insert(ip, mac);
+        }
+        if let IpAddr::V4(ip) = ip {
+            let ip = u32::from(ip);
+            self.recent[ip as usize % RECENT] = (ip, mac);
         }
     }
 
@@ -42,5 +67,58 @@ impl Neighbors {
     /// Where frames for `ip` go: to it, or to whoever was heard last, a router perhaps.
     pub fn mac(&self, ip: IpAddr) -> Option<Mac> {
         self.table.get(&ip).copied().or(self.newest)
+    }
+}
+
+/// A fast one that strangers cannot aim at: keyed from the standard library's random state.
+fn hasher() -> RandomState {
+    let random = std::hash::RandomState::new();
+    let [a, b, c, d] = [0u8, 1, 2, 3].map(|n| random.hash_one(n));
+    RandomState::with_seeds(a, b, c, d)
+}
+
+/// The sender of an IPv4 packet, where `learn` would find it.
+fn ipv4_source(frame: &[u8]) -> Option<(u32, Mac)> {
+    let eth = Ethernet::parse(frame)?;
+    (eth.ethertype == ETHERTYPE_IPV4).then_some((be32(frame, 26)?, eth.src))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use understudy_wire::neighbor::build_announcement;
+
+    /// An IPv4 packet without payload.
+    fn packet(ip: u32, mac: Mac) -> Vec<u8> {
+        let mut frame = vec![0, 0, 0x5e, 0, 1, 1];
+        frame.extend(mac);
+        frame.extend([8, 0, 0x45, 0, 0, 20, 0, 0, 0, 0, 64, 6, 0, 0]);
+        frame.extend(ip.to_be_bytes());
+        frame.extend([10, 0, 0, 1]);
+        frame
+    }
+
+    proptest! {
+        /// The short way changes nothing: as if every frame were looked up.
+        #[test]
+        fn whoever_spoke_last_with_an_address_has_it(
+            frames in prop::collection::vec((0u32..6, 0u8..3, any::<bool>()), 1..100),
+        ) {
+            let mut neighbors = Neighbors::new(4);
+            let mut model = std::collections::HashMap::<u32, Mac>::new();
+            for (n, owner, arp) in frames {
+                // Some share a place among the recent ones.
+                let (ip, mac) = (0x0a00_0001 + (n % 3) + (n / 3) * RECENT as u32, [2, 0, 0, 0, 0, owner]);
+                let announced = build_announcement(std::net::Ipv4Addr::from(ip).into(), mac);
+                let arp = announced.filter(|_| arp).map(|frame| frame.to_vec());
+                neighbors.observe(&arp.unwrap_or_else(|| packet(ip, mac)));
+                if model.len() < 4 || model.contains_key(&ip) {
+                    model.insert(ip, mac);
+                }
+                let expected = model.get(&ip).copied().unwrap_or(mac);
+                prop_assert_eq!(neighbors.mac(std::net::Ipv4Addr::from(ip).into()), Some(expected));
+            }
+        }
     }
 }

@@ -360,6 +360,8 @@ fn output_stuck_in_the_device() -> (Rig, Rig) {
     a.give(PortRole::Host, from_server(srv(0), cli(0), ACK, 500, b"stale"));
     exchange(&mut a, &mut b, 5);
     assert_eq!(a.counter("gate_released"), 2, "it has left the gate");
+    let waits = a.dp.snapshot(a.now_ns).gate_waits;
+    assert_eq!(waits.counts.iter().sum::<u64>(), 2, "each wait is counted once");
     (a, b)
 }
 

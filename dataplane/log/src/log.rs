@@ -171,19 +171,34 @@ impl CaptureLog {
         payload: &[u8],
         floor: Position,
     ) -> Result<Position, LogError> {
+        self.append_with(kind, timestamp_ns, payload.len(), floor, |out| {
+            out.copy_from_slice(payload);
+        })
+    }
+
+    /// As [`CaptureLog::append`], of `len` bytes that `fill` writes in their place.
+    #[inline]
+    pub fn append_with(
+        &mut self,
+        kind: RecordKind,
+        timestamp_ns: u64,
+        len: usize,
+        floor: Position,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<Position, LogError> {
         debug_assert_eq!(self.end, self.boundary, "append to a log cut in mid-record");
-        if payload.len() > RECORD_PAYLOAD_MAX {
+        if len > RECORD_PAYLOAD_MAX {
             return Err(LogError::TooLong);
         }
-        let stored = stored_len(payload.len());
+        let stored = stored_len(len);
         self.make_room(self.end + stored as u64, floor)?;
-        let header = RecordHeader { len: payload.len() as u32, kind, timestamp_ns };
+        let header = RecordHeader { len: len as u32, kind, timestamp_ns };
         let at = self.end;
         self.mark(at, self.told.end_records);
         let out = self.ring.slice_mut(at, stored);
         out[..RECORD_HEADER_LEN].copy_from_slice(&header.encode());
-        let (body, padding) = out[RECORD_HEADER_LEN..].split_at_mut(payload.len());
-        body.copy_from_slice(payload);
+        let (body, padding) = out[RECORD_HEADER_LEN..].split_at_mut(len);
+        fill(body);
         padding.fill(0);
         self.end += stored as u64;
         self.boundary = self.end;

@@ -51,6 +51,20 @@ impl Filter {
         &self.text
     }
 
+    /// The program, one instruction after the other: code, jumps if true and if false, operand. Nothing
+    /// where everything passes.
+    pub fn instructions(&self) -> Vec<(u16, u8, u8, u32)> {
+        let all = self.program.iter().flat_map(BpfProgram::get_instructions);
+        // The fields are private; what they print as is not.
+        let fields = |text: String| {
+            let mut words = text.split(' ');
+            let mut next = || words.next().and_then(|word| word.parse::<u32>().ok());
+            let (code, jump_true, jump_false, operand) = (next()?, next()?, next()?, next()?);
+            Some((code as u16, jump_true as u8, jump_false as u8, operand))
+        };
+        all.filter_map(|instruction| fields(instruction.to_string())).collect()
+    }
+
     /// Whether everything passes.
     pub fn is_empty(&self) -> bool {
         self.program.is_none()

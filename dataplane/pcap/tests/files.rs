@@ -267,3 +267,12 @@ fn tshark_and_capinfos_agree() {
         assert!(infos.contains(part), "{part} is not in\n{infos}");
     }
 }
+
+#[test]
+fn a_filter_is_a_program_for_others_to_run() {
+    let program = Filter::compile("ip").unwrap().instructions();
+    let (codes, last): (Vec<u16>, _) = (program.iter().map(|i| i.0).collect(), program.last());
+    assert_eq!(codes, [0x28, 0x15, 0x06, 0x06], "ldh, jeq, ret, ret: {program:?}");
+    assert_eq!((program[0].3, program[1].3, last.map(|i| i.3)), (12, 0x800, Some(0)));
+    assert!(Filter::compile("").unwrap().instructions().is_empty());
+}

@@ -31,6 +31,8 @@ pub enum RecordKind {
     /// A checkpoint was taken, and output waits for the replicas to store it; the payload is a
     /// [`CheckpointRecord`].
     Checkpoint = 5,
+    /// A frame of a link that a capture-only node listens to; the payload begins with a [`LinkFrame`].
+    LinkFrame = 16,
 }
 
 impl RecordKind {
@@ -41,6 +43,7 @@ impl RecordKind {
             3 => Some(RecordKind::Audit),
             4 => Some(RecordKind::Epoch),
             5 => Some(RecordKind::Checkpoint),
+            16 => Some(RecordKind::LinkFrame),
             _ => None,
         }
     }
@@ -110,6 +113,40 @@ impl RecordHeader {
 /// Bytes a record with such a payload takes in the log.
 pub const fn stored_len(payload_len: usize) -> usize {
     (RECORD_HEADER_LEN + payload_len).next_multiple_of(8)
+}
+
+/// What is before the frame in the payload of [`RecordKind::LinkFrame`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinkFrame {
+    /// Bytes that the frame had on the wire; fewer may be kept.
+    pub wire_len: u32,
+    /// Number of the link.
+    pub link: u8,
+    /// When the device says that it received it, ns since 1970, where that is known. The record's own
+    /// time is the software's: it never decreases, whatever devices say.
+    pub device_ns: Option<u64>,
+}
+
+/// Bytes of a [`LinkFrame`].
+pub const LINK_FRAME_HEADER_LEN: usize = 16;
+
+impl LinkFrame {
+    /// What the payload begins with.
+    pub fn encode(&self) -> [u8; LINK_FRAME_HEADER_LEN] {
+        let mut out = [0; LINK_FRAME_HEADER_LEN];
+        out[0..4].copy_from_slice(&self.wire_len.to_le_bytes());
+        out[4] = self.link;
+        out[8..16].copy_from_slice(&self.device_ns.unwrap_or(0).to_le_bytes());
+        out
+    }
+
+    /// Reads a payload; gives the frame's bytes too.
+    pub fn decode(payload: &[u8]) -> Option<(LinkFrame, &[u8])> {
+        let (head, frame) = payload.split_first_chunk::<LINK_FRAME_HEADER_LEN>()?;
+        let wire_len = u32::from_le_bytes([head[0], head[1], head[2], head[3]]);
+        let ns = u64::from_le_bytes(head[8..16].try_into().ok()?);
+        Some((LinkFrame { wire_len, link: head[4], device_ns: (ns != 0).then_some(ns) }, frame))
+    }
 }
 
 /// Payload of [`RecordKind::Epoch`].
@@ -187,6 +224,13 @@ mod tests {
             if let Ok(h) = RecordHeader::decode(&bytes) {
                 prop_assert!(h.len as usize <= RECORD_PAYLOAD_MAX);
             }
+        }
+
+        #[test]
+        fn link_frame_round_trip(wire_len: u32, link: u8, ns in 1u64.., known: bool, frame: Vec<u8>) {
+            let head = LinkFrame { wire_len, link, device_ns: known.then_some(ns) };
+            let payload = [&head.encode()[..], &frame].concat();
+            prop_assert_eq!(LinkFrame::decode(&payload), Some((head, &frame[..])));
         }
 
         #[test]

@@ -5,7 +5,7 @@
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use understudy_dpdk::clock::Clock;
-use understudy_dpdk::{Mbuf, Mempool, Port, PortConfig, RxQueue, TxQueue, vdev_attach};
+use understudy_dpdk::{Mbuf, Mempool, Port, PortConfig, RxQueues, TxQueue, vdev_attach};
 use understudy_fastpath::adoption::AdoptAttrs;
 use understudy_fastpath::ports::{Burst, Frame, PortRole, Ports};
 use understudy_perf::world::{Replicas, World};
@@ -44,7 +44,7 @@ impl Frame for MbufFrame {
 
 struct Queues {
     _port: Port,
-    rx: RxQueue,
+    rx: RxQueues,
     tx: TxQueue,
 }
 

@@ -3,8 +3,8 @@
 use understudy_api::codec::LineBuffer;
 use understudy_api::stream::{Piece, PieceBuffer};
 use understudy_api::{
-    ApiError, ByteList, Conn, ConnImage, ConnImages, ConnSocket, Conns, ErrorCode, Events, KeyPath,
-    KeyPeer, Keys, Peer, REQUEST_BYTES_MAX, Request, Response, Status, SwitchoverDone,
+    ApiError, ByteList, Conn, ConnImage, ConnImages, ConnSocket, Conns, Drained, ErrorCode, Events,
+    KeyPath, KeyPeer, Keys, Peer, REQUEST_BYTES_MAX, Request, Response, Status, SwitchoverDone,
     TimelineEvent, decode_request, decode_response, encode_request, encode_response,
 };
 use understudy_fuzz::{corpus_file, fuzz, mutated};
@@ -25,10 +25,17 @@ fn requests() -> Vec<Vec<u8>> {
         Request::ConnImages { client: "[fd00::7]:4711".parse().ok() },
         Request::Switchover { to: None },
         Request::Switchover { to },
+        Request::Drain,
+        Request::Undrain,
         Request::KeyStatus,
         Request::KeyReload,
         Request::Events { since_seq: Some(u64::MAX), since_ns: None, wait_ms: 1 },
-        Request::Capture { from_ns: Some(u64::MAX), to_ns: Some(0), follow: true },
+        Request::Capture {
+            from_ns: Some(u64::MAX),
+            to_ns: Some(0),
+            follow: true,
+            filter: Some("host ::1".into()),
+        },
     ];
     requests.iter().map(encode_request).chain(recorded("requests.jsonl")).collect()
 }
@@ -52,6 +59,7 @@ fn responses() -> Vec<Vec<u8>> {
         Response::from(conns),
         Response::from(images),
         Response::from(SwitchoverDone { took_ms: 12, ..Default::default() }),
+        Response::from(Drained { was_primary: true, ..Default::default() }),
         Response::from(keys),
         Response::from(Events { events: vec![TimelineEvent::default()], ..Default::default() }),
         Response::from(ApiError::new(ErrorCode::Runtime, "a sentence")),

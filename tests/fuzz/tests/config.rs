@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use understudy_config::Config;
+use understudy_config::{Config, NodeFile};
 use understudy_fuzz::{Rng, fuzz, mutated};
 
 fn seeds() -> Vec<Vec<u8>> {
@@ -70,6 +70,39 @@ fn configurations() {
                 let said = error.to_string();
                 assert!(said.starts_with("node.toml:"), "where is it? {said}");
                 assert!(!said.contains('\n'), "more than one line: {said}");
+            }
+        }
+    });
+    println!("{understood} configurations were accepted, {refused} refused");
+}
+
+#[test]
+fn capture_only_nodes() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/capture/tap.toml");
+    let text = std::fs::read_to_string(path).expect("a shipped configuration");
+    let lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    let seeds = [lines.collect::<Vec<_>>().join("\n").into_bytes()];
+    let (mut understood, mut refused) = (0, 0);
+    fuzz("capture config", 20, |rng| {
+        let mut bytes = if rng.one_in(2) { mutated(rng, &seeds) } else { seeds[0].clone() };
+        for _ in 0..rng.below(3) {
+            edit_value(rng, &mut bytes);
+        }
+        match NodeFile::parse(&String::from_utf8_lossy(&bytes), "node.toml") {
+            Ok(file) => {
+                understood += 1;
+                assert!(file.socket().is_absolute());
+                if let NodeFile::Capture(node) = file {
+                    assert!(node.capture.keep_mb >= 2 * u64::from(node.capture.segment_mb));
+                    let again = toml::to_string(&node).expect("a configuration is TOML");
+                    let parsed = NodeFile::parse(&again, "again.toml").ok();
+                    assert_eq!(parsed, Some(NodeFile::Capture(node)));
+                }
+            }
+            Err(error) => {
+                refused += 1;
+                let said = error.to_string();
+                assert!(said.starts_with("node.toml:") && !said.contains('\n'), "{said}");
             }
         }
     });

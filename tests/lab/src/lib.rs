@@ -17,14 +17,17 @@ pub mod frame;
 pub mod impair;
 pub mod ledger;
 pub mod liar;
+pub mod mix;
 pub mod node;
 pub mod pattern;
 pub mod plain;
 pub mod proc;
 pub mod scenario;
+pub mod screens;
 pub mod server;
 pub mod stream;
 pub mod sys;
+pub mod tap;
 pub mod topology;
 
 pub use capture::Capture;

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use understudy_api::{Events, Response, Role, Status, TimelineEvent, decode_response};
+use understudy_api::{Events, Response, Role, Status, TimelineEvent, Verdict, decode_response};
 
 use crate::proc::{self, Proc};
 use crate::sys::{self, unix_ns};
@@ -507,6 +507,20 @@ impl Trio {
     pub fn revive(&mut self, lab: &Lab, member: Member) -> Result<()> {
         lab.restore_all_links(member)?;
         self.node(member).start()
+    }
+
+    /// Waits until every running node says that the service is protected.
+    pub fn wait_protected(&mut self) -> Result<()> {
+        for node in self.nodes.iter_mut().filter(|node| node.process.is_some()) {
+            let mut line = String::new();
+            let said = cmd::wait_until("protected", READY_TIMEOUT, || {
+                let status = node.status()?;
+                line = status.verdict_line();
+                Ok(status.verdict == Verdict::Protected)
+            });
+            said.with_context(|| format!("node {} says: {line}", node.member))?;
+        }
+        Ok(())
     }
 
     /// Stops all that run; gives their exit codes.

@@ -57,6 +57,23 @@ pub fn spawn_in_netns<T: Send + 'static>(
         .spawn(move || enter_netns(&netns).map(|()| work()))
 }
 
+/// Lets this process have so many files open.
+///
+/// # Errors
+/// If the hard limit is lower, and may not be raised.
+pub fn allow_open_files(count: u64) -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is of the type that is written.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    if limit.rlim_cur >= count {
+        return Ok(());
+    }
+    limit.rlim_cur = count;
+    limit.rlim_max = limit.rlim_max.max(count);
+    // SAFETY: reads `limit`, which lives.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }).map(drop)
+}
+
 /// Sends a signal to one process. A process that is gone is not an error.
 pub fn kill(pid: u32, signal: i32) -> io::Result<()> {
     let pid = libc::pid_t::try_from(pid)

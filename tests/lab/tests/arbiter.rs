@@ -28,6 +28,7 @@ fn ready() -> Option<(Scenario, Task)> {
         Counter { target: vip4(REDIS), key: "count".into(), pause: Duration::from_millis(2) };
     let task = plan.start(&scenario.lab.client_netns()).unwrap();
     task.wait_progress(50, STALL_MAX).unwrap();
+    scenario.trio.wait_protected().unwrap();
     Some((scenario, task))
 }
 
@@ -43,6 +44,8 @@ fn wait_shared(scenario: &mut Scenario, primary: Member) {
 /// Waits until the primary is the only one named and serves without a replica.
 fn wait_alone(scenario: &mut Scenario, primary: Member) {
     wait_named(scenario, primary, &[primary.name()], true);
+    let verdict = scenario.trio.node(primary).status().unwrap().verdict_line();
+    assert!(verdict.contains("exposed because") && verdict.contains("serves alone"), "{verdict}");
 }
 
 fn wait_named(scenario: &mut Scenario, primary: Member, members: &[&str], alone: bool) {

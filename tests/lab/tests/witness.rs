@@ -35,6 +35,7 @@ fn ready() -> Option<(Scenario, Task)> {
         Counter { target: vip4(REDIS), key: "count".into(), pause: Duration::from_millis(2) };
     let task = plan.start(&scenario.lab.client_netns()).unwrap();
     task.wait_progress(50, STALL_MAX).unwrap();
+    scenario.trio.wait_protected().unwrap();
     Some((scenario, task))
 }
 

@@ -61,7 +61,7 @@ pub struct Outcome {
 }
 
 /// Seeds that each run of the tests goes through, and within which planted bugs must be caught.
-pub const SEEDS_TESTED: u64 = 1500;
+pub const SEEDS_TESTED: u64 = 900;
 
 /// The profile of a seed when they take turns.
 pub fn profile_of(seed: u64) -> Profile {

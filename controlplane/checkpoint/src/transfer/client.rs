@@ -81,8 +81,21 @@ pub fn fetch(
     store: &Store,
     progress: &Progress,
 ) -> Result<Fetched> {
-    let begun = Instant::now();
     progress.connected(stream.try_clone().ok());
+    let fetched = fetch_over(stream, identity, wanted, store, progress);
+    // The other end must not think that more is wanted.
+    progress.connected(None);
+    fetched
+}
+
+fn fetch_over(
+    stream: TcpStream,
+    identity: &Identity,
+    wanted: &Wanted,
+    store: &Store,
+    progress: &Progress,
+) -> Result<Fetched> {
+    let begun = Instant::now();
     let mut link = Link::open(stream, End::Client, identity, SILENCE)?;
     link.set_patience(OFFER_SILENCE)?;
     link.say(&Ask::Offer(wanted.clone()))?;

@@ -14,7 +14,7 @@ pub use server::{Server, Source};
 
 use serde::{Deserialize, Serialize};
 
-use crate::manifest::{Manifest, Mark, Reign};
+use crate::manifest::{Manifest, Mark, MethodKind, Reign};
 
 /// What a checkpoint must be, to be of use to who asks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,13 +28,17 @@ pub struct Wanted {
     pub least: Option<Mark>,
     /// Its barrier is not after this.
     pub position_max: u64,
+    /// How it was taken.
+    #[serde(default)]
+    pub method: MethodKind,
 }
 
 impl Wanted {
-    /// One of this history, from which the log can be had.
+    /// One of this history, taken by CRIU, from which the log can be had.
     #[must_use]
     pub fn new(floor_min: u64, reigns: Vec<Reign>) -> Wanted {
-        Wanted { floor_min, reigns, least: None, position_max: u64::MAX }
+        let method = MethodKind::default();
+        Wanted { floor_min, reigns, least: None, position_max: u64::MAX, method }
     }
 
     /// Whether a checkpoint is of use: recent enough, and nothing in it that turned out not to be
@@ -47,7 +51,8 @@ impl Wanted {
             self.reigns.contains(newest) && next.is_none_or(|next| manifest.position <= next.start);
         let is_enough = self.least.is_none_or(|least| manifest.mark() >= least);
         let recent = manifest.floor >= self.floor_min && is_enough;
-        recent && manifest.position <= self.position_max && is_history
+        let usable = manifest.method == self.method && manifest.position <= self.position_max;
+        recent && usable && is_history
     }
 }
 
@@ -102,5 +107,8 @@ mod tests {
         ] {
             assert_eq!(wanted.fits(&manifest(reigns, floor, position)), fits, "{reigns:?}");
         }
+        let (sound, method) = (manifest(&[reign(2, 0)], 50, 100), MethodKind::Hooks);
+        assert!(!Wanted { method, ..wanted.clone() }.fits(&sound));
+        assert!(Wanted { method, ..wanted }.fits(&Manifest { method, ..sound }));
     }
 }

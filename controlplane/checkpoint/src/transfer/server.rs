@@ -13,6 +13,7 @@ use understudy_seal::stream::End;
 use super::link::{Identity, Link, transfer};
 use super::{Answer, Ask, Wanted};
 use crate::error::{Error, Result, file};
+use crate::pins::Pin;
 use crate::store::{Generation, MANIFEST};
 
 const CLIENTS_MAX: usize = 4;
@@ -23,11 +24,12 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Where the checkpoints come from.
 pub trait Source: Send + Sync + 'static {
-    /// The newest checkpoint that fits, or why there is none. May take one.
+    /// The newest checkpoint that fits, or why there is none. May take one. It stays while the pin
+    /// does: until the node that asks has it, or takes nothing of it any more.
     ///
     /// # Errors
     /// For the node that asks.
-    fn offer(&self, wanted: &Wanted) -> std::result::Result<Generation, String>;
+    fn offer(&self, wanted: &Wanted) -> std::result::Result<(Generation, Pin), String>;
 
     /// Who this node is, with the keys of now.
     fn identity(&self) -> Identity;
@@ -124,7 +126,7 @@ impl<S: Source> Shared<S> {
     /// Until the client hangs up.
     fn serve(&self, stream: TcpStream) -> Result<()> {
         let mut link = Link::open(stream, End::Server, &self.source.identity(), SILENCE)?;
-        let (mut offered, mut answered) = (None, false);
+        let (mut offered, mut answered): (Option<(Generation, Pin)>, bool) = (None, false);
         loop {
             let ask = match link.hear() {
                 Ok(ask) => ask,
@@ -135,10 +137,10 @@ impl<S: Source> Shared<S> {
             answered = true;
             match (ask, &offered) {
                 (Ask::Offer(wanted), _) => offered = self.offer(&mut link, &wanted)?,
-                (Ask::File { path, from }, Some(generation)) => {
-                    self.send_file(&mut link, generation, &path, from)?;
+                (Ask::File { path, from }, Some((generation, pin))) => {
+                    self.send_file(&mut link, (generation, pin), &path, from)?;
                 }
-                (Ask::Age, Some(generation)) => {
+                (Ask::Age, Some((generation, _))) => {
                     let age_us = u64::try_from(generation.manifest.age().as_micros());
                     link.say(&Answer::Age { age_us: age_us.unwrap_or(u64::MAX) })?;
                 }
@@ -147,15 +149,15 @@ impl<S: Source> Shared<S> {
         }
     }
 
-    fn offer(&self, link: &mut Link, wanted: &Wanted) -> Result<Option<Generation>> {
+    fn offer(&self, link: &mut Link, wanted: &Wanted) -> Result<Option<(Generation, Pin)>> {
         match self.source.offer(wanted) {
-            Ok(generation) => {
+            Ok((generation, pin)) => {
                 let path = generation.dir.join(MANIFEST);
                 let meta = path.metadata().map_err(file("look at", &path))?;
                 let (number, manifest_len) = (generation.number, meta.len());
                 tracing::info!(peer = link.peer, "checkpoint {number} is asked for");
                 link.say(&Answer::Offer { generation: number, manifest_len })?;
-                Ok(Some(generation))
+                Ok(Some((generation, pin)))
             }
             Err(why) => {
                 link.say(&Answer::Refused { why })?;
@@ -164,14 +166,21 @@ impl<S: Source> Shared<S> {
         }
     }
 
-    fn send_file(&self, link: &mut Link, of: &Generation, path: &str, from: u64) -> Result<()> {
+    fn send_file(
+        &self,
+        link: &mut Link,
+        (of, pin): (&Generation, &Pin),
+        path: &str,
+        from: u64,
+    ) -> Result<()> {
+        pin.moved();
         if path != MANIFEST && !of.manifest.files.iter().any(|entry| entry.path == path) {
             return link.say(&Answer::Refused { why: format!("there is no file {path}") });
         }
         let full = of.dir.join(path);
         let mut opened = match File::open(&full) {
             Ok(opened) => opened,
-            // Newer ones took its place meanwhile.
+            // Put aside, or it moved too slowly and newer ones took its place.
             Err(e) => return link.say(&Answer::Refused { why: format!("{path}: {e}") }),
         };
         let len = opened.metadata().map_err(file("look at", &full))?.len().saturating_sub(from);
@@ -184,6 +193,7 @@ impl<S: Source> Shared<S> {
                 return Err(transfer(format!("{path} became shorter")));
             }
             left -= sent;
+            pin.moved();
             self.served.bytes.fetch_add(sent, Ordering::Relaxed);
             self.pace.sent(sent);
         }

@@ -1,5 +1,6 @@
 //! `understudy capture`: what clients sent, as tcpdump would show or write it, from the capture log.
 
+mod offline;
 mod session;
 pub mod when;
 
@@ -11,10 +12,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Args;
-use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use understudy_api::client::ClientError;
-use understudy_api::stream::PieceBuffer;
+use understudy_api::stream::{DiskRead, PieceBuffer};
 use understudy_api::{ApiError, Capturing, ErrorCode, Request, Response, client};
 use understudy_pcap::{Filter, Recorder, Rotation};
 
@@ -31,7 +31,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(10);
 pub const AFTER_HELP: &str = "\
 What is captured: every frame that clients sent to the service, as the primary logged it, and the
 SYN-ACKs of its kernel. What else the service sends is not in the log. From a replica or a witness
-it is the same log.
+it is the same log. A node that only captures: every frame of its links, live or from its disk, of
+which only that is read which time and filter (hosts, ports, protocols) do not exclude.
 
 TIME: 12:00, 12:00:05.25, 2026-11-25T12:00 (local), with Z or an offset, @SECONDS, -5m.
 FILTER: tcpdump's (man pcap-filter), such as: host 10.0.0.7 and tcp port 6379";
@@ -71,6 +72,9 @@ pub struct CaptureArguments {
     /// Go on with what comes after the past range
     #[arg(long)]
     follow: bool,
+    /// Read the segments of a capture-only node in DIR, without its daemon
+    #[arg(long, value_name = "DIR", conflicts_with = "follow")]
+    directory: Option<PathBuf>,
     /// Accepted for habit's sake: addresses and ports are never turned into names
     #[arg(short, action = clap::ArgAction::Count)]
     n: u8,
@@ -78,15 +82,6 @@ pub struct CaptureArguments {
     // Takes the place of the global one, whose short form is the snap length here.
     #[arg(id = "socket", long, value_name = "SOCKET")]
     _socket: Option<PathBuf>,
-}
-
-/// The document of `capture`.
-#[derive(Serialize)]
-pub struct Document<'a> {
-    pub ok: bool,
-    pub capture: &'a Summary,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<&'a ApiError>,
 }
 
 /// How a capture went.
@@ -113,20 +108,43 @@ pub fn capture(
     match begin(arguments, json, socket, timeout) {
         Ok((mut session, mut stream)) => {
             let ended = stream.run(&mut session);
-            let finished = session.finish().map_err(Into::into);
-            let error = [ended, finished].into_iter().find_map(Result::err).and_then(Ended::error);
-            Captured { summary: Some(session.summary().clone()), error }
+            end(session, ended)
         }
         Err(error) => error.into(),
     }
 }
 
-fn begin(
+/// The same of a directory; nobody is asked.
+pub fn capture_directory(arguments: &CaptureArguments, json: bool, directory: &Path) -> Captured {
+    let begun = prepare(arguments, json)
+        .and_then(|(filter, stop)| offline::begin(arguments, directory, filter, stop));
+    match begun {
+        Ok((mut session, mut reading)) => {
+            let ended = reading.run(&mut session);
+            end(session, ended)
+        }
+        Err(error) => error.into(),
+    }
+}
+
+fn end(mut session: Session, ended: Result<(), Ended>) -> Captured {
+    let finished = session.finish().map_err(Into::into);
+    let error = [ended, finished].into_iter().find_map(Result::err).and_then(Ended::error);
+    Captured { summary: Some(session.summary().clone()), error }
+}
+
+impl CaptureArguments {
+    /// The segments that are read without a daemon.
+    pub fn directory(&self) -> Option<&Path> {
+        self.directory.as_deref()
+    }
+}
+
+/// What is wrong with the command line is said before anybody is asked.
+fn prepare(
     arguments: &CaptureArguments,
     json: bool,
-    socket: &Path,
-    timeout: Duration,
-) -> Result<(Session, Stream), ApiError> {
+) -> Result<(Filter, Arc<AtomicBool>), ApiError> {
     let usage = |text: String| ApiError::new(ErrorCode::Usage, text);
     let to_stdout = arguments.write.as_deref().is_none_or(|name| name == Path::new("-"));
     if json && to_stdout {
@@ -140,7 +158,6 @@ fn begin(
         return Err(usage("a pipe is one file: -C and -G need -w FILE".into()));
     }
     let filter = Filter::compile(&arguments.filter.join(" ")).map_err(|e| usage(e.to_string()))?;
-    let request = request(arguments).map_err(usage)?;
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         // The second one ends it at once, in case the first waits for a pipe that nobody reads.
@@ -148,14 +165,34 @@ fn begin(
             .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)));
         watched.map_err(|e| ApiError::new(ErrorCode::Runtime, e.to_string()))?;
     }
+    Ok((filter, stop))
+}
+
+fn begin(
+    arguments: &CaptureArguments,
+    json: bool,
+    socket: &Path,
+    timeout: Duration,
+) -> Result<(Session, Stream), ApiError> {
+    let (filter, stop) = prepare(arguments, json)?;
+    let request = request(arguments).map_err(|text| ApiError::new(ErrorCode::Usage, text))?;
     let (from, stream, rest) = ask(socket, &request, timeout)?;
-    let now_ns = now_ns();
-    let sink = sink(arguments, &from, &filter, now_ns)
-        .map_err(|e| ApiError::new(ErrorCode::Runtime, e.to_string()))?;
-    let count_max = arguments.count.unwrap_or(u64::MAX);
-    let session = Session::new(&from, filter, arguments.snap_len, count_max, sink, now_ns);
+    let session = session(arguments, &from, filter)?;
     let stream = Stream { stream, pieces: PieceBuffer::new(rest), stop };
     Ok((session, stream))
+}
+
+/// What becomes of what is read.
+fn session(
+    arguments: &CaptureArguments,
+    from: &Capturing,
+    filter: Filter,
+) -> Result<Session, ApiError> {
+    let now_ns = now_ns();
+    let sink = sink(arguments, from, &filter, now_ns)
+        .map_err(|e| ApiError::new(ErrorCode::Runtime, e.to_string()))?;
+    let count_max = arguments.count.unwrap_or(u64::MAX);
+    Ok(Session::new(from, filter, arguments.snap_len, count_max, sink, now_ns))
 }
 
 /// What is asked of the daemon.
@@ -174,7 +211,10 @@ fn request(arguments: &CaptureArguments) -> Result<Request, String> {
     }
     let from_ns = from_ns.or(to_passed.then_some(0));
     let follow = arguments.follow || from_ns.is_none() || to_ns.is_some() && !to_passed;
-    Ok(Request::Capture { from_ns, to_ns, follow })
+    // For a node with a disk to look into: what cannot match need not be read there.
+    let filter = arguments.filter.join(" ");
+    let filter = (from_ns.is_some() && !filter.trim().is_empty()).then_some(filter);
+    Ok(Request::Capture { from_ns, to_ns, follow, filter })
 }
 
 fn ask(
@@ -221,6 +261,7 @@ fn now_ns() -> u64 {
 enum Ended {
     Sink(SinkError),
     Daemon(String),
+    Stopped,
 }
 
 impl Ended {
@@ -229,6 +270,7 @@ impl Ended {
         match self {
             Self::Sink(e) if e.is_broken_pipe() => None,
             Self::Sink(e) => Some(ApiError::new(ErrorCode::Runtime, e.to_string())),
+            Self::Stopped => None,
             Self::Daemon(text) => Some(ApiError::new(ErrorCode::Unreachable, text)),
         }
     }
@@ -290,6 +332,22 @@ impl Stream {
     }
 }
 
+/// How much of the disk a query read.
+fn disk_text(read: &DiskRead) -> String {
+    let mut out = format!(
+        "{} of {} segments, {} of {} blocks in them read from disk, {} bytes\n",
+        read.segments_read,
+        read.segments_read + read.segments_skipped,
+        read.blocks_read,
+        read.blocks_read + read.blocks_skipped,
+        read.bytes_read
+    );
+    if read.damaged > 0 {
+        out.push_str(&format!("{} blocks or segments could not be read\n", read.damaged));
+    }
+    out
+}
+
 /// The summary on stderr, as tcpdump's.
 pub fn text(summary: &Summary) -> String {
     use std::fmt::Write as _;
@@ -308,6 +366,9 @@ pub fn text(summary: &Summary) -> String {
         summary.dropped,
         if summary.dropped == 1 { "" } else { "s" }
     );
+    if let Some(read) = &summary.disk {
+        out.push_str(&disk_text(read));
+    }
     if summary.not_logged > 0 {
         let _ = writeln!(
             out,

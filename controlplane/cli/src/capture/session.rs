@@ -5,12 +5,12 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 use understudy_api::Capturing;
-use understudy_api::stream::Piece;
+use understudy_api::stream::{DiskRead, Piece};
 use understudy_pcap::{
     Direction, Filter, Interface, Packet, Recorder, RotateError, Section, Statistics, line,
 };
 use understudy_wire::record::{
-    CheckpointRecord, EpochRecord, RECORD_HEADER_LEN, RecordHeader, RecordKind,
+    CheckpointRecord, EpochRecord, LinkFrame, RECORD_HEADER_LEN, RecordHeader, RecordKind,
 };
 
 use super::when;
@@ -40,6 +40,16 @@ pub struct Summary {
     pub taken_back: u64,
     /// Files begun.
     pub files: u32,
+    /// Packets that a device stamped.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub device_stamped: u64,
+    /// What the node read of its segments.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk: Option<DiskRead>,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// Where packets go.
@@ -84,7 +94,9 @@ pub struct Session {
     sink: Option<Sink>,
     counted: Summary,
     /// Of each interface: seen, let pass.
-    interfaces: [(u64, u64); 2],
+    interfaces: Vec<(u64, u64)>,
+    /// A node that captures links: their number is the interface's.
+    is_of_links: bool,
     start_ns: u64,
     newest_ns: u64,
     /// To be said at the next packet.
@@ -95,6 +107,15 @@ pub struct Session {
     notes: BTreeMap<u64, Vec<String>>,
 }
 
+/// What is written of a packet.
+struct Seen<'a> {
+    interface: u32,
+    timestamp_ns: u64,
+    wire_len: u32,
+    bytes: &'a [u8],
+    direction: Direction,
+}
+
 /// What a file says about where it is from.
 pub fn section(from: &Capturing, filter: &Filter, snap_len: u32) -> Section {
     let interface = |name: &str, description: String| Interface {
@@ -103,21 +124,49 @@ pub fn section(from: &Capturing, filter: &Filter, snap_len: u32) -> Section {
         filter: filter.text().into(),
         snap_len,
     };
+    if !from.links.is_empty() {
+        return links_section(from, interface);
+    }
     let clients = format!(
         "frames that clients sent, from the capture log of node {}; client port {}; timestamps: {}",
         from.node, from.device, from.clock
     );
     let service = "SYN-ACKs of the primary's kernel; nothing else that the service sends is logged";
     Section {
-        application: format!(
-            "understudy {} (understudyd {})",
-            env!("CARGO_PKG_VERSION"),
-            from.version
-        ),
+        application: application(from),
         os: "Linux".into(),
         comment: format!("capture log of node {}", from.node),
         interfaces: vec![interface("clients", clients), interface("service", service.into())],
     }
+}
+
+/// Of a node that captures links.
+fn links_section(from: &Capturing, interface: impl Fn(&str, String) -> Interface) -> Section {
+    let filter = match from.node_filter.as_str() {
+        "" => String::new(),
+        filter => format!("; captured are only frames that match: {filter}"),
+    };
+    let link = |device: &String| {
+        // The kernel's interface (iface=, rx_iface_in=), or the device.
+        let argument = |a: &str| {
+            a.split_once('=').filter(|(k, _)| k.contains("iface")).map(|(_, v)| v.to_owned())
+        };
+        let name = device.split(',').skip(1).find_map(argument);
+        let name = name.unwrap_or_else(|| device.split(',').next().unwrap_or(device).to_owned());
+        let description =
+            format!("{device} at node {}; timestamps: {}{filter}", from.node, from.clock);
+        interface(&name, description)
+    };
+    Section {
+        application: application(from),
+        os: "Linux".into(),
+        comment: format!("captured by node {}", from.node),
+        interfaces: from.links.iter().map(link).collect(),
+    }
+}
+
+fn application(from: &Capturing) -> String {
+    format!("understudy {} (understudyd {})", env!("CARGO_PKG_VERSION"), from.version)
 }
 
 impl Session {
@@ -136,7 +185,8 @@ impl Session {
             nodes: from.nodes.clone(),
             sink: Some(sink),
             counted: Summary::default(),
-            interfaces: [(0, 0); 2],
+            interfaces: vec![(0, 0); from.links.len().max(2)],
+            is_of_links: !from.links.is_empty(),
             start_ns: now_ns,
             newest_ns: 0,
             comments: VecDeque::new(),
@@ -165,6 +215,7 @@ impl Session {
                 }
             }
             Piece::Alive { not_logged } => self.counted.not_logged = not_logged,
+            Piece::Read(read) => self.counted.disk = Some(read),
             Piece::End => return Ok(true),
         }
         Ok(false)
@@ -182,8 +233,9 @@ impl Session {
                 RecordKind::Checkpoint => self.checkpoint(payload)?,
                 // Between the nodes: no packet, and several a second.
                 RecordKind::Audit => {}
-                RecordKind::ClientFrame => self.packet(CLIENTS, &header, payload)?,
-                RecordKind::SynAck => self.packet(SERVICE, &header, payload)?,
+                RecordKind::ClientFrame => self.frame(CLIENTS, &header, payload)?,
+                RecordKind::SynAck => self.frame(SERVICE, &header, payload)?,
+                RecordKind::LinkFrame => self.link_frame(&header, payload)?,
             }
             at += header.stored_len();
             self.at = position + at as u64;
@@ -231,42 +283,61 @@ impl Session {
         Ok(())
     }
 
-    fn packet(
+    fn frame(
         &mut self,
         interface: u32,
         header: &RecordHeader,
         frame: &[u8],
     ) -> Result<(), SinkError> {
+        let direction = if interface == CLIENTS { Direction::In } else { Direction::Out };
+        let wire_len = frame.len() as u32;
+        let timestamp_ns = header.timestamp_ns;
+        self.packet(&Seen { interface, timestamp_ns, wire_len, bytes: frame, direction })
+    }
+
+    fn link_frame(&mut self, header: &RecordHeader, payload: &[u8]) -> Result<(), SinkError> {
+        let (head, bytes) = LinkFrame::decode(payload).ok_or(SinkError::Record)?;
+        // A link that the node does not have any more is shown as its last one.
+        let interface = u32::from(head.link).min(self.interfaces.len() as u32 - 1);
+        self.counted.device_stamped += u64::from(head.device_ns.is_some());
+        self.packet(&Seen {
+            interface,
+            timestamp_ns: head.device_ns.unwrap_or(header.timestamp_ns),
+            wire_len: head.wire_len,
+            bytes,
+            direction: Direction::In,
+        })
+    }
+
+    fn packet(&mut self, seen: &Seen<'_>) -> Result<(), SinkError> {
+        let (interface, timestamp_ns) = (seen.interface, seen.timestamp_ns);
         self.counted.received += 1;
         self.interfaces[interface as usize].0 += 1;
-        if !self.filter.matches(frame) {
+        if !self.filter.matches(seen.bytes) {
             self.counted.filtered += 1;
             return Ok(());
         }
         self.counted.captured += 1;
         self.interfaces[interface as usize].1 += 1;
-        self.newest_ns = header.timestamp_ns;
-        self.start_ns = self.start_ns.min(header.timestamp_ns);
+        self.newest_ns = timestamp_ns;
+        self.start_ns = self.start_ns.min(timestamp_ns);
         let counted = self.statistics();
         match &mut self.sink {
             Some(Sink::Recorder(recorder)) => {
                 let packet = Packet {
                     interface,
-                    timestamp_ns: header.timestamp_ns,
-                    wire_len: frame.len() as u32,
-                    bytes: &frame[..frame.len().min(self.snap_len)],
-                    direction: Some(if interface == CLIENTS {
-                        Direction::In
-                    } else {
-                        Direction::Out
-                    }),
+                    timestamp_ns,
+                    wire_len: seen.wire_len,
+                    bytes: &seen.bytes[..seen.bytes.len().min(self.snap_len)],
+                    direction: Some(seen.direction),
                     comments: self.comments.make_contiguous(),
                 };
                 recorder.packet(&packet, || counted)?;
                 self.comments.clear();
             }
             Some(Sink::Lines(out)) => {
-                writeln!(out, "{} {}", when::clock(header.timestamp_ns), line(frame, frame.len()))?;
+                let text = line(seen.bytes, seen.wire_len as usize);
+                writeln!(out, "{} {text}", when::clock(timestamp_ns))?;
             }
             None => {}
         }
@@ -289,7 +360,8 @@ impl Session {
                 comments: Vec::new(),
             }
         };
-        vec![of(CLIENTS), of(SERVICE)]
+        let count = if self.is_of_links { self.interfaces.len() } else { 2 };
+        (0..count as u32).map(of).collect()
     }
 
     /// Nothing more has come: who reads along shall see what there is.

@@ -1,5 +1,6 @@
 //! Taking a checkpoint, step by step: get ready, hold, dump, release, keep. A step that fails or
-//! takes too long ends it; the application goes on whatever happens.
+//! takes too long ends it; the application goes on whatever happens. An application that cannot be
+//! saved at this moment is released, and held again a moment later, so often.
 //!
 //! A primary's may hold what is not committed: a node may need it to become the replica that
 //! commits it. Whoever uses a checkpoint judges whether all of it is history.
@@ -16,12 +17,16 @@ use understudy_fastpath::command::Barrier;
 
 use super::*;
 use crate::checkpointer::{Checkpointer, Done, Job};
-use crate::{keys::Keys, offers, server::Call};
+use crate::{keys::Keys, method, offers, server::Call};
 
 /// How long the data path may take to hold.
 const HOLD_LIMIT_NS: u64 = 1_000 * MS;
 /// What failed is tried again after this.
 const RETRY_NS: u64 = 1_000 * MS;
+
+/// An application that could not be saved goes on for so long, and longer each time.
+const MOMENT_NS: u64 = 20 * MS;
+const MOMENTS_MAX: u32 = 40;
 
 /// Refusals that another moment may change.
 const UNDER_WAY: &str = "a checkpoint is under way";
@@ -30,6 +35,10 @@ pub const NOT_NOW: [&str; 2] = [UNDER_WAY, TAKEOVER];
 
 /// How far a checkpoint has come.
 enum Stage {
+    /// The application goes on until then.
+    Wait {
+        until_ns: u64,
+    },
     Prepare,
     /// It waits for a health check, whose connection is none of the application's.
     Quiet {
@@ -48,6 +57,8 @@ enum Stage {
 struct UnderWay {
     stage: Stage,
     begun_ns: u64,
+    /// So many moments were not the right ones.
+    moments: u32,
     /// Who asked for it, if anybody did.
     answer: Option<Sender<Response>>,
 }
@@ -159,7 +170,7 @@ impl Control {
             }
         }
         self.hold_if_quiet(now_ns);
-        self.watch_hold(now_ns);
+        self.watch_stage(now_ns);
         self.protect_committed();
     }
 
@@ -208,7 +219,8 @@ impl Control {
         taking.submit(Job::Prepare)?;
         taking.last_ns = now_ns;
         taking.last_handshakes = handshakes;
-        taking.under_way = Some(UnderWay { stage: Stage::Prepare, begun_ns: now_ns, answer });
+        let stage = Stage::Prepare;
+        taking.under_way = Some(UnderWay { stage, begun_ns: now_ns, moments: 0, answer });
         Ok(())
     }
 
@@ -269,6 +281,10 @@ impl Control {
                     Err(text) => self.end_checkpoint(now_ns, Err(text)),
                 }
             }
+            (Done::NotNow(text), Stage::Dump { .. }) => {
+                self.release();
+                self.wait_a_moment(now_ns, text);
+            }
             (Done::Kept(result), Stage::Keep) => self.end_checkpoint(now_ns, result),
             (Done::Prepared(Err(text)) | Done::Dumped(Err(text)), _) => {
                 self.end_checkpoint(now_ns, Err(text));
@@ -299,7 +315,8 @@ impl Control {
     /// The application is about to stand still for a checkpoint, or does.
     pub(super) fn stands_still(&self) -> bool {
         let under_way = self.taking.as_ref().and_then(|t| t.under_way.as_ref());
-        under_way.is_some_and(|u| !matches!(u.stage, Stage::Prepare | Stage::Keep))
+        under_way
+            .is_some_and(|u| !matches!(u.stage, Stage::Wait { .. } | Stage::Prepare | Stage::Keep))
     }
 
     /// A checkpoint would be of use; a primary leaves it to a clone, as always.
@@ -311,9 +328,25 @@ impl Control {
         self.begin_checkpoint(now_ns, None)
     }
 
+    /// It is tried again, but not for ever.
+    fn wait_a_moment(&mut self, now_ns: u64, text: String) {
+        let under_way = self.taking.as_mut().and_then(|t| t.under_way.as_mut());
+        let Some(under_way) = under_way else { return };
+        under_way.moments += 1;
+        let moments = under_way.moments;
+        if moments >= MOMENTS_MAX {
+            let text = format!("{text} ({moments} moments were tried)");
+            return self.end_checkpoint(now_ns, Err(text));
+        }
+        debug!("checkpoint: {text}");
+        under_way.stage = Stage::Wait { until_ns: now_ns + MOMENT_NS * u64::from(moments) };
+        self.count("checkpoint_moments_missed");
+    }
+
     fn dumped(&mut self, now_ns: u64, barrier: &Barrier, held_us: u64, dumped: Dumped) {
         let unix_ns = dumped.taken.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
         let manifest = Manifest {
+            method: method::kind(&self.config),
             cluster: self.config.cluster.name.clone(),
             node: self.config.me().name.clone(),
             taken_unix_ns: u64::try_from(unix_ns).unwrap_or(u64::MAX),
@@ -342,13 +375,26 @@ impl Control {
         }
     }
 
-    fn watch_hold(&mut self, now_ns: u64) {
-        let under_way = self.taking.as_ref().and_then(|t| t.under_way.as_ref());
-        let Some(Stage::Hold { since_ns }) = under_way.map(|u| &u.stage) else { return };
-        if now_ns > *since_ns + HOLD_LIMIT_NS {
-            self.release();
-            let text = "the data path did not come to a barrier";
-            self.end_checkpoint(now_ns, Err(text.into()));
+    fn watch_stage(&mut self, now_ns: u64) {
+        let under_way = self.taking.as_mut().and_then(|t| t.under_way.as_mut());
+        let Some(under_way) = under_way else { return };
+        match under_way.stage {
+            Stage::Hold { since_ns } if now_ns > since_ns + HOLD_LIMIT_NS => {
+                self.release();
+                let text = "the data path did not come to a barrier";
+                self.end_checkpoint(now_ns, Err(text.into()));
+            }
+            Stage::Wait { until_ns } if now_ns >= until_ns => {
+                under_way.stage = Stage::Prepare;
+                let ready = match self.no_checkpoint_because() {
+                    Some(why) => Err(why.into()),
+                    None => self.submit_checkpoint_job(Job::Prepare),
+                };
+                if let Err(text) = ready {
+                    self.end_checkpoint(now_ns, Err(text));
+                }
+            }
+            _ => {}
         }
     }
 

@@ -13,6 +13,12 @@ impl Control {
                 }
                 Request::Switchover { to } => self.start_switchover(now_ns, to, call.answer),
                 Request::Checkpoint => self.ask_checkpoint(now_ns, call.answer),
+                Request::Drain => {
+                    let _ = call.answer.send(self.withdraw(now_ns, true));
+                }
+                Request::Undrain => {
+                    let _ = call.answer.send(self.withdraw(now_ns, false));
+                }
                 Request::KeyStatus => {
                     let _ = call.answer.send(self.key_view().into());
                 }
@@ -26,6 +32,22 @@ impl Control {
                 | Request::Capture { .. } => {}
             }
         }
+    }
+
+    /// From now on this node stands for no election, or does again.
+    fn withdraw(&mut self, now_ns: u64, drained: bool) -> Response {
+        let me = self.config.me();
+        let was_primary = self.node.view(now_ns).primary == Some(me.id);
+        let node = me.name.clone();
+        if self.withdrawn != drained {
+            let epoch = self.node.view(now_ns).epoch;
+            let name = if drained { "drained" } else { "undrained" };
+            self.note(now_ns, epoch, name, "by an operator".into());
+        }
+        self.withdrawn = drained;
+        self.node.handle_local(now_ns, LocalFact::Withdrawn(drained));
+        self.done(now_ns);
+        Drained { node, drained, was_primary, switchover: None }.into()
     }
 
     /// Both paths change their keys, or none does.
@@ -119,6 +141,7 @@ impl Control {
         let mut counters: BTreeMap<String, u64> =
             self.counters.iter().map(|(k, v)| ((*k).to_string(), *v)).collect();
         counters.extend(self.second.counters());
+        counters.extend(self.devices.iter());
         let adopted = self.capsule.as_ref().map(NodeCapsule::adoption_stats).unwrap_or_default();
         for (name, value) in [
             ("bpf_adopted", adopted.adopted),
@@ -137,6 +160,7 @@ impl Control {
         let facts = status::Facts {
             config: &self.config,
             uptime_ms: (now_ns - self.started_ns) / MS,
+            drained: self.withdrawn,
             app_pid: self.app_pid(),
             timeline: self.events.this_life(TIMELINE_EVENTS_MAX),
             checkpoints: self.checkpoints(now_ns),

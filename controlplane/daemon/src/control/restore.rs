@@ -4,13 +4,13 @@
 
 use understudy_api::Restoring;
 use understudy_checkpoint::transfer::Wanted;
-use understudy_checkpoint::{Generation, Manifest, Reign};
+use understudy_checkpoint::{Generation, Manifest, Reign, Restored};
 use understudy_proto::{NeedsCheckpoint, PrimaryLog};
 use understudy_wire::control::{History, Role};
 
 use super::resume::resume;
 use super::*;
-use crate::checkpointer::{Found, Job, Obtained, Restored, Search};
+use crate::checkpointer::{Found, Job, Obtained, Search};
 
 /// Between two attempts; doubled with each, up to the last.
 const RETRY_FIRST_NS: u64 = 500 * MS;
@@ -28,7 +28,7 @@ pub(super) enum Stage {
     Rest { until_ns: u64 },
     /// A checkpoint is looked for; what is found by an older ticket is not waited for any more.
     Obtain { ticket: u64, epoch: Epoch },
-    /// CRIU is at work.
+    /// CRIU is at work, or the operator's commands.
     Restore { generation: Box<Generation> },
     /// The application stands still until the data path knows of it.
     Resume { generation: Box<Generation>, restored: Box<Restored>, since_ns: u64 },
@@ -112,8 +112,8 @@ impl Restoration {
         }
     }
 
-    /// CRIU is bringing processes to life.
-    pub(super) fn is_in_criu(&self) -> bool {
+    /// Processes are being brought to life.
+    pub(super) fn is_restoring(&self) -> bool {
         matches!(self.stage, Stage::Restore { .. })
     }
 }
@@ -219,7 +219,10 @@ impl Control {
         let view = self.node.view(now_ns);
         let fits =
             view.needs_checkpoint.zip(view.primary_log.as_ref()).is_some_and(|(need, log)| {
-                Wanted { floor_min: log.start, ..wanted(need, log) }.fits(&generation.manifest)
+                // Of which method it is, was looked at where it was found.
+                let method = generation.manifest.method;
+                let wanted = Wanted { floor_min: log.start, method, ..wanted(need, log) };
+                wanted.fits(&generation.manifest)
             });
         if !fits {
             // Not needed any more, or the log has gone on too far: it is looked at again at once.
@@ -230,9 +233,9 @@ impl Control {
         self.note(now_ns, view.epoch, "checkpoint_here", text);
         self.take_application_away(now_ns);
         let Some(capsule) = &self.capsule else { return };
-        let (ns, output) = (Arc::clone(&capsule.ns), capsule.log_file());
+        let ns = Arc::clone(&capsule.ns);
         self.restoration.stage = Stage::Restore { generation: generation.clone() };
-        if let Err(text) = self.submit_checkpoint_job(Job::Restore { generation, ns, output }) {
+        if let Err(text) = self.submit_checkpoint_job(Job::Restore { generation, ns }) {
             self.restoration_failed(now_ns, text);
         }
     }

@@ -134,13 +134,13 @@ impl Control {
 
     fn raise_from(&mut self, now_ns: u64, generation: Box<Generation>) -> Result<(), String> {
         let Some(capsule) = &self.capsule else { return Ok(()) };
-        let (ns, output) = (Arc::clone(&capsule.ns), capsule.log_file());
+        let ns = Arc::clone(&capsule.ns);
         let text = format!("generation {} is restored", generation.number);
         self.app = App::Gone;
         self.restoration.raise(now_ns, generation.clone());
         let epoch = self.node.view(now_ns).epoch;
         self.note(now_ns, epoch, "raised", text);
-        self.submit_checkpoint_job(Job::Restore { generation, ns, output })
+        self.submit_checkpoint_job(Job::Restore { generation, ns })
     }
 
     fn raise_fresh(&mut self, now_ns: u64) -> Result<(), String> {

@@ -11,10 +11,13 @@ use std::{
 
 pub(super) const FIN_ACK: u8 = 0x11;
 pub(super) const ACK: u8 = 0x10;
+pub(super) const PSH_ACK: u8 = 0x18;
+/// The timestamp option (RFC 7323) behind two NOPs.
+const TIMESTAMPS: [u8; 4] = [1, 1, 8, 10];
+const IPV4_HEADER_LEN: usize = 20;
 
-/// The segment, without options: one without a timestamp leaves the kernel's idea of the peer's
-/// clock alone.
-pub(super) struct Segment {
+/// The segment. One without a timestamp leaves the kernel's idea of the peer's clock alone.
+pub(super) struct Segment<'a> {
     pub(super) from: SocketAddr,
     pub(super) to: SocketAddr,
     pub(super) seq: u32,
@@ -22,9 +25,12 @@ pub(super) struct Segment {
     pub(super) flags: u8,
     /// As in the header, scaled.
     pub(super) window: u16,
+    /// TSval and TSecr.
+    pub(super) timestamps: Option<(u32, u32)>,
+    pub(super) payload: &'a [u8],
 }
 
-impl Segment {
+impl Segment<'_> {
     /// Sends it in the calling thread's network namespace.
     pub(super) fn send(&self) -> Result<()> {
         let failed = |e| {
@@ -56,14 +62,21 @@ impl Segment {
     }
 
     fn packet(&self) -> Vec<u8> {
-        let mut tcp = Vec::with_capacity(20);
+        let header_len: u8 = if self.timestamps.is_some() { 32 } else { 20 };
+        let mut tcp = Vec::with_capacity(usize::from(header_len) + self.payload.len());
         tcp.extend(self.from.port().to_be_bytes());
         tcp.extend(self.to.port().to_be_bytes());
         tcp.extend(self.seq.to_be_bytes());
         tcp.extend(self.ack.to_be_bytes());
-        tcp.extend([5 << 4, self.flags]);
+        tcp.extend([(header_len / 4) << 4, self.flags]);
         tcp.extend(self.window.to_be_bytes());
         tcp.extend([0; 4]);
+        if let Some((value, echo)) = self.timestamps {
+            tcp.extend(TIMESTAMPS);
+            tcp.extend(value.to_be_bytes());
+            tcp.extend(echo.to_be_bytes());
+        }
+        tcp.extend(self.payload);
         let mut addresses = Vec::new();
         for ip in [self.from.ip().to_canonical(), self.to.ip().to_canonical()] {
             match ip {
@@ -71,13 +84,16 @@ impl Segment {
                 IpAddr::V6(ip) => addresses.extend(ip.octets()),
             }
         }
-        let pseudo = [&addresses[..], &[0, 6, 0, tcp.len() as u8], &tcp].concat();
+        // No payload of ours comes near 64 KiB.
+        let len = (tcp.len() as u16).to_be_bytes();
+        let pseudo = [&addresses[..], &[0, 6], &len, &tcp].concat();
         tcp[16..18].copy_from_slice(&checksum(&pseudo).to_be_bytes());
         // The kernel fills in IPv4's identification and checksum.
         let mut packet = if addresses.len() == 8 {
-            vec![0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0]
+            let [high, low] = ((IPV4_HEADER_LEN + tcp.len()) as u16).to_be_bytes();
+            vec![0x45, 0, high, low, 0, 0, 0x40, 0, 64, 6, 0, 0]
         } else {
-            vec![0x60, 0, 0, 0, 0, 20, 6, 64]
+            vec![0x60, 0, 0, 0, len[0], len[1], 6, 64]
         };
         packet.extend(addresses);
         packet.extend(tcp);
@@ -87,8 +103,8 @@ impl Segment {
 
 /// One's complement of the one's complement sum of 16-bit words (RFC 1071).
 fn checksum(bytes: &[u8]) -> u16 {
-    let words = bytes.chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]])));
-    let sum: u32 = words.sum();
+    let word = |w: &[u8]| u32::from(u16::from_be_bytes([w[0], w.get(1).copied().unwrap_or(0)]));
+    let sum: u32 = bytes.chunks(2).map(word).sum();
     let folded = (sum & 0xffff) + (sum >> 16);
     !((folded & 0xffff) + (folded >> 16)) as u16
 }

@@ -98,7 +98,7 @@ impl Frozen {
 }
 
 /// A socket's descriptor in one of the processes.
-struct Place<'a> {
+pub(super) struct Place<'a> {
     pidfd: &'a OwnedFd,
     fd: i32,
 }
@@ -137,7 +137,7 @@ pub fn read_live(
             break;
         }
         let pidfds = processes(root);
-        let places = places(&pidfds, wanted, &left);
+        let places = places(&pidfds, left.iter().map(|&at| wanted[at].inode));
         let room = &mut room;
         let mut pass = Pass { ns, root, wanted, places, keep, room, left, moved: Vec::new() };
         if pass.run(&mut frozen, &mut take)?.is_break() {
@@ -152,6 +152,35 @@ pub fn read_live(
         }
     }
     Ok(frozen)
+}
+
+/// Reads all of the wanted connections as of one moment, with the first `keep` bytes of each list: the
+/// application stands still until the last of them is read, some tens of microseconds each.
+///
+/// # Errors
+/// If one of them cannot be read or has ended, or the application cannot be made to stand still.
+pub fn read_at_once(
+    ns: &NetNs,
+    root: i32,
+    wanted: &[SockInfo],
+    keep: usize,
+) -> Result<(Vec<LiveImage>, Frozen)> {
+    let pidfds = processes(root);
+    let places = places(&pidfds, wanted.iter().map(|info| info.inode));
+    let mut room = vec![1; SEND_QUEUE_BYTES_MAX + SEGMENT_BYTES_MAX];
+    let read_one = |info: &SockInfo, room: &mut Vec<u8>| {
+        let socket = places.get(&info.inode).and_then(|place| place.socket(info.inode));
+        read(socket.ok_or(Error::NoDescriptor { remote: info.remote })?, keep, room)
+    };
+    let stood = stand_still(root, PATIENCE, || {
+        if !is_in(root, ns)? {
+            return Err(Error::ApplicationGone { pid: root });
+        }
+        wanted.iter().map(|info| read_one(info, &mut room)).collect::<Result<Vec<_>>>()
+    })?;
+    let mut frozen = Frozen::default();
+    frozen.add(&stood);
+    Ok((stood.value?, frozen))
 }
 
 /// All that is left, in turns.
@@ -235,25 +264,23 @@ fn is_in(pid: i32, ns: &NetNs) -> Result<bool> {
 
 impl Place<'_> {
     /// The socket, if it is the one meant.
-    fn socket(&self, inode: u32) -> Option<OwnedFd> {
+    pub(super) fn socket(&self, inode: u32) -> Option<OwnedFd> {
         let file = File::from(socket_of(self.pidfd.as_fd(), self.fd).ok()?);
         let same = file.metadata().is_ok_and(|meta| meta.ino() == u64::from(inode));
         same.then(|| file.into())
     }
 }
 
-fn processes(root: i32) -> Vec<(i32, OwnedFd)> {
+pub(super) fn processes(root: i32) -> Vec<(i32, OwnedFd)> {
     tree(root).into_iter().filter_map(|pid| Some((pid, pidfd_open(pid).ok()?))).collect()
 }
 
 /// Where the sockets are, while the application runs: that takes longer than reading them.
-fn places<'a>(
+pub(super) fn places<'a>(
     pidfds: &'a [(i32, OwnedFd)],
-    wanted: &[SockInfo],
-    left: &[usize],
+    inodes: impl Iterator<Item = u32>,
 ) -> HashMap<u32, Place<'a>> {
-    let mut places: HashMap<u32, Option<Place<'a>>> =
-        left.iter().map(|&at| (wanted[at].inode, None)).collect();
+    let mut places: HashMap<u32, Option<Place<'a>>> = inodes.map(|inode| (inode, None)).collect();
     for (pid, pidfd) in pidfds {
         // One that has just ended has no sockets.
         for socket in sockets_of(*pid).unwrap_or_default() {

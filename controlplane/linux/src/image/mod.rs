@@ -7,13 +7,15 @@ pub mod handover;
 mod hold;
 mod inject;
 mod live;
+mod mid_stream;
 mod process;
 mod renew;
 mod restore;
 mod sock;
 
 pub use hold::{Held, hold, savable};
-pub use live::{Frozen, LiveImage, read_live};
+pub use live::{Frozen, LiveImage, read_at_once, read_live};
+pub use mid_stream::{UNREAD_BYTES_MAX, adopt_mid_stream};
 pub use process::{ProcessSocket, pidfd_open, socket_of, sockets_of};
 pub use renew::{TsClock, clocks, renew};
 pub use restore::restore;

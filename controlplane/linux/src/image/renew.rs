@@ -96,8 +96,12 @@ fn set_ahead(held: Held, elapsed: Duration, clocks: &[TsClock]) -> Result<Socket
     let ends = (image.local, image.remote);
     let known = clocks.iter().find(|c| (c.local, c.remote) == ends).map(|c| c.at);
     let elapsed_us = i64::try_from(elapsed.as_micros()).unwrap_or(i64::MAX);
-    if let Some(clock) = known.or(image.agreed.timestamps) {
-        held.set_timestamp(clock.shifted(elapsed_us).value)?;
+    let now = known.or(image.agreed.timestamps).map(|clock| clock.shifted(elapsed_us));
+    if let Some(clock) = now {
+        held.set_timestamp(clock.value)?;
     }
-    Ok(held.image)
+    let mut image = held.image;
+    // What it showed before may be ahead of it, and whoever goes by that would make it go back.
+    image.agreed.timestamps = now;
+    Ok(image)
 }

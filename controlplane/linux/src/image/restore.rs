@@ -133,10 +133,12 @@ fn finish_sending(sock: &Sock, image: &SocketImage) -> Result<()> {
     sock.set_window(&image.window)
 }
 
-fn segment(image: &SocketImage, flags: u8, seq: u32, ack: u32) -> Segment {
+/// From the peer, offering the window that it offered last.
+pub(super) fn segment(image: &SocketImage, flags: u8, seq: u32, ack: u32) -> Segment<'static> {
     let scale = image.agreed.scales.map_or(0, |(send, _)| send);
     let window = u16::try_from(image.window.snd_wnd >> scale).unwrap_or(u16::MAX);
-    Segment { from: image.remote, to: image.local, seq, ack, flags, window }
+    let (from, to) = (image.remote, image.local);
+    Segment { from, to, seq, ack, flags, window, timestamps: None, payload: &[] }
 }
 
 /// Waits for one of the states, or for what only the living peer can have brought about.

@@ -27,6 +27,7 @@ pub(super) enum Obstacle {
     Recovering,
     Restarting,
     HoldDown,
+    Withdrawn,
     Minority,
     Unheard,
 }
@@ -44,6 +45,7 @@ impl Obstacle {
             Self::Recovering => "recovering: it may have acknowledged what it no longer holds",
             Self::Restarting => "the service is being restarted",
             Self::HoldDown => "it stepped down a moment ago",
+            Self::Withdrawn => "drained by an operator, until undrain",
             Self::Minority => "it hears no majority on the replica port",
             Self::Unheard => "no majority hears it on the replica port",
         }
@@ -60,6 +62,7 @@ impl Obstacle {
                 | Self::ClientLink
                 | Self::Impaired
                 | Self::HoldDown
+                | Self::Withdrawn
         )
     }
 }
@@ -78,6 +81,7 @@ impl Node {
             (self.recovering && !self.start_anew, Obstacle::Recovering),
             (self.restarting, Obstacle::Restarting),
             (now_ns < self.hold_down_until_ns, Obstacle::HoldDown),
+            (self.withdrawn, Obstacle::Withdrawn),
             (!self.hears_majority(now_ns), Obstacle::Minority),
             (!self.heard_by_majority(now_ns), Obstacle::Unheard),
         ];

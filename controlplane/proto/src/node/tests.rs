@@ -676,3 +676,23 @@ fn whom_no_majority_hears_on_the_replica_port_does_not_stand() {
     bench.pass(SUSPECT);
     assert!(bench.sent(|m| matches!(m, Control::PreVote(_))) > 0);
 }
+
+#[test]
+fn who_is_drained_does_not_stand_until_it_is_allowed_again() {
+    let mut bench = Bench::following(&[1, 2, 3]);
+    bench.fact(LocalFact::Withdrawn(true));
+    bench.take();
+    let silent = |bench: &mut Bench| {
+        for _ in 0..40 {
+            bench.now += 5 * MS;
+            bench.beat(3, 1, |_| {});
+            bench.node.handle_timeout(bench.now);
+            bench.drain();
+        }
+        bench.sent(|m| matches!(m, Control::PreVote(_)))
+    };
+    assert_eq!(silent(&mut bench), 0);
+    assert!(!bench.node.view(bench.now).not_ready_because.is_empty());
+    bench.fact(LocalFact::Withdrawn(false));
+    assert!(silent(&mut bench) > 0);
+}

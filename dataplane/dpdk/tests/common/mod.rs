@@ -6,7 +6,7 @@ pub mod net;
 
 use std::time::{Duration, Instant};
 
-use understudy_dpdk::{Burst, RxQueue, TxQueue};
+use understudy_dpdk::{Burst, RxQueues, TxQueue};
 
 /// EAL arguments that need no root, huge pages or devices, and share nothing with other processes.
 pub fn eal_args_without_huge_pages() -> Vec<String> {
@@ -63,7 +63,7 @@ pub fn frame(seed: u8, len: usize) -> Vec<u8> {
 }
 
 /// Polls until `count` frames came or a second has passed.
-pub fn receive(rx: &mut RxQueue, count: usize) -> Burst {
+pub fn receive(rx: &mut RxQueues, count: usize) -> Burst {
     let mut burst = Burst::new();
     let deadline = Instant::now() + Duration::from_secs(1);
     while burst.len() < count && Instant::now() < deadline {

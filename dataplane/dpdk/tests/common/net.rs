@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use understudy_dpdk::{Burst, RxQueue};
+use understudy_dpdk::{Burst, RxQueues};
 
 use super::frame;
 
@@ -40,7 +40,7 @@ pub fn test_frame(seed: u8, len: usize) -> Vec<u8> {
 }
 
 /// Polls until `count` frames of the test came or the time is up.
-pub fn receive_ours(rx: &mut RxQueue, count: usize, timeout_ms: u64) -> Vec<Vec<u8>> {
+pub fn receive_ours(rx: &mut RxQueues, count: usize, timeout_ms: u64) -> Vec<Vec<u8>> {
     let deadline = Instant::now() + Duration::from_millis(timeout_ms);
     let mut all = Vec::new();
     loop {
@@ -58,6 +58,34 @@ fn ours(burst: Burst) -> Vec<Vec<u8>> {
     let is_ours = |bytes: &[u8]| bytes.get(12..14) == Some(&ETHERTYPE.to_be_bytes());
     burst.iter().map(|mbuf| mbuf.bytes().to_vec()).filter(|bytes| is_ours(bytes)).collect()
 }
+
+/// An UDP datagram of a flow, over IPv4 without checksums, which nobody here looks at.
+pub fn flow_frame(flow: u8, round: u8) -> Vec<u8> {
+    let mut bytes = vec![0x00, 0x00, 0x5e, 0x00, 0x01, 0x07, 2, 0, 0, 0, 0, 9, 0x08, 0x00];
+    bytes.extend([0x45, 0, 0, 46, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+    bytes.extend([FLOW_PORTS, flow, FLOW_PORTS, 0, 0, 26, 0, 0, round]);
+    bytes.resize(60, 0);
+    bytes
+}
+
+/// The high byte of their ports.
+const FLOW_PORTS: u8 = 0x42;
+
+/// Polls until `count` of such datagrams came or the time is up; their flows and rounds.
+pub fn receive_flows(rx: &mut RxQueues, count: usize, timeout_ms: u64) -> Vec<(u8, u8)> {
+    let deadline = Instant::now() + Duration::from_millis(timeout_ms);
+    let mut all = Vec::new();
+    while all.len() < count && Instant::now() < deadline {
+        let mut burst = Burst::new();
+        rx.rx_burst(&mut burst);
+        let ours = burst.iter().map(|mbuf| mbuf.bytes()).filter(|bytes| {
+            bytes.len() == 60 && bytes[12..14] == [0x08, 0x00] && bytes[34] == FLOW_PORTS
+        });
+        all.extend(ours.map(|bytes| (bytes[35], bytes[42])));
+    }
+    all
+}
+
 pub fn ip(args: &[&str]) {
     let status = Command::new("ip").args(args).status().expect("`ip` runs");
     assert!(status.success(), "ip {args:?}");

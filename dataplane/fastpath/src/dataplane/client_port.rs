@@ -5,13 +5,15 @@ use super::*;
 impl<P: Ports> Dataplane<P> {
     pub(super) fn poll_client_port(&mut self, now_ns: u64, ports: &mut P) -> bool {
         let mut busy = false;
+        // Only what comes by the replica port raises it, but for this node's own clone.
+        let floor = self.floor(now_ns);
         for _ in 0..BURSTS_PER_POLL {
             let mut burst = Burst::new();
             ports.rx(PortRole::Client, &mut burst);
             busy |= !burst.is_empty();
             let full = burst.len() == BURST;
             for frame in burst {
-                self.on_client_frame(now_ns, frame, ports);
+                self.on_client_frame(now_ns, frame, floor, ports);
             }
             if !full {
                 break;
@@ -41,13 +43,13 @@ impl<P: Ports> Dataplane<P> {
         self.log_clock_ahead_ns = self.log_clock_ns(now_ns).wrapping_sub(now_ns) as i64;
     }
 
-    pub(super) fn on_client_frame(&mut self, now_ns: u64, frame: P::Frame, ports: &mut P) {
+    fn on_client_frame(&mut self, now_ns: u64, frame: P::Frame, floor: Position, ports: &mut P) {
         if !self.is_for_service(frame.bytes()) {
             self.counters.not_for_service += 1;
             return;
         }
         match self.role {
-            Role::Lead(ref r) if r.serve => self.capture(now_ns, frame, ports),
+            Role::Lead(ref r) if r.serve => self.capture(now_ns, frame, floor, ports),
             Role::Fenced => self.forward(frame.bytes(), ports),
             _ => self.keep(now_ns, frame),
         }
@@ -82,10 +84,15 @@ impl<P: Ports> Dataplane<P> {
         eth.dst == self.config.vmac || asked()
     }
 
-    /// The primary's way of a client frame: log once, deliver.
-    pub(super) fn capture(&mut self, now_ns: u64, frame: P::Frame, ports: &mut P) {
-        let (floor, stamp_ns) = (self.floor(now_ns), self.stamp(now_ns));
-        let at = match self.log.append(RecordKind::ClientFrame, stamp_ns, frame.bytes(), floor) {
+    /// The primary's way of a client frame: log once, deliver. `floor`: a recent one.
+    pub(super) fn capture(&mut self, now_ns: u64, frame: P::Frame, floor: Position, ports: &mut P) {
+        let stamp_ns = self.stamp(now_ns);
+        let (kind, bytes) = (RecordKind::ClientFrame, frame.bytes());
+        let appended = match self.log.append(kind, stamp_ns, bytes, floor) {
+            Err(LogError::Full) => self.log.append(kind, stamp_ns, bytes, self.floor(now_ns)),
+            other => other,
+        };
+        let at = match appended {
             Ok(at) => at,
             Err(LogError::TooLong) => {
                 self.counters.frame_too_long += 1;

@@ -36,7 +36,7 @@ impl<P: Ports> Dataplane<P> {
     }
 
     /// The next frame that may leave.
-    pub(super) fn pop_released(&mut self, committed: Position) -> Option<P::Frame> {
+    pub(super) fn pop_released(&mut self, committed: Position) -> Option<Waiting<P::Frame>> {
         let covered = !self.commits_by_checkpoint()
             || self.gate.passed() < self.cover.before && self.cover.tag <= committed;
         if covered { self.gate.pop(committed) } else { None }

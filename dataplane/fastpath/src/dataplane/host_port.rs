@@ -87,7 +87,7 @@ impl<P: Ports> Dataplane<P> {
         {
             self.counters.gate_zero_wait += 1;
         }
-        self.gate.push(tag, frame);
+        self.gate.push(tag, Waiting { since_ns: now_ns, frame });
     }
 
     /// A dying application's kernel closes its connections, and its other processes may have last

@@ -43,7 +43,7 @@ impl<P: Ports> Dataplane<P> {
             if self.gate.room() > 0
                 && let Some(frame) = ports.alloc(&[&bytes])
             {
-                self.gate.push(tag, frame);
+                self.gate.push(tag, Waiting { since_ns: now_ns, frame });
                 self.counters.owed_sent += 1;
             }
         }

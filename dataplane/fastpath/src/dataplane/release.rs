@@ -3,7 +3,9 @@
 use super::*;
 
 impl<P: Ports> Dataplane<P> {
-    pub(super) fn gate_open(&self, now_ns: u64) -> bool {
+    /// Output may leave: everything of the log was applied, and the reign's opening is committed
+    /// and leased.
+    pub fn gate_open(&self, now_ns: u64) -> bool {
         match &self.role {
             Role::Lead(r) => {
                 r.level && r.sender.lease_valid(now_ns) && r.sender.committed() >= r.opened_at
@@ -20,11 +22,16 @@ impl<P: Ports> Dataplane<P> {
         self.tell_members();
         self.committed = self.committed.max(committed);
         let mut busy = false;
-        while self.client_link_up && self.gate_open(ports.clock_ns().max(now_ns)) {
+        while self.client_link_up {
+            let leaves_ns = ports.clock_ns().max(now_ns);
+            if !self.gate_open(leaves_ns) {
+                break;
+            }
             let before = self.counters.gate_released;
             while self.client_out.room() > 0 {
-                let Some(frame) = self.pop_released(committed) else { break };
-                self.client_out.push(ports, frame);
+                let Some(waiting) = self.pop_released(committed) else { break };
+                self.waits.record(leaves_ns.saturating_sub(waiting.since_ns));
+                self.client_out.push(ports, waiting.frame);
                 self.counters.gate_released += 1;
             }
             self.client_out.flush(ports);

@@ -92,7 +92,10 @@ impl<P: Ports> Dataplane<P> {
         let Some(frame) = ports.alloc(&[body]) else { return Ok(()) };
         self.counters.forwarded_in += 1;
         match self.role {
-            Role::Lead(ref r) if r.serve => self.capture(now_ns, frame, ports),
+            Role::Lead(ref r) if r.serve => {
+                let floor = self.floor(now_ns);
+                self.capture(now_ns, frame, floor, ports);
+            }
             Role::Fenced => {}
             _ => self.keep(now_ns, frame),
         }

@@ -63,7 +63,7 @@ impl<P: Ports> Dataplane<P> {
             busy |= self.apply_until(now_ns, Mode::Primary, end, Patience::Takeover, ports);
             self.write_notes(now_ns);
         }
-        self.answer_repeated_syns(ports);
+        self.answer_repeated_syns(now_ns, ports);
         busy
     }
 
@@ -111,11 +111,11 @@ impl<P: Ports> Dataplane<P> {
         let Role::Lead(reign) = &mut self.role else { return };
         reign.level = true;
         let tag = reign.opened_at;
-        self.resend_synacks(tag, ports);
+        self.resend_synacks(now_ns, tag, ports);
         self.send_owed(now_ns, tag, ports);
         while self.gate.room() > 0 {
             let Some(frame) = self.retained.pop_wanted(now_ns, self.apply.flows()) else { break };
-            self.gate.push(tag, frame);
+            self.gate.push(tag, Waiting { since_ns: now_ns, frame });
             self.counters.retained_sent += 1;
         }
         self.retained.clear();
@@ -127,28 +127,29 @@ impl<P: Ports> Dataplane<P> {
         }
         while let Some(frame) = self.kept.pop() {
             self.counters.kept_applied += 1;
-            self.capture(now_ns, frame, ports);
+            let floor = self.floor(now_ns);
+            self.capture(now_ns, frame, floor, ports);
         }
     }
 
     /// Handshakes that wait for the client's ACK: it may never have got the SYN-ACK.
-    pub(super) fn resend_synacks(&mut self, tag: Position, ports: &mut P) {
+    pub(super) fn resend_synacks(&mut self, now_ns: u64, tag: Position, ports: &mut P) {
         let half_open = self.apply.flows().iter().filter(|f| f.state == FlowState::HalfOpen);
         for flow in half_open {
             let record = self.log.record(flow.synack_at);
             if let Some(frame) = record.and_then(|r| ports.alloc(&[r.payload])) {
-                self.gate.push(tag, frame);
+                self.gate.push(tag, Waiting { since_ns: now_ns, frame });
             }
         }
     }
 
     /// Clients that repeat the SYN of an inherited handshake get its SYN-ACK again.
-    pub(super) fn answer_repeated_syns(&mut self, ports: &mut P) {
+    pub(super) fn answer_repeated_syns(&mut self, now_ns: u64, ports: &mut P) {
         let tag = self.cause_end();
         for at in self.apply.take_synacks_due() {
             let record = self.log.record(at);
             if let Some(frame) = record.and_then(|r| ports.alloc(&[r.payload])) {
-                self.gate.push(tag, frame);
+                self.gate.push(tag, Waiting { since_ns: now_ns, frame });
             }
         }
     }

@@ -58,6 +58,7 @@ impl<P: Ports> Dataplane<P> {
             primary_log_start,
             gate_waiting: self.gate.len(),
             gate_uncovered: self.uncovered_output(),
+            gate_waits: self.waits,
             cover_pending: self.cover_pending(),
             checkpoint_held: self.log.newest_checkpoint(0..self.log.held()),
             checkpoint_committed: self.log.newest_checkpoint(0..self.committed),

@@ -5,13 +5,14 @@ use serde_json::Value;
 use crate::tree::{self, field};
 
 /// Every crate of ours with all it may depend on: as a dependency of any kind.
-const ALLOWED: [(&str, &[&str]); 23] = [
+const ALLOWED: [(&str, &[&str]); 25] = [
     ("dpdk-sys", &[]),
     ("understudy-dpdk", &["dpdk-sys"]),
     ("understudy-wire", &[]),
     ("understudy-seal", &["understudy-wire"]),
     ("understudy-log", &["understudy-wire"]),
     ("understudy-pcap", &[]),
+    ("understudy-segments", &["understudy-wire"]),
     ("understudy-fastpath", &["understudy-wire", "understudy-log", "understudy-seal"]),
     ("understudy-proto", &["understudy-wire"]),
     ("understudy-arbiter", &["understudy-wire", "understudy-proto"]),
@@ -22,6 +23,7 @@ const ALLOWED: [(&str, &[&str]); 23] = [
         &["understudy-image", "understudy-linux", "understudy-seal", "understudy-wire"],
     ),
     ("understudy-api", &[]),
+    ("understudy-web", &["understudy-api"]),
     ("understudy-config", &[]),
     (
         "understudy-cli",
@@ -30,6 +32,7 @@ const ALLOWED: [(&str, &[&str]); 23] = [
             "understudy-config",
             "understudy-seal",
             "understudy-pcap",
+            "understudy-segments",
             "understudy-wire",
         ],
     ),
@@ -47,7 +50,10 @@ const ALLOWED: [(&str, &[&str]); 23] = [
             "understudy-image",
             "understudy-checkpoint",
             "understudy-api",
+            "understudy-web",
             "understudy-config",
+            "understudy-pcap",
+            "understudy-segments",
         ],
     ),
     (
@@ -56,6 +62,7 @@ const ALLOWED: [(&str, &[&str]); 23] = [
             "understudy-wire",
             "understudy-seal",
             "understudy-log",
+            "understudy-segments",
             "understudy-fastpath",
             "understudy-linux",
             "understudy-checkpoint",
@@ -91,9 +98,11 @@ const ALLOWED: [(&str, &[&str]); 23] = [
             "understudy-fastpath",
             "understudy-proto",
             "understudy-api",
+            "understudy-web",
             "understudy-config",
             "understudy-image",
             "understudy-pcap",
+            "understudy-segments",
         ],
     ),
     ("understudy-arch", &[]),

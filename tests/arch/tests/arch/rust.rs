@@ -3,9 +3,10 @@
 use crate::tree::{self, field};
 
 /// Crates whose every target forbids unsafe code.
-const FORBIDDING: [&str; 14] = [
+const FORBIDDING: [&str; 15] = [
     "understudy-wire",
     "understudy-pcap",
+    "understudy-segments",
     "understudy-seal",
     "understudy-fastpath",
     "understudy-proto",

@@ -13,6 +13,7 @@ use crate::{cmd, sys};
 
 pub mod bulk;
 pub mod counter;
+pub mod crowd;
 pub mod data;
 pub mod handshake;
 pub mod http;

@@ -199,7 +199,7 @@ fn json_is_the_summary() {
     let setup = Setup::new();
     let output = setup.run(a_course, &["-j", "capture", "-w", "x", "udp"]);
     let document: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let expected = serde_json::json!({"ok": true, "capture": {"captured": 4, "received": 4,
+    let expected = serde_json::json!({"ok": true, "schema_version": 1, "capture": {"captured": 4, "received": 4,
         "filtered": 0, "dropped": 10, "not_logged": 2, "taken_back": 0, "files": 1}});
     assert_eq!(document, expected);
     assert!(output.stderr.is_empty());
@@ -222,7 +222,7 @@ fn what_is_asked_for() {
         (&["--from", "@5", "--to", "@6"], Some(5_000_000_000), Some(6_000_000_000), false),
         (&["--to", "@9999999999"], None, Some(9_999_999_999_000_000_000), true),
     ] {
-        let expected = Request::Capture { from_ns, to_ns, follow };
+        let expected = Request::Capture { from_ns, to_ns, follow, filter: None };
         let serve = move |request, mut stream: UnixStream| {
             assert_eq!(request, expected);
             begin(&mut stream);

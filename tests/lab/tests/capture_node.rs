@@ -1,0 +1,329 @@
+//! A node that only captures: what it writes is what tcpreplay sent, a query reads what it must and no
+//! more, and neither a kill nor a full disk costs more than they have to.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use understudy_lab::tap::Tap;
+use understudy_lab::{cmd, mix, scenario, sys};
+
+const ALL: [&str; 4] = ["--from", "@0", "--to", "-0s"];
+
+fn can_run() -> bool {
+    let has_tcpreplay = Command::new("tcpreplay").arg("--version").output().is_ok();
+    if !has_tcpreplay {
+        assert!(std::env::var(scenario::REQUIRE).as_deref() != Ok("1"), "tcpreplay is missing");
+        eprintln!("skipped: no tcpreplay");
+    }
+    has_tcpreplay && scenario::can_run(&["understudyd", "understudy"])
+}
+
+/// The frames of a pcapng file as tshark reads them: ns and bytes.
+fn read(path: &Path) -> Vec<(u64, Vec<u8>)> {
+    let out = path.with_extension("tshark");
+    let (from, to) = (path.to_str().unwrap(), out.to_str().unwrap());
+    cmd::run(&["tshark", "-n", "-r", from, "-w", to, "-F", "nsecpcap"]).unwrap();
+    let file = fs::read(&out).unwrap();
+    assert_eq!(file[..4], 0xa1b2_3c4d_u32.to_le_bytes());
+    let (mut frames, mut at) = (Vec::new(), 24);
+    while at < file.len() {
+        let word = |i: usize| u32::from_le_bytes(file[at + 4 * i..][..4].try_into().unwrap());
+        let len = word(2) as usize;
+        assert_eq!(word(2), word(3), "a frame that was cut");
+        let ns = u64::from(word(0)) * 1_000_000_000 + u64::from(word(1));
+        frames.push((ns, file[at + 16..at + 16 + len].to_vec()));
+        at += 16 + len;
+    }
+    frames
+}
+
+fn bytes(frames: &[(u64, Vec<u8>)]) -> Vec<&[u8]> {
+    frames.iter().map(|(_, bytes)| &bytes[..]).collect()
+}
+
+/// The kernel's own times of what comes in, beside the daemon.
+fn kernel_times(count: usize) -> std::thread::JoinHandle<Vec<u64>> {
+    // In the node's namespace, which the caller has entered.
+    let mut socket = sys::PacketSocket::open("rx0", true).unwrap();
+    std::thread::spawn(move || {
+        use std::os::fd::AsRawFd;
+        let mut times = Vec::new();
+        for _ in 0..1000 {
+            let wants = [(socket.as_raw_fd(), true, false)];
+            sys::poll_fds(&wants, Duration::from_millis(20)).unwrap();
+            socket.receive(|ns, _, _| times.push(ns)).unwrap();
+            if times.len() >= count {
+                break;
+            }
+        }
+        times
+    })
+}
+
+#[test]
+fn tshark_reads_what_tcpreplay_sent() {
+    if !can_run() {
+        return;
+    }
+    // net_af_packet has the kernel put IPv4 fragments together, so it is no device to record them with.
+    let mut tap = Tap::on("net_pcap_tap,rx_iface_in=rx0", "flush_ms = 50").unwrap();
+    tap.start().unwrap();
+    let frames = mix::mix(480);
+    let (mut live, live_path) = tap.live("live.pcapng").unwrap();
+    let kernel = sys::in_netns(&tap.netns(), || kernel_times(frames.len())).unwrap();
+    let begun_ns = sys::unix_ns();
+    tap.replay_all(&frames, 500_000, &[]).unwrap();
+    let status = tap.wait_received(frames.len() as u64).unwrap();
+    assert_eq!(status.links[0].received, frames.len() as u64, "{status:#?}");
+    assert_eq!((status.links[0].cut, status.links[0].not_logged), (0, 0));
+    cmd::wait_until("a live capture that has all", Duration::from_secs(10), || {
+        Ok(fs::metadata(&live_path)?.len() > frames.iter().map(|f| f.len() as u64).sum())
+    })
+    .unwrap();
+    assert_eq!(live.terminate(Duration::from_secs(10)).unwrap(), 0, "{}", live.log_tail());
+
+    // From memory as it came, and from disk alone after a restart: the same.
+    tap.stop().unwrap();
+    tap.start().unwrap();
+    let (past_path, query) = tap.query("past.pcapng", &ALL).unwrap();
+    assert_eq!((query.captured, query.dropped), (frames.len() as u64, 0), "{query:?}");
+    let (live, past) = (read(&live_path), read(&past_path));
+    let sent: Vec<&[u8]> = frames.iter().map(|f| &f[..]).collect();
+    assert!(bytes(&past) == sent, "{}", difference(&bytes(&past), &sent));
+    assert!(live == past, "memory and disk differ");
+
+    // Times: in ns, in order, of now, and the kernel's but for the time until the poll.
+    assert!(past.is_sorted_by_key(|(ns, _)| *ns));
+    assert!(past.iter().all(|(ns, _)| *ns >= begun_ns && *ns <= sys::unix_ns()));
+    let fields = ["-T", "fields", "-e", "frame.time_delta"];
+    let mut words = vec!["tshark", "-n", "-r", past_path.to_str().unwrap()];
+    words.extend(fields);
+    let deltas = cmd::run(&words).unwrap();
+    let of_tshark: Vec<u64> = deltas.lines().map(ns_of).collect();
+    let expected = past.windows(2).map(|w| w[1].0 - w[0].0);
+    assert!(of_tshark[1..].iter().copied().eq(expected), "tshark sees other deltas");
+    let kernel = kernel.join().unwrap();
+    assert_eq!(kernel.len(), past.len(), "the kernel saw others");
+    let mut late: Vec<i64> =
+        past.iter().zip(&kernel).map(|((ns, _), k)| *ns as i64 - *k as i64).collect();
+    late.sort_unstable();
+    println!(
+        "behind the kernel's stamp: median {} us, 90 % {} us, most {} us",
+        late[late.len() / 2] / 1000,
+        late[late.len() * 9 / 10] / 1000,
+        late[late.len() - 1] / 1000
+    );
+    // libpcap's ring hands on what it has every 8 ms or so, or when a block of it is full.
+    assert!(late[0] > -1_000_000 && late[late.len() / 2] < 50_000_000, "{late:?}");
+    let info = cmd::run(&["capinfos", "-I", past_path.to_str().unwrap()]).unwrap();
+    assert!(info.contains("software: the TSC") && info.contains("nanoseconds"), "{info}");
+    let text = tap.understudy(&["-c", tap.config().to_str().unwrap(), "status"]).unwrap().stdout;
+    assert!(text.contains("captures only") && text.contains("net_pcap_tap"), "{text}");
+    println!("{text}");
+    let config = tap.config().to_str().unwrap();
+    let refused = tap.understudy(&["-c", config, "conns"]).unwrap();
+    assert!(refused.code == 1 && refused.stderr.contains("only captures"), "{}", refused.stderr);
+    let checked = tap.understudy(&["check", config]).unwrap();
+    assert!(checked.code == 0 && checked.stdout.contains("only captures"), "{}", checked.stdout);
+}
+
+/// Seconds with nine decimals.
+fn ns_of(text: &str) -> u64 {
+    let (s, ns) = text.trim().split_once('.').unwrap();
+    assert_eq!(ns.len(), 9, "{text}: not in ns");
+    s.parse::<u64>().unwrap() * 1_000_000_000 + ns.parse::<u64>().unwrap()
+}
+
+fn difference(found: &[&[u8]], sent: &[&[u8]]) -> String {
+    let at = found.iter().zip(sent).position(|(a, b)| a != b);
+    match at {
+        Some(at) => format!(
+            "frame {at} of {} differs: {:02x?}.. instead of {:02x?}..",
+            sent.len(),
+            &found[at][..found[at].len().min(40)],
+            &sent[at][..sent[at].len().min(40)]
+        ),
+        None => format!("{} frames instead of {}", found.len(), sent.len()),
+    }
+}
+
+#[test]
+fn a_query_reads_only_what_it_must_and_a_kill_costs_only_what_waited() {
+    if !can_run() {
+        return;
+    }
+    let mut tap = Tap::new("block_kb = 16\nsegment_mb = 1\nkeep_mb = 64\nflush_ms = 100").unwrap();
+    tap.start().unwrap();
+    // 300 hosts, one after the other, ten frames each.
+    let frames: Vec<_> = (0..3000).map(|i| mix::of_host(i / 10, 700)).collect();
+    tap.replay_all(&frames, 0, &["--pps=5000"]).unwrap();
+    let status = tap.wait_received(frames.len() as u64).unwrap();
+    assert!(status.store.segments >= 2 && status.store.blocks > 100, "{status:#?}");
+    let (_, all) = tap.query("all.pcapng", &ALL).unwrap();
+    assert_eq!(all.captured, 3000);
+    let mut words = ALL.to_vec();
+    words.push("host 10.9.0.77 and udp");
+    let (path, one) = tap.query("one.pcapng", &words).unwrap();
+    println!("all: {all:?}\none host: {one:?}");
+    let found = read(&path);
+    assert_eq!(found.len(), 10);
+    assert!(found.iter().all(|(_, bytes)| bytes[26..30] == mix::host(77)));
+    assert!(one.blocks_read <= 4 && one.blocks_read * 20 < all.blocks_read, "{one:?}");
+    // By time alone: the last tenth of a second.
+    let newest_ns = read(&tap.dir().join("all.pcapng")).last().unwrap().0;
+    let from_ns = newest_ns - 100_000_000;
+    let from = format!("@{}.{:09}", from_ns / 1_000_000_000, from_ns % 1_000_000_000);
+    let (_, late) = tap.query("late.pcapng", &["--from", &from, "--to", "-0s"]).unwrap();
+    println!("last tenth of a second: {late:?}");
+    assert!(late.captured > 0 && late.blocks_read * 3 < all.blocks_read, "{late:?}");
+    // Nobody: the index alone says so.
+    let mut words = ALL.to_vec();
+    words.push("host 10.200.0.1");
+    assert!(tap.query("none.pcapng", &words).unwrap().1.blocks_read <= 2);
+
+    // SIGKILL while it writes.
+    let more: Vec<_> = (0..20_000).map(|i| mix::of_host(i, 700)).collect();
+    let mut replay = tap.replay(&more, 0, &["--pps=5000"]).unwrap();
+    let mut written = 0;
+    cmd::wait_until("writing", Duration::from_secs(20), || {
+        written = tap.status()?.store.written_records;
+        Ok(written > 6000)
+    })
+    .unwrap();
+    tap.kill9();
+    replay.kill_tree(&[]);
+    let status = tap.start().unwrap();
+    // None if it was killed between two segments.
+    assert!(status.store.recovered_segments <= 1, "{status:#?}");
+    println!(
+        "{} segments recovered, {} bytes cut off",
+        status.store.recovered_segments, status.store.cut_bytes
+    );
+    let (path, query) = tap.query("after.pcapng", &ALL).unwrap();
+    println!("{written} records were written before the kill, {} are there", query.captured);
+    assert!(query.captured >= written, "{query:?}");
+    let found = read(&path);
+    let sent: Vec<&[u8]> = frames.iter().chain(&more).map(|f| &f[..]).take(found.len()).collect();
+    assert!(bytes(&found) == sent, "{}", difference(&bytes(&found), &sent));
+    assert_eq!(tap.stop().unwrap(), 0);
+    // Without a daemon.
+    let (path, directory) = (tap.dir().join("offline.pcapng"), tap.directory().to_str().unwrap());
+    let words =
+        ["capture", "--directory", directory, "-w", path.to_str().unwrap(), "host 10.9.0.77"];
+    let said = tap.understudy(&words).unwrap();
+    println!("{}", said.stderr);
+    assert_eq!(said.code, 0, "{}", said.stderr);
+    let again = found.iter().filter(|(_, bytes)| bytes[26..30] == mix::host(77));
+    assert!(read(&path).iter().eq(again), "{}", said.stderr);
+}
+
+/// A small disk; it goes with this.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(path: &Path, size: &str) -> Disk {
+        fs::create_dir_all(path).unwrap();
+        let options = format!("size={size}");
+        cmd::run(&["mount", "-t", "tmpfs", "-o", &options, "tmpfs", path.to_str().unwrap()])
+            .unwrap();
+        Disk(path.into())
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = cmd::run(&["umount", "-l", self.0.to_str().unwrap()]);
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_and_a_filter_in_the_data_path_keeps_out() {
+    if !can_run() {
+        return;
+    }
+    let lines =
+        "block_kb = 64\nsegment_mb = 1\nkeep_mb = 64\nflush_ms = 50\nfilter = \"udp port 53\"";
+    let mut tap = Tap::new(lines).unwrap();
+    let _disk = Disk::mount(tap.directory(), "4m");
+    let status = tap.start().unwrap();
+    assert!(status.filter_runs_as.starts_with("rte_bpf"), "{}", status.filter_runs_as);
+    let others: Vec<_> = mix::mix(160)
+        .into_iter()
+        .filter(|f| f[12..14] != [8, 0] || f.get(23) == Some(&6))
+        .collect();
+    let passing: Vec<_> = (0..5000).map(|i| mix::of_host(i, 1400)).collect();
+    tap.replay_all(&others, 0, &["--pps=5000"]).unwrap();
+    tap.replay_all(&passing, 0, &["--pps=4000"]).unwrap();
+    let status = tap.wait_received((others.len() + passing.len()) as u64).unwrap();
+    let link = &status.links[0];
+    // IPv6 to the same port passes too.
+    let of_v6 = others.iter().filter(|f| f[12..14] == [0x86, 0xdd] && f[20] == 17).count();
+    assert_eq!(link.captured as usize, passing.len() + of_v6, "{link:?}");
+    assert_eq!(link.filtered as usize, others.len() - of_v6, "{link:?}");
+    // More than the disk holds: the oldest segments went.
+    let store = &status.store;
+    println!("{store:#?}");
+    assert!(store.removed_for_space > 0 && store.bytes <= 4 << 20, "{store:?}");
+    assert_eq!(store.unwritten_records, 0, "{store:?}");
+    let (path, query) = tap.query("newest.pcapng", &ALL).unwrap();
+    assert!(query.captured > 1000, "{query:?}");
+    assert_eq!(read(&path).last().unwrap().1, *passing.last().unwrap());
+
+    // Others take whatever room there is, also what goes of ours: in the end nothing is left to go.
+    let mut others = fs::File::create(tap.directory().join("others")).unwrap();
+    let mut replay = tap.replay(&passing, 0, &["--pps=4000", "--loop=10"]).unwrap();
+    cmd::wait_until("a disk that is too full", Duration::from_secs(20), || {
+        while std::io::Write::write_all(&mut others, &[0; 16384]).is_ok() {}
+        let store = tap.status()?.store;
+        let full = store.failed_because.as_deref().is_some_and(|why| why.contains("No space left"));
+        Ok(full && store.unwritten_records > 0)
+    })
+    .unwrap();
+    replay.kill_tree(&[]);
+    // Room again: it goes on by itself.
+    drop(others);
+    fs::remove_file(tap.directory().join("others")).unwrap();
+    std::thread::sleep(Duration::from_millis(600));
+    tap.replay_all(&passing[..400], 0, &["--pps=4000"]).unwrap();
+    cmd::wait_until("a disk that is not full", Duration::from_secs(10), || {
+        Ok(tap.status()?.store.failed_because.is_none())
+    })
+    .unwrap();
+    let (path, query) = tap.query("again.pcapng", &ALL).unwrap();
+    println!("{query:?}");
+    assert!(query.dropped > 0, "what was not written is told: {query:?}");
+    assert_eq!(read(&path).last().unwrap().1, passing[399]);
+
+    // A segment that cannot be ended for want of room is there all the same.
+    let full = tap.directory().join("others");
+    let mut others = fs::File::create(&full).unwrap();
+    for len in [65536, 4096, 1] {
+        while std::io::Write::write_all(&mut others, &vec![0; len]).is_ok() {}
+    }
+    tap.kill9();
+    let store = tap.start().unwrap().store;
+    assert_eq!((store.damaged_files, store.recovered_segments), (0, 0), "{store:?}");
+    let (_, again) = tap.query("unended.pcapng", &ALL).unwrap();
+    assert_eq!(again.captured, query.captured);
+    drop(others);
+    fs::remove_file(full).unwrap();
+    assert_eq!(tap.stop().unwrap(), 0);
+
+    // Another filter, and no more than 60 bytes of each.
+    let text = fs::read_to_string(tap.config()).unwrap();
+    fs::write(tap.config(), text.replace("filter = \"udp port 53\"", "snap_len = 60")).unwrap();
+    tap.start().unwrap();
+    let newest_ns = sys::unix_ns();
+    tap.replay_all(&passing[..20], 0, &["--pps=4000"]).unwrap();
+    let link = tap.wait_received(20).unwrap().links.remove(0);
+    assert_eq!((link.captured, link.cut, link.filtered), (20, 20, 0));
+    let from = format!("@{}.{:09}", newest_ns / 1_000_000_000, newest_ns % 1_000_000_000);
+    let (path, _) = tap.query("cut.pcapng", &["--from", &from]).unwrap();
+    let fields = ["-T", "fields", "-e", "frame.len", "-e", "frame.cap_len"];
+    let words = ["tshark", "-n", "-r", path.to_str().unwrap()];
+    let lens = cmd::run(&[&words[..], &fields].concat()).unwrap();
+    assert_eq!(lens, "1442\t60\n".repeat(20));
+    assert_eq!(tap.stop().unwrap(), 0);
+}

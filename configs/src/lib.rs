@@ -17,6 +17,7 @@ mod effects;
 mod error;
 mod locate;
 mod plan;
+mod supervise;
 mod types;
 mod validate;
 
@@ -26,6 +27,10 @@ pub use capture::{
 pub use effect::{Effect, FieldEffect, fields};
 pub use error::ConfigError;
 pub use plan::{Change, Plan};
+pub use supervise::{
+    ApplicationWatch, ClockWatch, CoreWatch, CpuWatch, DiskWatch, HealthCheck, HealthWatch,
+    LagWatch, LinksWatch, MemoryWatch, PathsWatch, Policy, SuperviseConfig, Watch,
+};
 pub use types::{
     ArbiterConfig, AuditMode, CheckpointConfig, CheckpointMethod, ClientPort, CloneMode,
     ClusterConfig, CommitConfig, CommitPolicy, Config, ControlConfig, DetectConfig, DpdkConfig,

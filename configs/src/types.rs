@@ -8,6 +8,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::supervise::SuperviseConfig;
+
 /// A node's whole configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -38,6 +40,9 @@ pub struct Config {
     /// Checkpoints of the application.
     #[serde(default)]
     pub checkpoint: CheckpointConfig,
+    /// What is watched beside the other nodes, and what is done when it is bad.
+    #[serde(default)]
+    pub supervise: SuperviseConfig,
     /// What a group of two asks who may lead without the other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arbiter: Option<ArbiterConfig>,

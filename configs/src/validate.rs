@@ -3,6 +3,7 @@
 mod arbiter;
 pub(crate) mod capture;
 mod checkpoint;
+mod supervise;
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -41,6 +42,7 @@ pub(crate) fn validate(config: &Config, source: &Source<'_>) -> Result<(), Confi
     commit(config, source)?;
     detect(config, source)?;
     checkpoint::checkpoint(config, source)?;
+    supervise::supervise(config, source)?;
     metrics(config, source)?;
     control(config, source)
 }

@@ -148,7 +148,7 @@ fn a_service_with_ipv6_only_has_the_ipv6_mac() {
 
 #[test]
 fn defaults_are_the_documented_values() {
-    const SECTIONS: [&str; 5] = ["dpdk", "idle", "log", "commit", "detect"];
+    const SECTIONS: [&str; 6] = ["dpdk", "idle", "log", "commit", "detect", "supervise"];
     let full = parse(A).unwrap();
     let mut table: toml::Table = A.parse().unwrap();
     for section in SECTIONS {
@@ -234,6 +234,40 @@ fn syntax_and_types_name_the_line() {
     refused("", 1, &["missing field"]);
     refused("cluster = 1", 1, &["cluster", "table"]);
     refused("nodes = [1]", 1, &[]);
+}
+
+#[test]
+fn supervision_is_checked() {
+    let at = |section: &str| A.find(&format!("[supervise.{section}]\n")).expect("in a.toml");
+    // The first line with `from` behind the section's head.
+    let refused_in = |section: &str, from: &str, to: &str, words: &[&str]| {
+        let begins = at(section);
+        let place = begins + A[begins..].find(from).expect("in the section");
+        let text = format!("{}{to}{}", &A[..place], &A[place + from.len()..]);
+        refused(&text, A[..place].matches('\n').count() + 1, words);
+    };
+    refused_line("failover_interval_s = 60", "failover_interval_s = 86401", &["0..=86400"]);
+    refused_line("check = \"none\"", "check = \"ping\"", &["supervise.health.check", "tcp/PORT"]);
+    refused_line("check = \"none\"", "check = \"tcp/0\"", &["tcp/0", "http/PORT/PATH"]);
+    refused_in("health", "command = []", "command = [\"/bin/true\"]", &["check is \"none\""]);
+    refused_in("health", "fall = 3", "fall = 0", &["supervise.health.fall", "1..=1000"]);
+    refused_in("health", "interval_ms = 1000", "interval_ms = 9", &["10..=3600000"]);
+    refused_in(
+        "disk",
+        "policy = \"alert\"",
+        "policy = \"restart\"",
+        &["\"failover\" or \"alert\""],
+    );
+    refused_in("paths", "policy = \"alert\"", "policy = \"failover\"", &["supervise.paths.policy"]);
+    refused_in("core", "stuck_ms = 1000", "stuck_ms = 5", &["50..=60000"]);
+    refused_in("cpu", "gap_ms = 100", "gap = 100", &["unknown field `gap`"]);
+    let with_command = with("check = \"none\"", "check = \"command\"");
+    let refusal = parse(&with_command).unwrap_err().to_string();
+    assert!(refusal.contains("supervise.health.command"), "{refusal}");
+    let with_command = with_command.replacen("command = []", "command = [\"true\"]", 1);
+    assert!(parse(&with_command).unwrap_err().to_string().contains("absolute"));
+    let with_command = with_command.replacen("[\"true\"]", "[\"/bin/true\"]", 1);
+    assert_eq!(parse(&with_command).unwrap().supervise.health.command, ["/bin/true"]);
 }
 
 #[test]

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
-    ApiError, CaptureStatus, Capturing, Checkpoint, ConnImages, Conns, Drained, ErrorCode, Keys,
-    Plan, REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX, Request, Response, SCHEMA_VERSION, Status,
+    ApiError, CaptureStatus, Capturing, Checkpoint, ConnImages, Conns, Drained, ErrorCode, Events,
+    Keys, Plan, REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX, Request, Response, SCHEMA_VERSION, Status,
     SwitchoverDone, VERSION,
 };
 
@@ -90,6 +90,7 @@ pub fn encode_request(request: &Request) -> Vec<u8> {
 /// The response as a line with its newline, never longer than
 /// [`RESPONSE_BYTES_MAX`]: connections that do not fit are left out and
 /// [`Conns::truncated`] or [`ConnImages::left_out`] say so, the oldest events of a timeline are left out,
+/// and the newest of a list of events, which says so,
 /// and what still does not fit is an error answer.
 #[must_use]
 pub fn encode_response(response: &Response) -> Vec<u8> {
@@ -117,6 +118,12 @@ pub fn encode_response(response: &Response) -> Vec<u8> {
             let mut status = status.clone();
             status.timeline.drain(..status.timeline.len().div_ceil(2));
             Response::Status(status)
+        }
+        Response::Events(events) if !events.events.is_empty() => {
+            let mut events = events.clone();
+            events.events.truncate(fewer(events.events.len(), bytes.len()));
+            events.more = true;
+            Response::Events(events)
         }
         _ => Response::Error(ApiError::new(
             ErrorCode::Runtime,
@@ -152,7 +159,7 @@ fn line(value: &impl Serialize) -> Vec<u8> {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Document<S, C, I, D, Q, K, P, L, R, N, E> {
+struct Document<S, C, I, D, Q, K, P, L, V, R, N, E> {
     ok: bool,
     /// A daemon before this field sends none.
     #[serde(default)]
@@ -174,6 +181,8 @@ struct Document<S, C, I, D, Q, K, P, L, R, N, E> {
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     plan: Option<L>,
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    events: Option<V>,
+    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     capturing: Option<R>,
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     capture_node: Option<N>,
@@ -181,7 +190,7 @@ struct Document<S, C, I, D, Q, K, P, L, R, N, E> {
     error: Option<E>,
 }
 
-impl<S, C, I, D, Q, K, P, L, R, N, E> Document<S, C, I, D, Q, K, P, L, R, N, E> {
+impl<S, C, I, D, Q, K, P, L, V, R, N, E> Document<S, C, I, D, Q, K, P, L, V, R, N, E> {
     fn new(ok: bool) -> Self {
         Document {
             ok,
@@ -194,6 +203,7 @@ impl<S, C, I, D, Q, K, P, L, R, N, E> Document<S, C, I, D, Q, K, P, L, R, N, E> 
             keys: None,
             checkpoint: None,
             plan: None,
+            events: None,
             capturing: None,
             capture_node: None,
             error: None,
@@ -217,6 +227,7 @@ impl Serialize for Response {
             &Keys,
             &Checkpoint,
             &Plan,
+            &Events,
             &Capturing,
             &CaptureStatus,
             &ApiError,
@@ -230,6 +241,7 @@ impl Serialize for Response {
             Self::Keys(keys) => document.keys = Some(keys),
             Self::Checkpoint(checkpoint) => document.checkpoint = Some(checkpoint),
             Self::Plan(plan) => document.plan = Some(plan),
+            Self::Events(events) => document.events = Some(events),
             Self::Capturing(capturing) => document.capturing = Some(capturing),
             Self::CaptureStatus(status) => document.capture_node = Some(status),
             Self::Error(error) => document.error = Some(error),
@@ -250,6 +262,7 @@ impl<'de> Deserialize<'de> for Response {
             Keys,
             Checkpoint,
             Plan,
+            Events,
             Capturing,
             Box<CaptureStatus>,
             ApiError,
@@ -264,6 +277,7 @@ impl<'de> Deserialize<'de> for Response {
             d.keys.map(Self::Keys),
             d.checkpoint.map(Self::Checkpoint),
             d.plan.map(Self::Plan),
+            d.events.map(Self::Events),
             d.capturing.map(Self::Capturing),
             d.capture_node.map(Self::CaptureStatus),
             d.error.map(Self::Error),
@@ -273,7 +287,7 @@ impl<'de> Deserialize<'de> for Response {
         match (said.next(), said.next()) {
             (Some(response), None) if ok != matches!(response, Self::Error(_)) => Ok(response),
             _ => Err(D::Error::custom(
-                "neither ok with status, conns, conn_images, switchover, drained, keys, checkpoint, plan, capturing or capture_node, nor not ok with error",
+                "neither ok with status, conns, conn_images, switchover, drained, keys, checkpoint, plan, events, capturing or capture_node, nor not ok with error",
             )),
         }
     }

@@ -23,6 +23,7 @@ pub mod client;
 pub mod codec;
 pub mod doctor;
 mod error;
+mod events;
 mod images;
 mod plan;
 mod protection;
@@ -37,6 +38,7 @@ pub use capture_node::{CaptureStatus, LinkStatus, StoreStatus};
 pub use client::ClientError;
 pub use codec::{DecodeError, decode_request, decode_response, encode_request, encode_response};
 pub use error::{ApiError, ErrorCode};
+pub use events::{Events, Fault, TimelineEvent};
 pub use images::{
     BadClientFilter, ByteList, ClientFilter, ConnAgreed, ConnImage, ConnImages, ConnOptions,
     ConnSocket, ConnTiming, ConnWindow, LIST_SHOWN_BYTES_MAX,
@@ -47,7 +49,7 @@ pub use takeovers::Takeover;
 pub use types::{
     Arbiter, Capturing, Checkpoint, Checkpoints, Conn, Conns, Drained, Gate, KeyPath, KeyPeer,
     Keys, LogPositions, Peer, Register, Request, Response, Restoring, Role, Service, Status,
-    SwitchoverDone, TimelineEvent,
+    SwitchoverDone,
 };
 
 pub use views::{CloneView, LogPeer, LogView, NodeView};
@@ -64,5 +66,9 @@ pub const REQUEST_BYTES_MAX: usize = 64 * 1024;
 pub const RESPONSE_BYTES_MAX: usize = 1024 * 1024;
 /// Most events a daemon keeps in [`Status::timeline`].
 pub const TIMELINE_EVENTS_MAX: usize = 256;
+/// Most events in one answer.
+pub const EVENTS_MAX: usize = 1000;
+/// Longest wait for an event that has not happened yet.
+pub const EVENTS_WAIT_MS_MAX: u64 = 10_000;
 /// Where the daemon listens if nothing else is said.
 pub const SOCKET_DEFAULT: &str = "/run/understudy/understudyd.sock";

@@ -5,7 +5,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ApiError, CaptureStatus, ClientFilter, ConnImages, Plan, Takeover, Verdict, Waits};
+use crate::{
+    ApiError, CaptureStatus, ClientFilter, ConnImages, Events, Fault, Plan, Takeover,
+    TimelineEvent, Verdict, Waits,
+};
 
 /// A request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +48,17 @@ pub enum Request {
     },
     /// Read the daemon's own file again and go on with what it says: all of it, or nothing.
     Reload,
+    /// What has happened on this node.
+    Events {
+        /// Only what has a higher sequence number.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        since_seq: Option<u64>,
+        /// Only what is not older, ns since 1970.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        since_ns: Option<u64>,
+        /// With nothing to tell, wait so long for something; at most [`crate::EVENTS_WAIT_MS_MAX`].
+        wait_ms: u64,
+    },
     /// Send a range of the capture log: the answer is followed by [`crate::stream`].
     Capture {
         /// From the first record that is not older, ns since 1970; from now on if not given.
@@ -85,6 +99,14 @@ enum StrictRequest {
         file: Option<String>,
     },
     Reload {},
+    Events {
+        #[serde(default)]
+        since_seq: Option<u64>,
+        #[serde(default)]
+        since_ns: Option<u64>,
+        #[serde(default)]
+        wait_ms: u64,
+    },
     Capture {
         #[serde(default)]
         from_ns: Option<u64>,
@@ -111,6 +133,9 @@ impl From<StrictRequest> for Request {
             StrictRequest::Checkpoint {} => Self::Checkpoint,
             StrictRequest::Plan { file } => Self::Plan { file },
             StrictRequest::Reload {} => Self::Reload,
+            StrictRequest::Events { since_seq, since_ns, wait_ms } => {
+                Self::Events { since_seq, since_ns, wait_ms }
+            }
             StrictRequest::Capture { from_ns, to_ns, follow, filter } => {
                 Self::Capture { from_ns, to_ns, follow, filter }
             }
@@ -134,6 +159,7 @@ impl Request {
             Self::Checkpoint => "checkpoint",
             Self::Plan { .. } => "plan",
             Self::Reload => "reload",
+            Self::Events { .. } => "events",
             Self::Capture { .. } => "capture",
         }
     }
@@ -158,6 +184,8 @@ pub enum Response {
     Checkpoint(Checkpoint),
     /// To [`Request::Plan`], and to [`Request::Reload`] with what was changed.
     Plan(Plan),
+    /// To [`Request::Events`].
+    Events(Events),
     /// To [`Request::Capture`].
     Capturing(Capturing),
     /// To [`Request::Status`], of a capture-only node.
@@ -179,6 +207,7 @@ impl Response {
             Self::Keys(_) => matches!(request, Request::KeyStatus | Request::KeyReload),
             Self::Checkpoint(_) => matches!(request, Request::Checkpoint),
             Self::Plan(_) => matches!(request, Request::Plan { .. } | Request::Reload),
+            Self::Events(_) => matches!(request, Request::Events { .. }),
             Self::Capturing(_) => matches!(request, Request::Capture { .. }),
             Self::Error(_) => true,
         }
@@ -230,6 +259,12 @@ impl From<Checkpoint> for Response {
 impl From<Plan> for Response {
     fn from(plan: Plan) -> Self {
         Self::Plan(plan)
+    }
+}
+
+impl From<Events> for Response {
+    fn from(events: Events) -> Self {
+        Self::Events(events)
     }
 }
 
@@ -332,11 +367,15 @@ pub struct Status {
     /// Checkpoints of the application; `None` on a witness.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoints: Option<Checkpoints>,
+    /// Supervised resources that are bad.
+    #[serde(default)]
+    pub faults: Vec<Fault>,
     /// The other nodes.
     pub peers: Vec<Peer>,
     /// Everything else that is counted, by name.
     pub counters: BTreeMap<String, u64>,
-    /// What happened, newest last; at most [`crate::TIMELINE_EVENTS_MAX`].
+    /// What happened since the daemon started, newest last; at most [`crate::TIMELINE_EVENTS_MAX`].
+    /// [`Request::Events`] tells more, and what was before.
     pub timeline: Vec<TimelineEvent>,
     /// The changes of the primary that it tells of, newest last.
     #[serde(default)]
@@ -543,19 +582,6 @@ pub struct Peer {
     /// Whether it would stand in an election: nothing else keeps it from serving either.
     #[serde(default)]
     pub electable: bool,
-}
-
-/// Something that happened.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TimelineEvent {
-    /// When, since 1970.
-    pub unix_ns: u64,
-    /// In which epoch.
-    pub epoch: u64,
-    /// What, one word with underscores.
-    pub event: String,
-    /// More about it, for people.
-    pub detail: String,
 }
 
 /// The service's connections on this node.

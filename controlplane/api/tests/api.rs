@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use understudy_api::codec::LineBuffer;
 use understudy_api::{
     ApiError, ByteList, Change, ClientError, ClientFilter, Conn, ConnImage, ConnImages, ConnSocket,
-    Conns, DecodeError, ErrorCode, KeyPath, KeyPeer, Keys, LIST_SHOWN_BYTES_MAX, Peer, Plan,
+    Conns, DecodeError, ErrorCode, Events, KeyPath, KeyPeer, Keys, LIST_SHOWN_BYTES_MAX, Peer, Plan,
     REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX, Request, Response, Role, Status, SwitchoverDone,
     TimelineEvent, client, decode_request, decode_response, encode_request, encode_response,
     server,
@@ -41,6 +41,10 @@ fn requests_are_as_documented() {
         (Request::KeyStatus, r#"{"version":1,"request":"key_status"}"#),
         (Request::KeyReload, r#"{"version":1,"request":"key_reload"}"#),
         (Request::Checkpoint, r#"{"version":1,"request":"checkpoint"}"#),
+        (
+            Request::Events { since_seq: Some(7), since_ns: None, wait_ms: 500 },
+            r#"{"version":1,"request":"events","since_seq":7,"wait_ms":500}"#,
+        ),
         (
             Request::Capture {
                 from_ns: Some(5),
@@ -152,6 +156,8 @@ fn responses_round_trip() {
         conns.into(),
         images().into(),
         SwitchoverDone::default().into(),
+        Events { events: vec![TimelineEvent::default()], newest_seq: 9, ..Events::default() }
+            .into(),
         Keys {
             paths: vec![KeyPath { peers: vec![KeyPeer::default()], ..KeyPath::default() }],
             ..Keys::default()
@@ -243,6 +249,13 @@ fn long_answers_are_cut_visibly() {
     };
     assert!(read.timeline.len() < 200);
     assert_eq!(read.timeline.last().unwrap().detail, "newest");
+
+    let events = Events { events: status.timeline.clone(), newest_seq: 201, ..Events::default() };
+    let Response::Events(read) = decode_response(&encode_response(&events.into())).unwrap() else {
+        panic!()
+    };
+    assert!(read.more && !read.events.is_empty() && read.events.len() < 201);
+    assert_eq!(read.newest_seq, 201);
 
     status.cluster = "x".repeat(2 << 20);
     let Response::Error(error) = decode_response(&encode_response(&status.into())).unwrap() else {

@@ -5,6 +5,7 @@ mod capture;
 mod check;
 mod doctor;
 mod document;
+mod events;
 mod images;
 mod key;
 mod manuals;
@@ -104,6 +105,8 @@ enum Command {
     Top(top::TopArguments),
     /// Take a checkpoint of the application on this node; it stands still for a moment
     Checkpoint,
+    /// What has happened on this node, in all lives of its daemon; with --follow, what happens
+    Events(events::EventsArguments),
     /// What clients sent, live or past, as text or pcapng
     Capture(Box<capture::CaptureArguments>),
     /// What this machine can do, what it cannot, and how to mend that; with -c also for a configuration
@@ -281,6 +284,16 @@ fn run_here(arguments: &Arguments) -> Outcome {
                 Err(error) => error.into(),
             })
         }
+        Command::Events(wanted) => {
+            let timeout = Duration::from_millis(arguments.timeout_ms.unwrap_or(ASK_TIMEOUT_MS));
+            let events = socket(arguments)
+                .and_then(|socket| events::events(wanted, arguments.json, &socket, timeout));
+            match events {
+                Ok(Some(events)) => Outcome::Answer(events.into()),
+                Ok(None) => Outcome::Said,
+                Err(error) => failed(error),
+            }
+        }
         Command::Top(wanted) => top(arguments, wanted),
         Command::Doctor => {
             let (found, error) = doctor::doctor(arguments.config.as_deref());
@@ -413,6 +426,7 @@ fn answer_text(response: &Response) -> String {
         Response::Keys(keys) => text::keys(keys),
         Response::Checkpoint(taken) => text::checkpoint(taken),
         Response::Plan(plan) => plan::text(plan),
+        Response::Events(events) => text::events(events),
         // Only `capture` asks for it, and takes it itself; errors are told otherwise.
         Response::Capturing(_) | Response::Error(_) => String::new(),
     }

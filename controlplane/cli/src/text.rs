@@ -6,7 +6,8 @@ use std::fmt::Write;
 
 use understudy_api::check::CheckReport;
 use understudy_api::{
-    Arbiter, Checkpoint, Checkpoints, Conns, Drained, Keys, Role, Status, SwitchoverDone,
+    Arbiter, Checkpoint, Checkpoints, Conns, Drained, Events, Keys, Role, Status, SwitchoverDone,
+    TimelineEvent,
 };
 
 pub use capture_node::capture_node;
@@ -186,6 +187,18 @@ pub fn status(s: &Status) -> String {
     if let Some(c) = &s.checkpoints {
         checkpoints(c, &mut out);
     }
+    for f in &s.faults {
+        let about = f.peer.as_ref().map_or(String::new(), |peer| format!(" of {peer}"));
+        let line = format!(
+            "{}{about} ({}) for {}: {}; policy {}",
+            f.resource,
+            f.cause,
+            duration(f.since_ms),
+            f.detail,
+            f.policy
+        );
+        field(&mut out, "Fault", &line);
+    }
     field(
         &mut out,
         "Daemon",
@@ -277,6 +290,31 @@ fn takeover(s: &Status, out: &mut String) {
         ]);
     }
     table.write(out, "  ");
+}
+
+/// A line.
+pub fn event(e: &TimelineEvent) -> String {
+    let at = utc_of(e.unix_ns);
+    let about = match (&e.resource, &e.cause) {
+        (Some(resource), Some(cause)) => format!("{resource} ({cause}): "),
+        (Some(resource), None) => format!("{resource}: "),
+        (None, _) => String::new(),
+    };
+    let line = format!("{about}{}", e.detail);
+    let line =
+        format!("{:>6}  {at}  {:>5}  {:<19} {}", e.seq, e.epoch, plain(&e.event), plain(&line));
+    line.trim_end().to_owned() + "\n"
+}
+
+pub fn events(all: &Events) -> String {
+    let mut out: String = all.events.iter().map(event).collect();
+    if all.not_stored > 0 {
+        let _ = writeln!(out, "{} events are not on disk", all.not_stored);
+    }
+    if all.damaged > 0 {
+        let _ = writeln!(out, "{} lines of the file of events could not be read", all.damaged);
+    }
+    out
 }
 
 /// Date and time, UTC.

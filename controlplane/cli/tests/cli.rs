@@ -1,5 +1,6 @@
 //! The command as an operator or a script runs it, against a daemon in a thread.
 
+mod events;
 mod images;
 mod views;
 
@@ -121,6 +122,7 @@ fn status() -> Status {
         epoch,
         event: event.into(),
         detail: detail.into(),
+        ..TimelineEvent::default()
     };
     let mut status = Status {
         arbiter: None,
@@ -163,6 +165,7 @@ fn status() -> Status {
             dropped: 0,
             ..Gate::default()
         },
+        faults: Vec::new(),
         peers: vec![
             Peer {
                 name: "a".into(),

@@ -7,6 +7,7 @@ mod reload;
 mod requests;
 mod restore;
 mod resume;
+mod supervise;
 mod warm;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -39,6 +40,7 @@ use understudy_wire::{Epoch, NodeId};
 use crate::arbiter::{self, Arbiter};
 use crate::capture::{Captures, Told};
 use crate::drain;
+use crate::events::EventLog;
 use crate::keys::Keys;
 use crate::lcore::{ControlEnd, Up};
 use crate::logging::Filter;
@@ -55,14 +57,13 @@ pub use checkpoint::NOT_NOW;
 use checkpoint::Taking;
 use divergence::Divergences;
 use restore::Restoration;
+use supervise::Supervision;
 use warm::Warm;
 
 /// Longest sleep of the loop: the poll-mode thread wakes it for news, not for each newer state.
 const TICK: Duration = Duration::from_millis(2);
 /// The same while that state is waited for.
 const TICK_CHANGING: Duration = Duration::from_micros(250);
-/// The poll-mode thread publishes several times a millisecond; this long without is a stuck core.
-const STUCK_NS: u64 = 1_000 * MS;
 /// Between killing the application and starting anew: repeated notices still leave.
 const RESTART_DELAY_NS: u64 = 150 * MS;
 /// A switchover waits for the checkpoint under way to be stored at the other end.
@@ -76,7 +77,8 @@ const BACKOFF_LAST_MS: u64 = 30_000;
 /// Tells a life how long the one before it was delayed.
 pub const BACKOFF_VARIABLE: &str = "UNDERSTUDY_RESTART_BACKOFF_MS";
 const READY_CHECK_NS: u64 = 20 * MS;
-const TIMELINE_MAX: usize = 256;
+/// How long the disk may take with the last events before the daemon ends.
+const EVENTS_FLUSH: Duration = Duration::from_millis(300);
 const DATAGRAMS_PER_TICK: usize = 64;
 
 /// How the daemon ends.
@@ -165,14 +167,14 @@ struct Control {
     restoration: Restoration,
     divergences: Divergences,
     warm: Warm,
+    supervision: Supervision,
     keys: Keys,
     supervisor: Supervisor,
     stop: Arc<AtomicBool>,
     started_ns: u64,
     snapshot: Option<Snapshot>,
     app: App,
-    stuck_told: bool,
-    timeline: VecDeque<TimelineEvent>,
+    events: EventLog,
     switchover: Option<(Sender<Response>, u64)>,
     stopping_since_ns: Option<u64>,
     /// An operator wants this node to serve nobody.
@@ -199,6 +201,8 @@ impl Control {
         let clock = up.clock;
         let now_ns = clock.now_ns();
         let persisted = store.persisted();
+        // The store holds the directory's lock.
+        let events = EventLog::open(&config.control.state_dir, &config.me().name);
         let store = store.into_writer(dataplane.waker().clone())?;
         let node = Node::new(proto_config(&config, now_ns), persisted, now_ns, now_ns)?;
         let links = LinkMonitor::new()?;
@@ -214,6 +218,7 @@ impl Control {
             Arc::clone(&conns),
             Arc::clone(&settings.running),
             captures,
+            events.clone(),
         )?;
         web::start(&config, sender.clone())?;
         let Settings { running, log_filter, hangups } = settings;
@@ -221,6 +226,7 @@ impl Control {
         let supervisor = Supervisor::start()?;
         let take = || Taking::start(&config, sender, &keys, now_ns);
         let taking = capsule.is_some().then(take).transpose()?;
+        let supervision = Supervision::start(&config, capsule.as_ref())?;
         let app = match &mut capsule {
             Some(_) if config.service.clone == CloneMode::Warm => App::Parked,
             Some(capsule) => start_app(capsule, &dataplane, now_ns)?,
@@ -250,12 +256,12 @@ impl Control {
             restoration: Restoration::new(),
             divergences: Divergences::default(),
             warm: Warm::default(),
+            supervision,
             keys,
             supervisor,
             stop,
             snapshot: None,
-            stuck_told: false,
-            timeline: VecDeque::with_capacity(TIMELINE_MAX),
+            events,
             switchover: None,
             stopping_since_ns: None,
             withdrawn,
@@ -267,6 +273,7 @@ impl Control {
     }
 
     fn run(&mut self) -> anyhow::Result<Ending> {
+        self.note_start();
         self.initial_links();
         let ending = loop {
             self.sleep();
@@ -279,6 +286,7 @@ impl Control {
             self.watch_app(now_ns)?;
             self.advance_checkpoint(now_ns);
             self.advance_restoration(now_ns);
+            self.advance_supervision(now_ns);
             self.take_calls(now_ns);
             if self.node.poll_timeout().is_some_and(|due| due <= now_ns) {
                 self.node.handle_timeout(now_ns);
@@ -291,6 +299,7 @@ impl Control {
         };
         self.dataplane.quit();
         self.stop_app();
+        self.note_ending(ending);
         Ok(ending)
     }
 
@@ -372,9 +381,19 @@ impl Control {
     fn initial_links(&mut self) {
         let now_ns = self.clock.now_ns();
         let up = |name: Option<&str>| name.is_none_or(|n| rtnl::carrier(n).unwrap_or(false));
-        let client = up(self.config.client_interface());
-        let replica = up(self.config.replica_interface());
+        let config = Arc::clone(&self.config);
+        let client = up(config.client_interface());
+        let replica = up(config.replica_interface());
+        let host = crate::node_capsule::HOST_INTERFACE;
+        for (name, up) in [
+            (config.client_interface(), client),
+            (config.replica_interface(), replica),
+            (Some(host), up(Some(host))),
+        ] {
+            name.into_iter().for_each(|name| self.note_carrier(name, up));
+        }
         self.dataplane.order(Command::ClientLink { up: client });
+        let client = client || !self.follows_client_link();
         self.node.handle_local(now_ns, LocalFact::ClientLink(client));
         self.node.handle_local(now_ns, LocalFact::ReplicaLink(replica));
         self.node.handle_local(now_ns, LocalFact::Withdrawn(self.withdrawn));
@@ -412,17 +431,11 @@ impl Control {
             .snapshot()
             .filter(|new| self.snapshot.as_ref().is_none_or(|old| old.at_ns <= new.at_ns));
         if let Some(snapshot) = newer {
-            self.stuck_told = false;
             let counted = &snapshot.counters;
             self.told.set_not_logged(counted.log_full + counted.frame_too_long);
             let state = self.log_state(&snapshot);
             self.snapshot = Some(snapshot);
             self.node.handle_log(now_ns, &state);
-            self.done(now_ns);
-        } else if !self.stuck_told && self.is_stuck(now_ns) {
-            warn!("the poll-mode thread makes no progress");
-            self.stuck_told = true;
-            self.node.handle_local(now_ns, LocalFact::DataplaneStuck);
             self.done(now_ns);
         }
         if let Some(devices) = self.dataplane.devices() {
@@ -433,10 +446,6 @@ impl Control {
                 view.adopted.insert(key);
             }
         }
-    }
-
-    fn is_stuck(&self, now_ns: u64) -> bool {
-        self.snapshot.as_ref().is_some_and(|s| now_ns > s.at_ns + STUCK_NS)
     }
 
     fn take_message(&mut self, now_ns: u64, path: Path, node: NodeId, epoch: Epoch, body: &[u8]) {
@@ -463,9 +472,10 @@ impl Control {
     }
 
     fn take_links(&mut self, now_ns: u64) {
-        let mut facts = Vec::new();
+        let (mut facts, mut carriers) = (Vec::new(), Vec::new());
         let config = Arc::clone(&self.config);
         self.links.drain(|name, up| {
+            carriers.push((name.to_string(), up));
             if config.client_interface() == Some(name) {
                 facts.push(LocalFact::ClientLink(up));
             }
@@ -473,10 +483,14 @@ impl Control {
                 facts.push(LocalFact::ReplicaLink(up));
             }
         });
+        carriers.iter().for_each(|(name, up)| self.note_carrier(name, *up));
         for fact in facts {
             info!(?fact, "link");
             if let LocalFact::ClientLink(up) = fact {
                 self.dataplane.order(Command::ClientLink { up });
+                if !self.follows_client_link() {
+                    continue;
+                }
             }
             self.node.handle_local(now_ns, fact);
             self.done(now_ns);
@@ -664,15 +678,34 @@ impl Control {
 
     fn note(&mut self, at_ns: u64, epoch: Epoch, event: &'static str, detail: String) {
         info!(epoch, "{event}: {detail}");
-        if self.timeline.len() == TIMELINE_MAX {
-            self.timeline.pop_front();
-        }
-        self.timeline.push_back(TimelineEvent {
+        let event = event.into();
+        self.events.push(TimelineEvent {
             unix_ns: at_ns,
             epoch,
-            event: event.into(),
+            event,
             detail,
+            ..Default::default()
         });
+    }
+
+    fn note_start(&mut self) {
+        let now_ns = self.clock.now_ns();
+        let epoch = self.node.view(now_ns).epoch;
+        let text = format!("version {}, process {}", env!("CARGO_PKG_VERSION"), std::process::id());
+        self.note(now_ns, epoch, "daemon_started", text);
+    }
+
+    fn note_ending(&mut self, ending: Ending) {
+        let now_ns = self.clock.now_ns();
+        let epoch = self.node.view(now_ns).epoch;
+        let text = match ending {
+            Ending::Stop => "told to stop".into(),
+            Ending::Restart { .. } => {
+                "to start anew with a fresh application and an empty log".into()
+            }
+        };
+        self.note(now_ns, epoch, "daemon_ended", text);
+        self.events.flush(EVENTS_FLUSH);
     }
 
     fn count(&mut self, name: &'static str) {

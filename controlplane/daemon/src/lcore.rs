@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -33,6 +33,10 @@ const EVENTS_MAX: usize = 256;
 const PROBES_MAX: usize = 4;
 const ADOPTED_MAX: usize = FLOWS_MAX as usize;
 const SNAPSHOT_INTERVAL_NS: u64 = MS / 4;
+/// Counting free packet buffers walks the caches of all cores.
+const BUFFERS_INTERVAL_NS: u64 = 100 * MS;
+/// Frames that wait are packet buffers: of a small pool no more than a half waits at the gate and a
+/// quarter is retained. With none left nothing is received, and what waits would wait for ever.
 const GATE_FRAMES_MAX: usize = 8192;
 const RETAINED_FRAMES_MAX: usize = 4096;
 
@@ -47,6 +51,10 @@ struct Queues {
     adopted: Arc<ArrayQueue<FlowKey>>,
     probes: Arc<ArrayQueue<DeathProbe>>,
     idle: ArrayQueue<IdleConfig>,
+    /// Packet buffers that are free, and all of them; 0 until they are counted.
+    buffers: (AtomicU32, AtomicU32),
+    /// Longest time between two turns of the poll loop since the control plane last took it.
+    gap_ns: AtomicU64,
     quit: AtomicBool,
     finished: AtomicBool,
 }
@@ -68,6 +76,8 @@ pub fn link() -> anyhow::Result<(DataplaneEnd, ControlEnd)> {
         adopted: Arc::new(ArrayQueue::new(ADOPTED_MAX)),
         probes: Arc::new(ArrayQueue::new(PROBES_MAX)),
         idle: ArrayQueue::new(1),
+        buffers: (AtomicU32::new(0), AtomicU32::new(0)),
+        gap_ns: AtomicU64::new(0),
         quit: AtomicBool::new(false),
         finished: AtomicBool::new(false),
     });
@@ -118,6 +128,18 @@ impl ControlEnd {
     /// An application runs, instead of the one before: how to see its death.
     pub fn watch_application(&self, probe: DeathProbe) {
         let _ = self.0.probes.force_push(probe);
+    }
+
+    /// Packet buffers that are free, and all of them.
+    pub fn buffers(&self) -> Option<(u64, u64)> {
+        let (free, all) = &self.0.buffers;
+        let all = all.load(Ordering::Relaxed);
+        (all > 0).then(|| (free.load(Ordering::Relaxed).into(), all.into()))
+    }
+
+    /// The longest time between two turns of the poll loop since this was last asked.
+    pub fn take_gap_ns(&self) -> u64 {
+        self.0.gap_ns.swap(0, Ordering::Relaxed)
     }
 
     /// Makes the poll-mode thread return.
@@ -193,10 +215,16 @@ fn poll_loop(
     let queues = &end.0;
     let mut idle = idle.clone();
     let mut busy_at_ns = clock.now_ns();
-    let mut published_at_ns = 0;
+    let (mut published_at_ns, mut counted_at_ns) = (0, 0);
+    let mut turn_ns = busy_at_ns;
     let mut was_open = false;
     while !queues.quit.load(Ordering::Acquire) {
         let now_ns = clock.now_ns();
+        // Only this thread raises it; the other one takes it away.
+        if now_ns - turn_ns > queues.gap_ns.load(Ordering::Relaxed) {
+            queues.gap_ns.store(now_ns - turn_ns, Ordering::Relaxed);
+        }
+        turn_ns = now_ns;
         let mut commanded = false;
         while let Some(command) = queues.commands.pop() {
             dataplane.command(now_ns, command, ports);
@@ -222,6 +250,12 @@ fn poll_loop(
         }
         if opened || told {
             queues.waker.wake();
+        }
+        if now_ns >= counted_at_ns + BUFFERS_INTERVAL_NS {
+            counted_at_ns = now_ns;
+            let (free, all) = ports.buffers();
+            queues.buffers.0.store(free, Ordering::Relaxed);
+            queues.buffers.1.store(all, Ordering::Relaxed);
         }
         if busy {
             busy_at_ns = now_ns;
@@ -304,8 +338,8 @@ fn dataplane_config(config: &Config, replica_mac: Mac, entropy: [u8; 32]) -> Dat
             heartbeat_interval_ns: config.detect.heartbeat_interval_ms * MS,
             chunk_len: 0,
         },
-        gate_frames_max: GATE_FRAMES_MAX,
-        retained_frames_max: RETAINED_FRAMES_MAX,
+        gate_frames_max: GATE_FRAMES_MAX.min(config.dpdk.mbufs as usize / 2),
+        retained_frames_max: RETAINED_FRAMES_MAX.min(config.dpdk.mbufs as usize / 4),
         flows_max: if config.is_witness() { 0 } else { FLOWS_MAX as usize },
         clone_wait_ns: config.service.clone_wait_ms * MS,
         audit: match config.service.audit {

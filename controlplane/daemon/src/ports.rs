@@ -66,6 +66,7 @@ pub struct DpdkPorts {
     replica: Device,
     host: Option<Device>,
     pool: Mempool,
+    buffers: u32,
     clock: NodeClock,
     capsule: Option<CapsuleLink>,
     scratch: understudy_dpdk::Burst,
@@ -138,11 +139,17 @@ impl DpdkPorts {
             replica: open_device("ports.replica", &config.ports.replica.device, 1, &pool)?,
             host: with_capsule("the host port", &host, 1)?,
             pool,
+            buffers: config.dpdk.mbufs - 1,
             clock,
             capsule,
             scratch: understudy_dpdk::Burst::new(),
             chains_dropped: 0,
         })
+    }
+
+    /// Packet buffers that are free, and all of them.
+    pub fn buffers(&self) -> (u32, u32) {
+        (self.pool.available(), self.buffers)
     }
 
     /// What the devices have counted so far.

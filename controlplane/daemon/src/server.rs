@@ -21,6 +21,7 @@ use understudy_linux::socks::{self, SockInfo, TcpState};
 use understudy_seal::Keyring;
 
 use crate::capture::{Captures, Range};
+use crate::events::EventLog;
 use crate::running::{Reload, Running};
 use crate::{drain, images, keys};
 
@@ -71,9 +72,10 @@ impl Server {
         view: Arc<Mutex<ConnsView>>,
         running: Arc<Running>,
         captures: Captures,
+        events: EventLog,
     ) -> anyhow::Result<Server> {
         Server::serve(path, captures, move |request| {
-            answer(request, &calls, ns.as_deref(), &view, &running)
+            answer(request, &calls, ns.as_deref(), &view, &running, &events)
         })
     }
 
@@ -160,8 +162,12 @@ fn answer(
     ns: Option<&NetNs>,
     view: &Mutex<ConnsView>,
     running: &Running,
+    events: &EventLog,
 ) -> Response {
     match request {
+        Request::Events { since_seq, since_ns, wait_ms } => {
+            return events.since(since_seq, since_ns, wait_ms).into();
+        }
         Request::Conns => return conns(ns, view),
         Request::ConnImages { client } => {
             let Ok(view) = view.lock() else {

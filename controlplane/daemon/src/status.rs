@@ -20,6 +20,7 @@ pub struct Facts<'a> {
     pub app_pid: Option<i32>,
     pub timeline: Vec<api::TimelineEvent>,
     pub checkpoints: Option<api::Checkpoints>,
+    pub faults: Vec<api::Fault>,
     /// Counters of the control plane's own.
     pub counters: BTreeMap<String, u64>,
     /// Reasons the views do not know.
@@ -64,6 +65,7 @@ pub fn status(view: &View, snapshot: Option<&Snapshot>, facts: Facts<'_>) -> api
         gate: gate(config, view, snapshot),
         arbiter: view.arbiter.as_ref().map(|a| arbiter(config, a)),
         checkpoints: facts.checkpoints,
+        faults: facts.faults,
         peers: view.peers.iter().map(|p| peer(config, view, p, snapshot)).collect(),
         counters: counters(snapshot, facts.counters),
         timeline: facts.timeline,
@@ -189,6 +191,11 @@ fn evicted(e: &Eviction) -> String {
         EvictCause::Silent => format!("silent for {ms} ms, {bytes} bytes behind"),
         EvictCause::Lagging => format!("lagging by {bytes} bytes and {ms} ms"),
     }
+}
+
+/// The same, of a replica that is out of it.
+pub fn evicted_because(peer: &understudy_fastpath::sender::Peer) -> Option<String> {
+    peer.eviction.as_ref().map(evicted)
 }
 
 /// A replica's coming and going: the event's name and what it says.

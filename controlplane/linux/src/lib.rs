@@ -9,6 +9,7 @@
 pub mod adopt;
 pub mod capsule;
 mod error;
+pub mod health;
 pub mod hook;
 pub mod image;
 pub mod netns;
@@ -20,6 +21,7 @@ mod ptrace;
 pub mod restart;
 pub mod rtnl;
 pub mod socks;
+pub mod space;
 pub mod standstill;
 pub mod wake;
 

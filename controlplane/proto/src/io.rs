@@ -92,6 +92,8 @@ pub enum LocalFact {
     ClientLink(bool),
     /// The replica port's link.
     ReplicaLink(bool),
+    /// Something that supervision watches is bad, or nothing is any more: others had better serve.
+    Impaired(bool),
     /// An operator wants this node to serve nobody, or allows it again.
     Withdrawn(bool),
     /// A dataplane core makes no progress.

@@ -14,6 +14,7 @@ mod node;
 mod peers;
 mod persisted;
 mod rng;
+pub mod supervise;
 mod timer;
 mod view;
 

@@ -188,6 +188,7 @@ pub struct Node {
     app_ready: bool,
     client_link: bool,
     replica_link: bool,
+    impaired: bool,
     /// An operator wants it to serve nobody.
     withdrawn: bool,
 
@@ -260,6 +261,7 @@ impl Node {
             app_ready: false,
             client_link: false,
             replica_link: false,
+            impaired: false,
             withdrawn: false,
             hold_down_until_ns: 0,
             suspected_ns: now_ns,
@@ -424,12 +426,17 @@ impl Node {
     pub fn handle_local(&mut self, now_ns: u64, fact: LocalFact) {
         self.enter(now_ns);
         match fact {
-            LocalFact::AppReady => self.app_ready = !self.restarting,
+            LocalFact::AppReady => {
+                self.app_ready = !self.restarting;
+                // A checkpoint brought it back, of the reign that this node follows.
+                self.needs_restart &= !matches!(self.phase, Phase::Follow);
+            }
             LocalFact::AppExited => self.on_app_exited(now_ns),
             LocalFact::AppReplaced => self.app_ready = false,
             LocalFact::ServiceFresh => self.on_service_fresh(now_ns),
             LocalFact::ClientLink(up) => self.client_link = up,
             LocalFact::ReplicaLink(up) => self.replica_link = up,
+            LocalFact::Impaired(impaired) => self.impaired = impaired,
             LocalFact::Withdrawn(is) => self.withdrawn = is,
             LocalFact::DataplaneStuck => {
                 if matches!(self.phase, Phase::Lead(_)) {

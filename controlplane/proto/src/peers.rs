@@ -80,6 +80,13 @@ impl Peer {
         let may = last.flags.electable && !matches!(last.role, Role::Primary | Role::Closing);
         may.then_some((last.log_epoch, last.position, last.priority, Reverse(self.id)))
     }
+
+    /// Its fitness, if it says that it would stand for want of a better one.
+    pub(crate) fn last_resort_fitness(&self, now_ns: u64, silence_ns: u64) -> Option<Fitness> {
+        let last = self.alive(now_ns, silence_ns)?;
+        let may = last.flags.last_resort && !matches!(last.role, Role::Primary | Role::Closing);
+        may.then_some((last.log_epoch, last.position, last.priority, Reverse(self.id)))
+    }
 }
 
 #[cfg(test)]

@@ -58,7 +58,7 @@ pub struct PrimaryLog {
 pub struct NeedsCheckpoint {
     /// The clone has left the primary's way: only a checkpoint of another node's is of use.
     pub diverged: bool,
-    /// What a diverged clone has consumed, which must not be repeated; otherwise 0.
+    /// What a clone that diverged, or is gone, has consumed, which must not be repeated; otherwise 0.
     pub applied: Position,
 }
 

@@ -83,11 +83,11 @@ pub struct Flags {
     pub all_lost: bool,
     /// The clone is dead, and its log cannot bring it back.
     pub clone_gone: bool,
+    /// The node would stand if no electable one lived: something that it supervises is bad, and nothing else is.
+    pub last_resort: bool,
 }
 
 impl Flags {
-    const KNOWN: u8 = 0b0111_1111;
-
     fn to_wire(self) -> u8 {
         u8::from(self.clone_ready)
             | u8::from(self.recovering) << 1
@@ -96,13 +96,11 @@ impl Flags {
             | u8::from(self.electable) << 4
             | u8::from(self.all_lost) << 5
             | u8::from(self.clone_gone) << 6
+            | u8::from(self.last_resort) << 7
     }
 
-    fn from_wire(byte: u8) -> Result<Self, DecodeError> {
-        if byte & !Self::KNOWN != 0 {
-            return Err(DecodeError::BadValue { field: "flags", value: byte });
-        }
-        Ok(Self {
+    fn from_wire(byte: u8) -> Self {
+        Self {
             clone_ready: byte & 1 != 0,
             recovering: byte & 2 != 0,
             client_link_up: byte & 4 != 0,
@@ -110,7 +108,8 @@ impl Flags {
             electable: byte & 16 != 0,
             all_lost: byte & 32 != 0,
             clone_gone: byte & 64 != 0,
-        })
+            last_resort: byte & 128 != 0,
+        }
     }
 }
 
@@ -366,7 +365,7 @@ fn encode_heartbeat(w: &mut Writer<'_>, m: &Heartbeat) {
 fn decode_heartbeat(r: &mut Reader<'_>) -> Result<Heartbeat, DecodeError> {
     let mut m = Heartbeat {
         role: Role::from_wire(r.u8()?)?,
-        flags: Flags::from_wire(r.u8()?)?,
+        flags: Flags::from_wire(r.u8()?),
         priority: r.u8()?,
         incarnation: r.u64()?,
         seq: r.u64()?,
@@ -524,11 +523,11 @@ mod tests {
             any::<u16>(),
             vec(any::<(u64, u64)>(), 0..=HISTORY_MAX),
         ));
-        (0u8..=5, 0u8..=Flags::KNOWN, any::<u8>(), words, heard, reign).prop_map(
+        (0u8..=5, any::<u8>(), any::<u8>(), words, heard, reign).prop_map(
             |(role, flags, priority, w, h, r)| {
                 Control::Heartbeat(Heartbeat {
                     role: Role::from_wire(role).expect("in range"),
-                    flags: Flags::from_wire(flags).expect("in range"),
+                    flags: Flags::from_wire(flags),
                     priority,
                     incarnation: w[0],
                     seq: w[1],

@@ -3,7 +3,7 @@
 use understudy_api::codec::LineBuffer;
 use understudy_api::stream::{Piece, PieceBuffer};
 use understudy_api::{
-    ApiError, ByteList, Conn, ConnImage, ConnImages, ConnSocket, Conns, Drained, ErrorCode,
+    ApiError, ByteList, Conn, ConnImage, ConnImages, ConnSocket, Conns, Drained, ErrorCode, Events,
     KeyPath, KeyPeer, Keys, Peer, REQUEST_BYTES_MAX, Request, Response, Status, SwitchoverDone,
     TimelineEvent, decode_request, decode_response, encode_request, encode_response,
 };
@@ -31,6 +31,7 @@ fn requests() -> Vec<Vec<u8>> {
         Request::KeyReload,
         Request::Plan { file: Some("/etc/understudy/a.toml".into()) },
         Request::Reload,
+        Request::Events { since_seq: Some(u64::MAX), since_ns: None, wait_ms: 1 },
         Request::Capture {
             from_ns: Some(u64::MAX),
             to_ns: Some(0),
@@ -62,6 +63,7 @@ fn responses() -> Vec<Vec<u8>> {
         Response::from(SwitchoverDone { took_ms: 12, ..Default::default() }),
         Response::from(Drained { was_primary: true, ..Default::default() }),
         Response::from(keys),
+        Response::from(Events { events: vec![TimelineEvent::default()], ..Default::default() }),
         Response::from(ApiError::new(ErrorCode::Runtime, "a sentence")),
     ];
     let real = recorded("responses.jsonl");

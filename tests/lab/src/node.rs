@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use understudy_api::{Response, Role, Status, TimelineEvent, Verdict, decode_response};
+use understudy_api::{Events, Response, Role, Status, TimelineEvent, Verdict, decode_response};
 
 use crate::proc::{self, Proc};
 use crate::sys::{self, unix_ns};
@@ -135,7 +135,7 @@ impl Node {
             config: path(".toml"),
             key_file: path(".key"),
             socket: path(".sock"),
-            state_dir: path("-state"),
+            state_dir: state_dir(lab, member),
             log: path(".log"),
             notify: options.notify.clone(),
             process: None,
@@ -228,6 +228,27 @@ impl Node {
             Response::Error(error) => bail!("checkpoint of {}: {error}", self.member),
             _ => bail!("checkpoint of {}: another answer", self.member),
         }
+    }
+
+    /// `understudy events` since a number.
+    pub fn events(&self, since_seq: u64) -> Result<Events> {
+        match self.ask(&["events", "--since", &since_seq.to_string()])? {
+            Response::Events(events) => Ok(events),
+            Response::Error(error) => bail!("events of {}: {error}", self.member),
+            _ => bail!("events of {}: another answer", self.member),
+        }
+    }
+
+    /// `understudy events --follow -j`, while it runs, into a file of its own.
+    pub fn follow_events(&self) -> Result<Proc> {
+        let mut command = Command::new(binary("understudy")?);
+        command.arg("-j").arg("-s").arg(&self.socket).args(["events", "--follow"]);
+        Proc::start(command, &self.events_file(), &self.mark)
+    }
+
+    /// Where `follow_events` writes.
+    pub fn events_file(&self) -> PathBuf {
+        self.log.with_extension("events.log")
     }
 
     /// `understudy capture` with these words, while it runs.
@@ -398,6 +419,11 @@ impl Node {
         fs::remove_dir_all(&self.state_dir)?;
         Ok(fs::create_dir_all(&self.state_dir)?)
     }
+}
+
+/// Where a node keeps its state.
+pub fn state_dir(lab: &Lab, member: Member) -> PathBuf {
+    lab.dir().join(format!("{member}-state"))
 }
 
 /// Where a node's application works.

@@ -87,26 +87,26 @@ pub fn kill(pid: u32, signal: i32) -> io::Result<()> {
     }
 }
 
-/// A thread of another process that stands still until this is dropped; its process runs on.
-pub struct StoppedThread(libc::pid_t);
+/// One thread of another process, stopped; its others run on. It goes on when this is dropped.
+///
+/// Only the thread that stopped it may let it go on.
+pub struct StoppedThread {
+    tid: libc::pid_t,
+    not_send: std::marker::PhantomData<*const ()>,
+}
 
 impl StoppedThread {
-    /// Stops the thread `tid`. To be dropped on the same thread.
+    /// Stops a thread; gives it back once it stands.
     pub fn stop(tid: u32) -> io::Result<Self> {
         let tid = libc::pid_t::try_from(tid).map_err(io::Error::other)?;
-        // SAFETY: plain values; nothing of this process is touched.
-        let done = unsafe { libc::ptrace(libc::PTRACE_SEIZE, tid, 0, 0) };
-        if done < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let stopped = Self(tid);
-        // SAFETY: as above, for a thread that is seized.
-        let done = unsafe { libc::ptrace(libc::PTRACE_INTERRUPT, tid, 0, 0) };
-        if done < 0 {
-            return Err(io::Error::last_os_error());
-        }
+        let none = std::ptr::null_mut::<libc::c_void>();
+        // SAFETY: seizing takes plain values and changes nothing in this process.
+        check(unsafe { libc::ptrace(libc::PTRACE_SEIZE, tid, none, none) } as libc::c_int)?;
+        let stopped = Self { tid, not_send: std::marker::PhantomData };
+        // SAFETY: as above; the thread is traced by this one.
+        check(unsafe { libc::ptrace(libc::PTRACE_INTERRUPT, tid, none, none) } as libc::c_int)?;
         let mut status = 0;
-        // SAFETY: `status` outlives the call; __WALL waits for threads too.
+        // SAFETY: `status` is a live integer, and the thread is traced by this one.
         check(unsafe { libc::waitpid(tid, &mut status, libc::__WALL) })?;
         Ok(stopped)
     }
@@ -114,8 +114,9 @@ impl StoppedThread {
 
 impl Drop for StoppedThread {
     fn drop(&mut self) {
-        // SAFETY: plain values, for a thread that is seized; one that is gone is no error of ours.
-        unsafe { libc::ptrace(libc::PTRACE_DETACH, self.0, 0, 0) };
+        let none = std::ptr::null_mut::<libc::c_void>();
+        // SAFETY: the thread is traced by this one, which the type cannot leave, and stands still.
+        unsafe { libc::ptrace(libc::PTRACE_DETACH, self.tid, none, none) };
     }
 }
 

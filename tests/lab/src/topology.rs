@@ -514,7 +514,14 @@ fn remove(prefix: &str) {
     for name in netns_names().into_iter().filter(|name| lab_of(name) == Some(prefix)) {
         let _ = cmd::run(&["ip", "netns", "del", &name]);
     }
-    let _ = fs::remove_dir_all(dir_of(prefix));
+    let dir = dir_of(prefix);
+    // What a test has mounted there would keep it.
+    let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+    let places = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+    for place in places.filter(|place| Path::new(place).starts_with(&dir)) {
+        let _ = cmd::run(&["umount", "-l", place]);
+    }
+    let _ = fs::remove_dir_all(dir);
 }
 
 /// Names of all network namespaces of the machine that have one.

@@ -60,7 +60,13 @@ fn print_waits(scenario: &mut Scenario, when: &str) {
 }
 
 fn nginx_survives(workers: usize, downloads: usize, lanes: u64) {
-    let options = || Ok(nginx::options());
+    let options = || {
+        let mut options = nginx::options();
+        let check = format!("http/{}/small/0", nginx::PORT);
+        options.set.push(("supervise.health.check".into(), check.into()));
+        options.set.push(("supervise.health.interval_ms".into(), 100.into()));
+        Ok(options)
+    };
     let Some(mut scenario) = ready(options, |lab| nginx::prepare(lab, workers)) else { return };
     let (netns, target) = (scenario.lab.client_netns(), vip4(nginx::PORT));
     let lane = |n: u64| http::keep_alive(&netns, target, n * 7, ms(3)).unwrap();
@@ -83,6 +89,11 @@ fn nginx_survives(workers: usize, downloads: usize, lanes: u64) {
         judge(&task.finish().unwrap(), killed_ns);
     }
     print_waits(&mut scenario, "after");
+    // It was asked for its health all the time, here as a clone too.
+    let new = scenario.primary().unwrap();
+    let counters = scenario.trio.node(new).status().unwrap().counters;
+    let checks = (counters["health_checks"], counters["health_checks_failed"]);
+    assert!(checks.0 > 10 && checks.1 == 0, "health checks, and those that failed: {checks:?}");
     scenario.check_wire(1).unwrap();
 }
 

@@ -2,7 +2,7 @@
 
 mod offline;
 mod session;
-mod when;
+pub mod when;
 
 use std::io::{self, ErrorKind, IsTerminal, Read as _};
 use std::os::unix::net::UnixStream;

@@ -40,6 +40,10 @@ enum Stage {
         until_ns: u64,
     },
     Prepare,
+    /// It waits for a health check, whose connection is none of the application's.
+    Quiet {
+        since_ns: u64,
+    },
     Hold {
         since_ns: u64,
     },
@@ -171,6 +175,7 @@ impl Control {
                 done => self.checkpoint_step(now_ns, done),
             }
         }
+        self.hold_if_quiet(now_ns);
         self.watch_stage(now_ns);
         self.protect_committed();
     }
@@ -271,10 +276,8 @@ impl Control {
         let Some(under_way) = under_way else { return };
         match (done, &mut under_way.stage) {
             (Done::Prepared(Ok(())), Stage::Prepare) => {
-                under_way.stage = Stage::Hold { since_ns: now_ns };
-                if !self.dataplane.order(Command::Hold) {
-                    self.end_checkpoint(now_ns, Err("the poll-mode thread takes no orders".into()));
-                }
+                under_way.stage = Stage::Quiet { since_ns: now_ns };
+                self.hold_if_quiet(now_ns);
             }
             (Done::Dumped(result), Stage::Dump { barrier, held_ns }) => {
                 let (barrier, held_us) = (barrier.clone(), (now_ns - *held_ns) / 1000);
@@ -295,6 +298,40 @@ impl Control {
             // Of one that was given up meanwhile.
             _ => {}
         }
+    }
+
+    fn hold_if_quiet(&mut self, now_ns: u64) {
+        let asking = self.supervision.is_asking();
+        let under_way = self.taking.as_mut().and_then(|t| t.under_way.as_mut());
+        let Some(under_way) = under_way else { return };
+        let Stage::Quiet { since_ns } = under_way.stage else { return };
+        if asking {
+            let limit_ns = self.config.supervise.health.timeout_ms * MS + HOLD_LIMIT_NS;
+            if now_ns > since_ns + limit_ns {
+                self.end_checkpoint(now_ns, Err("a health check does not end".into()));
+            }
+            return;
+        }
+        under_way.stage = Stage::Hold { since_ns: now_ns };
+        if !self.dataplane.order(Command::Hold) {
+            self.end_checkpoint(now_ns, Err("the poll-mode thread takes no orders".into()));
+        }
+    }
+
+    /// The application is about to stand still for a checkpoint, or does.
+    pub(super) fn stands_still(&self) -> bool {
+        let under_way = self.taking.as_ref().and_then(|t| t.under_way.as_ref());
+        under_way
+            .is_some_and(|u| !matches!(u.stage, Stage::Wait { .. } | Stage::Prepare | Stage::Keep))
+    }
+
+    /// A checkpoint would be of use; a primary leaves it to a clone, as always.
+    pub(super) fn checkpoint_on_event(&mut self, now_ns: u64) -> Result<(), String> {
+        let left = self.snapshot.as_ref().is_some_and(|s| self.clone_does_it(s, now_ns));
+        if left {
+            return Err("another node's clone follows, and takes its own".into());
+        }
+        self.begin_checkpoint(now_ns, None)
     }
 
     /// It is tried again, but not for ever.

@@ -1,5 +1,7 @@
 //! What operators ask, over the unix socket, and what they are answered.
 
+use understudy_api::TIMELINE_EVENTS_MAX;
+
 use super::*;
 
 impl Control {
@@ -30,6 +32,7 @@ impl Control {
                 Request::Conns
                 | Request::ConnImages { .. }
                 | Request::Plan { .. }
+                | Request::Events { .. }
                 | Request::Capture { .. } => {}
             }
         }
@@ -91,7 +94,7 @@ impl Control {
             };
             return refuse(ErrorCode::RefusedUnsafe, text);
         }
-        if self.switchover.is_some() {
+        if self.switchover.is_some() || self.is_handing_over() {
             return refuse(ErrorCode::RefusedUnsafe, "a switchover is under way".into());
         }
         let target = match to.as_deref().map(|name| (name, self.config.node(name))) {
@@ -110,6 +113,7 @@ impl Control {
     }
 
     pub(super) fn end_switchover(&mut self, now_ns: u64, result: Result<NodeId, String>) {
+        self.handed_over(now_ns, &result);
         let Some((answer, since_ns)) = self.switchover.take() else { return };
         let name = |id: NodeId| {
             self.config
@@ -155,16 +159,23 @@ impl Control {
         }
         let transfers = self.taking.as_ref().map(Taking::counters).into_iter().flatten();
         counters.extend(transfers.map(|(name, value)| (name.to_string(), value)));
+        counters.insert("events_not_stored".into(), self.events.trouble().0);
+        let supervised = self.supervision.counters().into_iter();
+        counters.extend(supervised.map(|(name, value)| (name.to_string(), value)));
         let facts = status::Facts {
             config: &self.config,
             uptime_ms: (now_ns - self.started_ns) / MS,
             drained: self.withdrawn,
             app_pid: self.app_pid(),
-            timeline: self.timeline.iter().cloned().collect(),
+            timeline: self.events.this_life(TIMELINE_EVENTS_MAX),
             checkpoints: self.checkpoints(now_ns),
+            faults: self.faults(now_ns),
             counters,
             not_ready: match (self.restart_at_ns, &self.capsule) {
-                (None, _) => self.divergences.reason(now_ns).into_iter().collect(),
+                (None, _) => {
+                    let diverges = self.divergences.reason(now_ns);
+                    diverges.into_iter().chain(self.unfit_because()).collect()
+                }
                 (Some(_), None) => vec!["starting anew".into()],
                 (Some(_), Some(_)) => vec![format!(
                     "starting anew; the application's output is in {}",

@@ -52,7 +52,7 @@ impl Node {
         // Bounded in time, so that a fitter node which cannot win does not stand in the way.
         let own_turn = idle
             && now_ns < self.suspected_ns + self.cfg.suspect_after_ns
-            && self.eligible(now_ns)
+            && self.may_stand(now_ns)
             && self.fitness() > fitness;
         (idle || follows)
             && candidacy.epoch > self.epoch

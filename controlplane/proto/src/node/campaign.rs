@@ -9,6 +9,7 @@ use understudy_wire::{
     control::{Ballot, Candidacy, Control},
 };
 
+use super::status::Obstacle;
 use super::{ElectStage, Lead, Node, Peer, Phase, Timer, Votes, referee::Alone};
 use crate::{
     io::{DpCommand, Path, TimelineKind, To},
@@ -23,6 +24,15 @@ impl Node {
     /// May stand now.
     pub(super) fn eligible(&self, now_ns: u64) -> bool {
         self.obstacles(now_ns).is_empty()
+    }
+
+    /// As `eligible`; or it is only impaired, and nobody better lives.
+    pub(super) fn may_stand(&self, now_ns: u64) -> bool {
+        let obstacles = self.obstacles(now_ns);
+        let silence_ns = self.cfg.suspect_after_ns;
+        let better = |peer: &Peer| peer.candidate_fitness(now_ns, silence_ns).is_some();
+        obstacles.iter().all(|obstacle| *obstacle == Obstacle::Impaired)
+            && (obstacles.is_empty() || !self.peers.iter().any(better))
     }
 
     pub(super) fn hears_majority(&self, now_ns: u64) -> bool {
@@ -78,16 +88,17 @@ impl Node {
     fn rank(&self, now_ns: u64) -> u64 {
         let silence_ns = self.cfg.suspect_after_ns;
         let fitter = |fitness: Fitness| fitness > self.fitness();
-        self.peers
-            .iter()
-            .filter(|peer| peer.candidate_fitness(now_ns, silence_ns).is_some_and(fitter))
-            .count() as u64
+        let fitness = |peer: &Peer| match self.impaired {
+            false => peer.candidate_fitness(now_ns, silence_ns),
+            true => peer.last_resort_fitness(now_ns, silence_ns),
+        };
+        self.peers.iter().filter(|peer| fitness(peer).is_some_and(fitter)).count() as u64
     }
 
     /// Arranges the next look at whether to stand: the fittest after `floor_ns`, others after a turn per rank and a
     /// random part, and one that may not stand looks again later.
     pub(super) fn schedule_stand(&mut self, now_ns: u64, floor_ns: u64) {
-        self.stand_ranked = self.eligible(now_ns);
+        self.stand_ranked = self.may_stand(now_ns);
         let stagger_ns = self.cfg.stagger_ns;
         let interval_ns = self.cfg.heartbeat_interval_ns;
         let delay_ns = match self.rank(now_ns) {
@@ -113,7 +124,7 @@ impl Node {
         self.check_all_lost(now_ns);
         self.check_hopeless(now_ns);
         self.caretaking = self.is_caretaker(now_ns);
-        if !self.eligible(now_ns) && !self.caretaking {
+        if !self.may_stand(now_ns) && !self.caretaking {
             return self.schedule_stand(now_ns, 0);
         }
         if !self.stand_ranked && !self.caretaking {
@@ -135,7 +146,7 @@ impl Node {
     /// A group of one waits for nobody.
     pub(super) fn check_alone(&mut self, now_ns: u64) {
         let idle = matches!(self.phase, Phase::Idle);
-        if idle && self.peers.is_empty() && self.eligible(now_ns) {
+        if idle && self.peers.is_empty() && self.may_stand(now_ns) {
             self.caretaking = false;
             self.start_campaign(now_ns);
         }

@@ -83,7 +83,7 @@ impl Node {
         self.vacate(now_ns);
         match to {
             Some(to) if to == self.cfg.me => {
-                self.stand_ranked = self.eligible(now_ns);
+                self.stand_ranked = self.may_stand(now_ns);
                 self.timers.set(Timer::Stand, now_ns);
             }
             // The named one first.

@@ -99,7 +99,10 @@ impl Node {
             Some(StepDownReason::AppExited)
         } else if !alone && !arbiter && !self.replica_link {
             Some(StepDownReason::ReplicaLinkDown)
-        } else if !alone && !lead.caretaker && !self.client_link && self.successor(now_ns).is_some()
+        } else if !alone
+            && !lead.caretaker
+            && !self.client_link
+            && (self.successor(now_ns).is_some() || self.has_last_resort(now_ns))
         {
             Some(StepDownReason::ClientLinkDown)
         } else if overdue
@@ -130,6 +133,12 @@ impl Node {
         let silence_ns = self.cfg.suspect_after_ns;
         let fitness = |peer: &super::Peer| peer.candidate_fitness(now_ns, silence_ns);
         self.peers.iter().filter_map(fitness).max().map(|fitness| fitness.3.0)
+    }
+
+    /// A living node that would serve for want of a better one.
+    fn has_last_resort(&self, now_ns: u64) -> bool {
+        let silence_ns = self.cfg.suspect_after_ns;
+        self.peers.iter().any(|peer| peer.last_resort_fitness(now_ns, silence_ns).is_some())
     }
 
     /// Gives up the reign: fence first. The promise behind the fence proves that it was carried out, and only then

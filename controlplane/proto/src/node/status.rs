@@ -23,6 +23,7 @@ pub(super) enum Obstacle {
     CloneUnfit,
     ClientLink,
     ReplicaLink,
+    Impaired,
     Recovering,
     Restarting,
     HoldDown,
@@ -40,6 +41,7 @@ impl Obstacle {
             Self::CloneUnfit => "the clone has diverged",
             Self::ClientLink => "the client port has no link",
             Self::ReplicaLink => "the replica port has no link",
+            Self::Impaired => "a supervised resource is bad: it stands only if no fit node lives",
             Self::Recovering => "recovering: it may have acknowledged what it no longer holds",
             Self::Restarting => "the service is being restarted",
             Self::HoldDown => "it stepped down a moment ago",
@@ -58,6 +60,7 @@ impl Obstacle {
                 | Self::CloneBehind
                 | Self::CloneUnfit
                 | Self::ClientLink
+                | Self::Impaired
                 | Self::HoldDown
                 | Self::Withdrawn
         )
@@ -65,7 +68,7 @@ impl Obstacle {
 }
 
 impl Node {
-    pub(super) fn obstacles(&self, now_ns: u64) -> arrayvec::ArrayVec<Obstacle, 12> {
+    pub(super) fn obstacles(&self, now_ns: u64) -> arrayvec::ArrayVec<Obstacle, 16> {
         let alone = self.peers.is_empty();
         let checks = [
             (self.cfg.witness, Obstacle::Witness),
@@ -74,6 +77,7 @@ impl Node {
             (!self.log.fit, Obstacle::CloneUnfit),
             (!alone && !self.client_link, Obstacle::ClientLink),
             (!alone && !self.replica_link, Obstacle::ReplicaLink),
+            (self.impaired, Obstacle::Impaired),
             (self.recovering && !self.start_anew, Obstacle::Recovering),
             (self.restarting, Obstacle::Restarting),
             (now_ns < self.hold_down_until_ns, Obstacle::HoldDown),
@@ -124,6 +128,7 @@ impl Node {
                 electable: self.eligible(now_ns),
                 all_lost: self.all_lost,
                 clone_gone: self.needs_restart && !self.app_ready,
+                last_resort: self.obstacles(now_ns)[..] == [Obstacle::Impaired],
             },
             priority: self.cfg.priority,
             incarnation: self.incarnation,
@@ -162,8 +167,10 @@ impl Node {
 
     fn needs_checkpoint(&self) -> Option<NeedsCheckpoint> {
         let diverged = matches!(self.phase, Phase::Follow) && !self.log.fit && !self.restarting;
-        let needed = !self.cfg.witness && (diverged || self.cannot_join_at().is_some());
-        let applied = if diverged { self.log.applied } else { 0 };
+        let follows = matches!(self.phase, Phase::Follow) && !self.restarting;
+        let gone = follows && self.needs_restart && !self.app_ready;
+        let needed = !self.cfg.witness && (diverged || gone || self.cannot_join_at().is_some());
+        let applied = if diverged || gone { self.log.applied } else { 0 };
         needed.then_some(NeedsCheckpoint { diverged, applied })
     }
 

@@ -8,6 +8,7 @@ const MS: u64 = 1_000_000;
 const SUSPECT: u64 = 50 * MS;
 
 /// Node 1 of three, and what it has put out.
+#[derive(Clone)]
 struct Bench {
     node: Node,
     now: u64,
@@ -206,6 +207,62 @@ fn silence_on_all_paths_is_a_suspicion_and_data_is_not_silence() {
     assert!(!bench.kinds().contains(&TimelineKind::Suspicion));
     bench.pass(20 * MS);
     assert!(bench.kinds().contains(&TimelineKind::Suspicion));
+}
+
+/// Lets time pass with node 3 alive, as `flags` say, while the primary is silent; whether this node stood.
+fn stands_beside(flags: impl Fn(&mut Flags)) -> bool {
+    let mut bench = Bench::following(&[1, 2, 3]);
+    bench.fact(LocalFact::Impaired(true));
+    assert!(!bench.node.view(bench.now).not_ready_because.is_empty());
+    for _ in 0..100 {
+        bench.now += 5 * MS;
+        bench.beat(3, 1, |m| flags(&mut m.flags));
+        bench.node.handle_timeout(bench.now);
+        bench.drain();
+    }
+    bench.sent(|m| matches!(m, Control::PreVote(_))) > 0
+}
+
+#[test]
+fn an_impaired_node_stands_only_where_no_fit_one_lives() {
+    assert!(!stands_beside(|_| {}), "node 3 is fit");
+    let impaired = |flags: &mut Flags| (flags.electable, flags.last_resort) = (false, true);
+    assert!(stands_beside(impaired), "neither is fit, and this one is as good");
+    assert!(stands_beside(|flags| (flags.electable, flags.clone_ready) = (false, false)));
+}
+
+#[test]
+fn an_impaired_node_says_that_it_would_not_stand_and_stays_primary() {
+    let mut bench = Bench::following(&[1, 2, 3]);
+    bench.fact(LocalFact::Impaired(true));
+    bench.take();
+    bench.pass(15 * MS);
+    let unfit = |m: &Control| matches!(m, Control::Heartbeat(m) if !m.flags.electable && m.flags.last_resort);
+    assert!(bench.sent(unfit) > 0);
+    let mut bench = Bench::leading();
+    bench.fact(LocalFact::Impaired(true));
+    bench.take();
+    bench.pass(20 * MS);
+    assert!(!bench.kinds().contains(&TimelineKind::SteppedDown));
+}
+
+#[test]
+fn a_clone_that_is_gone_comes_back_by_a_checkpoint_where_the_log_does_not_reach_back() {
+    let mut bench = Bench::following(&[1, 2, 3]);
+    bench.beat(2, 1, |m| {
+        (m.role, m.log_start) = (Role::Primary, 64);
+        m.reign = Some(Reign { epoch: 1, primary: 2, history: entries(&[(1, 0)]) });
+    });
+    bench.log.applied = 90;
+    bench.report();
+    assert_eq!(bench.node.view(bench.now).needs_checkpoint, None);
+    bench.fact(LocalFact::AppExited);
+    let needed = bench.node.view(bench.now).needs_checkpoint.expect("nothing else helps");
+    assert_eq!((needed.diverged, needed.applied), (false, 90));
+    bench.fact(LocalFact::AppReplaced);
+    assert!(bench.node.view(bench.now).needs_checkpoint.is_some(), "one may fail");
+    bench.fact(LocalFact::AppReady);
+    assert_eq!(bench.node.view(bench.now).needs_checkpoint, None);
 }
 
 #[test]
@@ -408,6 +465,9 @@ fn a_primary_without_client_link_stays_if_nobody_could_do_better() {
     bench.take();
     bench.fact(LocalFact::ClientLink(false));
     assert!(bench.orders().is_empty());
+    let mut other = bench.clone();
+    other.beat(3, 1, |m| (m.flags.electable, m.flags.last_resort) = (false, true));
+    assert_eq!(other.orders().first(), Some(&DpCommand::Fence { epoch: 1 }), "better than nobody");
     bench.beat(3, 1, |_| {});
     assert_eq!(bench.orders().first(), Some(&DpCommand::Fence { epoch: 1 }));
 }

@@ -712,6 +712,11 @@ impl Cluster {
                 self.fact(id, LocalFact::ClientLink(up));
             }
             13 | 14 if self.arbiter.is_some() => self.arbiter_fault(),
+            // Never mended at the end: an impaired node serves for want of a better one.
+            14 => {
+                let impaired = self.rng.chance(60);
+                self.fact(id, LocalFact::Impaired(impaired));
+            }
             _ => self.loss_percent = self.rng.below(25),
         }
         let at_ns = self.now_ns + MS + self.rng.below(80 * MS);

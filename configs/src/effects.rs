@@ -2,6 +2,10 @@
 //! not compile.
 
 use crate::effect::effects;
+use crate::supervise::{
+    ApplicationWatch, ClockWatch, CoreWatch, CpuWatch, DiskWatch, HealthWatch, LagWatch,
+    LinksWatch, MemoryWatch, PathsWatch, SuperviseConfig,
+};
 use crate::types::{
     ArbiterConfig, CheckpointConfig, ClientPort, ClusterConfig, CommitConfig, Config,
     ControlConfig, DetectConfig, DpdkConfig, HostPort, IdleConfig, LogConfig, MetricsConfig,
@@ -27,6 +31,7 @@ effects!(Config {
     commit: Table(CommitConfig::FIELDS),
     detect: Table(DetectConfig::FIELDS),
     checkpoint: Table(CheckpointConfig::FIELDS),
+    supervise: Table(SuperviseConfig::FIELDS),
     arbiter: Table(ArbiterConfig::FIELDS),
     control: Table(ControlConfig::FIELDS),
     metrics: Table(MetricsConfig::FIELDS),
@@ -131,3 +136,45 @@ effects!(ControlConfig {
     state_dir: Restart("it holds this node's vote: stop the daemon and move the directory with it"),
     log_level: Live,
 });
+
+/// Why supervision goes on as it began.
+const WATCHING: &str = "what was seen so far was judged by it";
+
+effects!(SuperviseConfig {
+    failover_interval_s: Restart(WATCHING),
+    checkpoint: Restart(WATCHING),
+    application: Table(ApplicationWatch::FIELDS),
+    health: Table(HealthWatch::FIELDS),
+    links: Table(LinksWatch::FIELDS),
+    paths: Table(PathsWatch::FIELDS),
+    lag: Table(LagWatch::FIELDS),
+    disk: Table(DiskWatch::FIELDS),
+    memory: Table(MemoryWatch::FIELDS),
+    core: Table(CoreWatch::FIELDS),
+    clock: Table(ClockWatch::FIELDS),
+    cpu: Table(CpuWatch::FIELDS),
+});
+
+/// What all resources have, and what one has besides.
+macro_rules! watched {
+    ($type:ident: $($field:ident),*) => {
+        effects!($type {
+            $($field: Restart(WATCHING),)*
+            policy: Restart(WATCHING),
+            interval_ms: Restart(WATCHING),
+            fall: Restart(WATCHING),
+            rise: Restart(WATCHING),
+        });
+    };
+}
+
+watched!(ApplicationWatch: );
+watched!(HealthWatch: check, command, timeout_ms);
+watched!(LinksWatch: );
+watched!(PathsWatch: silent_ms);
+watched!(LagWatch: log_percent);
+watched!(DiskWatch: free_mb, timeout_ms);
+watched!(MemoryWatch: buffers_percent);
+watched!(CoreWatch: stuck_ms);
+watched!(ClockWatch: step_ms, drift_ppm);
+watched!(CpuWatch: gap_ms);

@@ -1,6 +1,7 @@
 //! Requests and responses as lines of JSON, without IO.
 
 use serde::de::Error as _;
+use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -158,115 +159,50 @@ fn line(value: &impl Serialize) -> Vec<u8> {
     bytes
 }
 
-#[derive(Serialize, Deserialize)]
-struct Document<S, C, I, D, Q, K, P, L, V, R, N, E> {
+/// What a response line may hold, one answer at most.
+#[derive(Deserialize)]
+struct Document {
     ok: bool,
-    /// A daemon before this field sends none.
-    #[serde(default)]
-    schema_version: u32,
-    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
-    status: Option<S>,
-    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
-    conns: Option<C>,
-    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
-    conn_images: Option<I>,
-    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
-    switchover: Option<D>,
-    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
-    drained: Option<Q>,
-    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
-    keys: Option<K>,
-    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
-    checkpoint: Option<P>,
-    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
-    plan: Option<L>,
-    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
-    events: Option<V>,
-    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
-    capturing: Option<R>,
-    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
-    capture_node: Option<N>,
-    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
-    error: Option<E>,
-}
-
-impl<S, C, I, D, Q, K, P, L, V, R, N, E> Document<S, C, I, D, Q, K, P, L, V, R, N, E> {
-    fn new(ok: bool) -> Self {
-        Document {
-            ok,
-            schema_version: SCHEMA_VERSION,
-            status: None,
-            conns: None,
-            conn_images: None,
-            switchover: None,
-            drained: None,
-            keys: None,
-            checkpoint: None,
-            plan: None,
-            events: None,
-            capturing: None,
-            capture_node: None,
-            error: None,
-        }
-    }
-}
-
-fn none<T>() -> Option<T> {
-    None
+    status: Option<Box<Status>>,
+    conns: Option<Conns>,
+    conn_images: Option<ConnImages>,
+    switchover: Option<SwitchoverDone>,
+    drained: Option<Drained>,
+    keys: Option<Keys>,
+    checkpoint: Option<Checkpoint>,
+    plan: Option<Plan>,
+    events: Option<Events>,
+    capturing: Option<Capturing>,
+    capture_node: Option<Box<CaptureStatus>>,
+    error: Option<ApiError>,
 }
 
 impl Serialize for Response {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let ok = !matches!(self, Self::Error(_));
-        let mut document: Document<
-            &Status,
-            &Conns,
-            &ConnImages,
-            &SwitchoverDone,
-            &Drained,
-            &Keys,
-            &Checkpoint,
-            &Plan,
-            &Events,
-            &Capturing,
-            &CaptureStatus,
-            &ApiError,
-        > = Document::new(ok);
+        let mut document = serializer.serialize_map(Some(3))?;
+        document.serialize_entry("ok", &!matches!(self, Self::Error(_)))?;
+        document.serialize_entry("schema_version", &SCHEMA_VERSION)?;
         match self {
-            Self::Status(status) => document.status = Some(status),
-            Self::Conns(conns) => document.conns = Some(conns),
-            Self::ConnImages(images) => document.conn_images = Some(images),
-            Self::Switchover(done) => document.switchover = Some(done),
-            Self::Drained(drained) => document.drained = Some(drained),
-            Self::Keys(keys) => document.keys = Some(keys),
-            Self::Checkpoint(checkpoint) => document.checkpoint = Some(checkpoint),
-            Self::Plan(plan) => document.plan = Some(plan),
-            Self::Events(events) => document.events = Some(events),
-            Self::Capturing(capturing) => document.capturing = Some(capturing),
-            Self::CaptureStatus(status) => document.capture_node = Some(status),
-            Self::Error(error) => document.error = Some(error),
-        }
-        document.serialize(serializer)
+            Self::Status(status) => document.serialize_entry("status", status),
+            Self::Conns(conns) => document.serialize_entry("conns", conns),
+            Self::ConnImages(images) => document.serialize_entry("conn_images", images),
+            Self::Switchover(done) => document.serialize_entry("switchover", done),
+            Self::Drained(drained) => document.serialize_entry("drained", drained),
+            Self::Keys(keys) => document.serialize_entry("keys", keys),
+            Self::Checkpoint(checkpoint) => document.serialize_entry("checkpoint", checkpoint),
+            Self::Plan(plan) => document.serialize_entry("plan", plan),
+            Self::Events(events) => document.serialize_entry("events", events),
+            Self::Capturing(capturing) => document.serialize_entry("capturing", capturing),
+            Self::CaptureStatus(status) => document.serialize_entry("capture_node", status),
+            Self::Error(error) => document.serialize_entry("error", error),
+        }?;
+        document.end()
     }
 }
 
 impl<'de> Deserialize<'de> for Response {
-    #[expect(clippy::type_complexity, reason = "a field for each answer there is")]
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let d: Document<
-            Box<Status>,
-            Conns,
-            ConnImages,
-            SwitchoverDone,
-            Drained,
-            Keys,
-            Checkpoint,
-            Plan,
-            Events,
-            Capturing,
-            Box<CaptureStatus>,
-            ApiError,
-        > = Document::deserialize(deserializer)?;
+        let d = Document::deserialize(deserializer)?;
         let ok = d.ok;
         let mut said = [
             d.status.map(Self::Status),

@@ -78,6 +78,7 @@ mod tests {
             epoch,
             event: event.into(),
             detail: String::new(),
+            ..TimelineEvent::default()
         };
         let timeline = vec![
             event(1, 1, "follow"),

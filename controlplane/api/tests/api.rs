@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use understudy_api::codec::LineBuffer;
 use understudy_api::{
     ApiError, ByteList, Change, ClientError, ClientFilter, Conn, ConnImage, ConnImages, ConnSocket,
-    Conns, DecodeError, ErrorCode, Events, KeyPath, KeyPeer, Keys, LIST_SHOWN_BYTES_MAX, Peer, Plan,
-    REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX, Request, Response, Role, Status, SwitchoverDone,
+    Conns, DecodeError, ErrorCode, Events, KeyPath, KeyPeer, Keys, LIST_SHOWN_BYTES_MAX, Peer,
+    Plan, REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX, Request, Response, Role, Status, SwitchoverDone,
     TimelineEvent, client, decode_request, decode_response, encode_request, encode_response,
     server,
 };

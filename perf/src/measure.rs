@@ -20,6 +20,7 @@ pub mod replay;
 pub mod sealing;
 pub mod segments;
 pub mod stopwatch;
+pub mod takeover;
 
 /// How much is run.
 #[derive(Clone, Debug)]
@@ -118,6 +119,17 @@ pub const ALL: &[Measure] = &[
             Need::Program("keepalived"),
         ],
         run: stopwatch::run,
+    },
+    Measure {
+        name: "takeover",
+        about: takeover::ABOUT,
+        needs: &[
+            Need::Root,
+            Need::Binary("understudyd"),
+            Need::Binary("understudy"),
+            Need::Program("redis-server"),
+        ],
+        run: takeover::run,
     },
     Measure {
         name: "redis",

@@ -3,6 +3,7 @@
 use understudy_wire::tcp::{ECE, Segment, TcpOptions};
 
 use crate::MS;
+use crate::tsclock::ECHO_MS;
 
 /// Attributes of a connection: the outcome of its handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,9 +30,9 @@ pub struct AdoptAttrs {
 const MSS_DEFAULT_V4: u16 = 536;
 const MSS_DEFAULT_V6: u16 = 1220;
 
-/// How far the clone's TSval clock is set ahead of the primary's, so that it is
-/// not behind it at takeover: clock reading errors are well below.
-const TS_MARGIN_MS: u64 = 5;
+/// How far the clone's TSval clock is set ahead of the primary's: as far as a takeover asks for, so
+/// that nothing need be moved then.
+const TS_MARGIN_MS: u64 = ECHO_MS as u64;
 
 /// A client's SYN, as far as it matters.
 #[derive(Clone, Copy, Debug)]

@@ -271,8 +271,10 @@ mod tests {
 
     impl Shell {
         fn start(script: &str) -> Shell {
-            let mut command = Command::new("sh");
-            let mut child = command.args(["-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+            // It ends with the test, also if that is killed: it may be one that never rests.
+            let mut command = Command::new("setpriv");
+            let command = command.args(["--pdeathsig", "KILL", "sh", "-c", script]);
+            let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
             let said = BufReader::new(child.stdout.take().unwrap());
             let mut shell = Shell(child, said);
             assert_eq!(shell.line(), "ready");

@@ -5,12 +5,15 @@ use super::*;
 impl<P: Ports> Dataplane<P> {
     pub(super) fn poll_client_port(&mut self, now_ns: u64, ports: &mut P) -> bool {
         let mut busy = false;
-        // Only what comes by the replica port raises it, but for this node's own clone.
-        let floor = self.floor(now_ns);
         for _ in 0..BURSTS_PER_POLL {
             let mut burst = Burst::new();
             ports.rx(PortRole::Client, &mut burst);
-            busy |= !burst.is_empty();
+            if burst.is_empty() {
+                break;
+            }
+            busy = true;
+            // Only what comes by the replica port raises it, but for this node's own clone.
+            let floor = self.floor(now_ns);
             let full = burst.len() == BURST;
             for frame in burst {
                 self.on_client_frame(now_ns, frame, floor, ports);

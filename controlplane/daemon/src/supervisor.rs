@@ -71,17 +71,7 @@ impl Supervisor {
     pub fn start() -> anyhow::Result<Supervisor> {
         let mut watchdog_us = 0;
         let watched = sd_notify::watchdog_enabled(false, &mut watchdog_us);
-        let mut supervisor = Supervisor {
-            notices: None,
-            feed_interval_ns: watched.then_some(watchdog_us.max(1) * 1000 / 2),
-            fed_ns: 0,
-            fed_progress_ns: 0,
-            looked_ns: 0,
-            ready: false,
-            status: String::new(),
-            unsent: Arc::default(),
-            speaker: None,
-        };
+        let mut supervisor = Supervisor::silent(watched.then_some(watchdog_us.max(1) * 1000 / 2));
         if std::env::var_os("NOTIFY_SOCKET").is_some() {
             let (sender, notices) = bounded(NOTICES_MAX);
             let unsent = Arc::clone(&supervisor.unsent);
@@ -99,6 +89,21 @@ impl Supervisor {
             supervisor.notices = Some(sender);
         }
         Ok(supervisor)
+    }
+
+    /// One that has nobody to tell yet.
+    fn silent(feed_interval_ns: Option<u64>) -> Supervisor {
+        Supervisor {
+            notices: None,
+            feed_interval_ns,
+            fed_ns: 0,
+            fed_progress_ns: 0,
+            looked_ns: 0,
+            ready: false,
+            status: String::new(),
+            unsent: Arc::default(),
+            speaker: None,
+        }
     }
 
     /// Whether [`Supervisor::look`] has anything to do: it costs the caller its facts.
@@ -180,17 +185,8 @@ mod tests {
 
     fn supervised(watchdog_ns: u64) -> (Supervisor, Receiver<Notice>) {
         let (sender, notices) = bounded(NOTICES_MAX);
-        let supervisor = Supervisor {
-            notices: Some(sender),
-            feed_interval_ns: Some(watchdog_ns / 2),
-            fed_ns: 0,
-            fed_progress_ns: 0,
-            looked_ns: 0,
-            ready: false,
-            status: String::new(),
-            unsent: Arc::default(),
-            speaker: None,
-        };
+        let mut supervisor = Supervisor::silent(Some(watchdog_ns / 2));
+        supervisor.notices = Some(sender);
         (supervisor, notices)
     }
 

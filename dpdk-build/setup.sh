@@ -178,6 +178,25 @@ checkpoints() {
     fi
 }
 
+# A public mix of captures, with which tcpdump tests itself: what the lab replays.
+captures() {
+    local root into source suite
+    root="$(dirname "${BASH_SOURCE[0]}")"
+    into="$root/../target/public-captures"
+    [ ! -d "$into" ] || return 0
+    if [ "$check_only" -eq 1 ]; then
+        lack "the captures that tcpdump tests itself with, in target/public-captures"
+        return
+    fi
+    update_lists
+    suite="$(. /etc/os-release && echo "$VERSION_CODENAME")"
+    source="$("$root/source.sh" tcpdump "$suite" "$scratch")"
+    mkdir -p "$into.new"
+    tar -C "$into.new" --strip-components=2 --wildcards -xf "$source" 'tcpdump-*/tests/*.pcap'
+    mv "$into.new" "$into"
+    say "fetched the captures that tcpdump tests itself with"
+}
+
 pages_now() { cat /proc/sys/vm/nr_hugepages; }
 
 reserve_pages() {
@@ -242,6 +261,7 @@ main() {
     packages
     rust
     checkpoints
+    captures
     huge_pages
     kernel
     if [ "$missing" -eq 0 ]; then

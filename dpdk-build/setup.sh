@@ -123,7 +123,7 @@ silence() {
 }
 
 # What Debian 12 gives newer compilers as, for its browsers' sake.
-RUST_WEB=(rustc-web cargo-web rustfmt-web)
+RUST_WEB=(rustc-web cargo-web rustfmt-web rust-web-clippy)
 
 has_rust_web() {
     local version
@@ -154,7 +154,7 @@ rust() {
             return
         fi
         apt-cache policy rustup | grep -q 'Candidate: [0-9]' ||
-            die "Rust 1.$RUST_MIN or later is needed and this Debian has no rustup: install Rust from rustup.rs, then run this again"
+            die "Rust 1.$RUST_MIN or later is needed; apt knows neither rustup nor a new enough rustc-web, which Debian 12 has in bookworm-security: add that suite, or install Rust from rustup.rs, then run this again"
         install_packages rustup
         hash -r
     fi

@@ -25,7 +25,8 @@ mirror="$(apt-get indextargets --format '$(LABEL) $(REPO_URI)' 'Created-By: Pack
 [ -n "$mirror" ] || die "apt knows no Debian mirror to fetch the source of $package from"
 mkdir -p "$scratch/lists/partial" "$scratch/cache/archives/partial" "$scratch/source"
 printf 'deb-src [signed-by=%s] %s %s main\n' "$keyring" "$mirror" "$suite" >"$scratch/sources.list"
-options=(-o "Dir::Etc::SourceList=$scratch/sources.list" -o Dir::Etc::SourceParts=/dev/null
+# A mirror that was frozen is as good: its lists are signed all the same.
+options=(-o Acquire::Check-Valid-Until=false -o "Dir::Etc::SourceList=$scratch/sources.list" -o Dir::Etc::SourceParts=/dev/null
     -o "Dir::State::Lists=$scratch/lists" -o "Dir::Cache=$scratch/cache")
 # Its own user could not read the directory.
 [ "$(id -u)" -ne 0 ] || options+=(-o APT::Sandbox::User=root)

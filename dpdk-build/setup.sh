@@ -26,7 +26,8 @@ PACKAGES=(
     jq prometheus chromium tmux                  # who reads what operators are shown
 )
 PERF_PACKAGES=(
-    dpdk-dev                                     # dpdk-testpmd
+    dpdk-dev                                     # dpdk-testpmd, dpdk-dumpcap
+    iperf3 netsniff-ng                           # goodput; who else records a link
     keepalived                                   # what else moves a service's address
 )
 # Of 1.x: the workspace's rust-version.

@@ -4,15 +4,18 @@
 //! that has other things to do, [`noise`] what makes a slice void, [`stats`] medians and intervals,
 //! [`peers`] the programs that take turns, [`findings`] the JSON document, [`targets`] what is
 //! promised, [`report`] the report, [`gate`] instructions per packet held to a committed baseline.
-//! [`world`] is what the data path runs in without a network card.
+//! [`lossless`] finds the highest rate at which nothing is lost, of frames as [`numbered`] makes and
+//! checks them. [`world`] is what the data path runs in without a network card.
 #![forbid(unsafe_code)]
 
 pub mod clients;
 pub mod findings;
 pub mod gate;
+pub mod lossless;
 pub mod machine;
 pub mod measure;
 pub mod noise;
+pub mod numbered;
 pub mod paired;
 pub mod peers;
 pub mod report;

@@ -13,14 +13,18 @@ pub mod auditing;
 pub mod capture;
 pub mod checkpoint;
 pub mod data_path;
+pub mod dumpcap;
 mod group;
+pub mod iperf3;
 pub mod latency;
+mod recording;
 pub mod redis;
 pub mod replay;
 pub mod sealing;
 pub mod segments;
 pub mod stopwatch;
 pub mod takeover;
+pub mod veth;
 
 /// How much is run.
 #[derive(Clone, Debug)]
@@ -89,6 +93,32 @@ pub const ALL: &[Measure] = &[
         needs: &[Need::Root, Need::Binary("perf-dpdk"), Need::Program("dpdk-testpmd")],
         run: capture::run,
     },
+    Measure {
+        name: "dumpcap",
+        about: dumpcap::ABOUT,
+        needs: &[
+            Need::Root,
+            Need::Binary("understudyd"),
+            Need::Binary("understudy"),
+            Need::Binary("perf-dpdk"),
+            Need::Program("dpdk-testpmd"),
+            Need::Program("dpdk-dumpcap"),
+        ],
+        run: dumpcap::run,
+    },
+    Measure {
+        name: "veth",
+        about: veth::ABOUT,
+        needs: &[
+            Need::Root,
+            Need::Binary("understudyd"),
+            Need::Binary("understudy"),
+            Need::Binary("perf-dpdk"),
+            Need::Program("tcpdump"),
+            Need::Program("netsniff-ng"),
+        ],
+        run: veth::run,
+    },
     Measure { name: "data-path", about: data_path::ABOUT, needs: &[], run: data_path::run },
     Measure { name: "segments", about: segments::ABOUT, needs: &[], run: segments::run },
     Measure {
@@ -144,6 +174,18 @@ pub const ALL: &[Measure] = &[
         run: redis::run,
     },
     Measure {
+        name: "iperf3",
+        about: iperf3::ABOUT,
+        needs: &[
+            Need::Root,
+            Need::Binary("understudyd"),
+            Need::Binary("understudy"),
+            Need::Program("dpdk-testpmd"),
+            Need::Program("iperf3"),
+        ],
+        run: iperf3::run,
+    },
+    Measure {
         name: "latency",
         about: latency::ABOUT,
         needs: &[
@@ -196,7 +238,7 @@ pub(crate) fn built(name: &str) -> Result<Command> {
 }
 
 /// The first and the last CPU that may be used.
-fn first_and_last_cpu() -> Result<(usize, usize)> {
+pub(crate) fn first_and_last_cpu() -> Result<(usize, usize)> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
     let list = list.context("no Cpus_allowed_list in /proc/self/status")?.trim();

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 
@@ -17,6 +17,7 @@ pub mod dumpcap;
 mod group;
 pub mod iperf3;
 pub mod latency;
+pub mod memory;
 mod recording;
 pub mod redis;
 pub mod replay;
@@ -33,6 +34,8 @@ pub struct Plan {
     pub quick: bool,
     /// Kills of each kind for the stopwatch.
     pub kills: usize,
+    /// How long the memory soak lasts.
+    pub soak: Duration,
     /// Where files may be put; gone after the run.
     pub scratch: PathBuf,
 }
@@ -196,6 +199,18 @@ pub const ALL: &[Measure] = &[
         ],
         run: latency::run,
     },
+    Measure {
+        name: "memory",
+        about: memory::ABOUT,
+        needs: &[
+            Need::Root,
+            Need::Binary("understudyd"),
+            Need::Binary("understudy"),
+            Need::Program("redis-server"),
+            Need::Program("criu"),
+        ],
+        run: memory::run,
+    },
 ];
 
 impl Measure {
@@ -253,7 +268,7 @@ mod tests {
     use super::*;
 
     fn plan(scratch: &std::path::Path) -> Plan {
-        Plan { quick: true, kills: 1, scratch: scratch.into() }
+        Plan { quick: true, kills: 1, soak: Duration::from_secs(1), scratch: scratch.into() }
     }
 
     #[test]

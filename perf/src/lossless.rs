@@ -1,10 +1,10 @@
 //! The highest rate at which everything that is sent is stored.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::numbered;
+use crate::numbered::Stored;
 
 /// Rates of a search go up by this factor until something is lost.
 const UP: f64 = 1.6;
@@ -20,11 +20,18 @@ const TRACE: &str = "UNDERSTUDY_PERF_TRACE";
 
 /// What sends frames.
 pub trait Generator {
-    /// Sends so many numbered frames at that rate; gives the rate that it came to.
+    /// Sends so many frames at that rate; gives the rate that it came to, infinity if it cannot
+    /// tell.
     ///
     /// # Errors
     /// If it ends, or sends none.
     fn offer(&mut self, frames: u64, per_s: f64) -> Result<f64>;
+
+    /// Reads a file of what it sent.
+    ///
+    /// # Errors
+    /// If it is no file of a capture.
+    fn read(&self, file: &Path) -> Result<Stored>;
 }
 
 /// What stores frames.
@@ -99,17 +106,18 @@ impl Search {
     ) -> Result<Trial> {
         let frames = (rate * self.seconds) as u64;
         recorder.start()?;
-        let offered = generator.offer(frames, rate)?;
+        let told = generator.offer(frames, rate)?;
         let file = recorder.finish()?;
-        let stored = numbered::read(&file, self.frame_len)?;
+        let stored = generator.read(&file)?;
         std::fs::remove_file(&file)?;
         // Loss is what is looked for; this is something else.
         ensure!(stored.wrong == 0, "{} frames of {frames} are not as they were sent", stored.wrong);
+        let sent = told.min(stored.rate);
         if std::env::var_os(TRACE).is_some() {
             let (right, said) = (stored.right, recorder.said());
-            eprintln!("asked {rate:.0}/s, sent {offered:.0}/s, stored {right} of {frames}: {said}");
+            eprintln!("asked {rate:.0}/s, sent {sent:.0}/s, stored {right} of {frames}: {said}");
         }
-        Ok(Trial { rate: offered, is_whole: stored.right == frames })
+        Ok(Trial { rate: sent, is_whole: stored.right == frames })
     }
 
     fn search(&self, mut attempt: impl FnMut(f64) -> Result<Trial>) -> Result<Best> {
@@ -127,7 +135,8 @@ impl Search {
             if made.is_whole {
                 whole = whole.max(Some(made.rate as u64));
                 if made.rate < rate * GENERATOR_SHARE_MIN {
-                    return Ok(Best { rate: made.rate, is_generators: true });
+                    let most = whole.map_or(made.rate, |most| made.rate.max(most as f64));
+                    return Ok(Best { rate: most, is_generators: true });
                 }
             } else {
                 lossy = Some(rate.min(made.rate));

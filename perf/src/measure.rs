@@ -8,12 +8,14 @@ use anyhow::{Context, Result};
 
 use crate::findings::{Findings, Measurement, Outcome};
 use crate::machine::Machine;
+use crate::peers::pktgen;
 
 pub mod auditing;
 pub mod capture;
 pub mod checkpoint;
 pub mod data_path;
 pub mod dumpcap;
+pub mod generators;
 mod group;
 pub mod iperf3;
 pub mod latency;
@@ -54,6 +56,8 @@ pub enum Need {
     Root,
     /// A program on the path.
     Program(&'static str),
+    /// One of these programs, which are one under several names.
+    OneOf(&'static [&'static str]),
     /// A binary of this build.
     Binary(&'static str),
 }
@@ -64,6 +68,10 @@ impl Need {
         match self {
             Need::Root => (!understudy_lab::sys::is_root()).then(|| "not root".into()),
             Need::Program(name) => find(name).is_none().then(|| format!("{name} is not installed")),
+            Need::OneOf(names) => {
+                let is_found = names.iter().any(|name| find(name).is_some());
+                (!is_found).then(|| format!("{} is not installed", names.join(" or ")))
+            }
             Need::Binary(name) => understudy_lab::node::binary(name).err().map(|e| e.to_string()),
         }
     }
@@ -121,6 +129,28 @@ pub const ALL: &[Measure] = &[
             Need::Program("netsniff-ng"),
         ],
         run: veth::run,
+    },
+    Measure {
+        name: "tcpreplay",
+        about: generators::TCPREPLAY,
+        needs: &[
+            Need::Root,
+            Need::Binary("understudyd"),
+            Need::Binary("understudy"),
+            Need::Program("tcpreplay"),
+        ],
+        run: generators::tcpreplay,
+    },
+    Measure {
+        name: "pktgen",
+        about: generators::PKTGEN,
+        needs: &[
+            Need::Root,
+            Need::Binary("understudyd"),
+            Need::Binary("understudy"),
+            Need::OneOf(pktgen::NAMES),
+        ],
+        run: generators::pktgen,
     },
     Measure { name: "data-path", about: data_path::ABOUT, needs: &[], run: data_path::run },
     Measure { name: "segments", about: segments::ABOUT, needs: &[], run: segments::run },

@@ -57,9 +57,14 @@ impl Side {
         self.found.len()
     }
 
+    /// What each found, frames a second.
+    pub fn rates(&self) -> impl Iterator<Item = f64> {
+        self.found.iter().map(|best| best.rate)
+    }
+
     /// The best of all, frames a second.
     pub fn most(&self) -> f64 {
-        self.found.iter().map(|best| best.rate).fold(0.0, f64::max)
+        self.rates().fold(0.0, f64::max)
     }
 }
 

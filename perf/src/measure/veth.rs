@@ -14,6 +14,7 @@ use crate::paired;
 use crate::peers::capture_node::CaptureNode;
 use crate::peers::generator::Embedded;
 use crate::peers::recorder::Program;
+use crate::peers::veth_device;
 
 /// What it is.
 pub const ABOUT: &str = "As `dumpcap`, on one veth: a node that only captures (net_af_packet) beside tcpdump \
@@ -92,23 +93,13 @@ struct Place<'a> {
 
 impl Place<'_> {
     fn highest(&self, search: &Search, recorder: &mut dyn Recorder) -> Result<Best> {
-        let device = format!(
-            "net_af_packet_gen,iface={SENDER},blocksz=65536,framesz=2048,framecnt=4096,qdisc_bypass=1"
-        );
         let netns = self.lab.client_netns();
-        let mut generator = Embedded::start(&device, Some(&netns), search.frame_len)?;
+        let mut generator = Embedded::start(&veth_device(SENDER), Some(&netns), search.frame_len)?;
         search.highest(&mut generator, recorder)
     }
 
     fn ours(&self, search: &Search) -> Result<Best> {
-        let dir = self.scratch.fresh("ours")?;
-        let frames = RING_KB / 2;
-        let device = format!(
-            "net_af_packet_tap,iface={LISTENER},blocksz=65536,framesz=2048,framecnt={frames}"
-        );
-        let netns = self.lab.node_netns(Member::A);
-        let mut node = CaptureNode::new(device, Some(netns), dir, LOG_MB);
-        self.highest(search, &mut node)
+        self.highest(search, &mut node(self.lab, self.scratch)?)
     }
 
     fn program(
@@ -144,4 +135,13 @@ impl Place<'_> {
         };
         self.highest(search, &mut self.program("netsniff-ng", "Running!", words)?)
     }
+}
+
+/// Our recorder, at the link's far end.
+pub fn node(lab: &Lab, scratch: &Scratch) -> Result<CaptureNode> {
+    let frames = RING_KB / 2;
+    let device =
+        format!("net_af_packet_tap,iface={LISTENER},blocksz=65536,framesz=2048,framecnt={frames}");
+    let netns = lab.node_netns(Member::A);
+    Ok(CaptureNode::new(device, Some(netns), scratch.fresh("ours")?, LOG_MB))
 }

@@ -10,20 +10,19 @@ use understudy_lab::cmd;
 use super::Lines;
 use crate::lossless::Generator;
 use crate::measure::first_and_last_cpu;
+use crate::numbered::{self, Stored};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A running one.
 pub struct Embedded {
     lines: Lines,
-    /// Frames that the device had no room for.
-    pub refused: u64,
+    frame_len: usize,
 }
 
 #[derive(Deserialize)]
 struct Offered {
     per_s: f64,
-    refused: u64,
 }
 
 impl Embedded {
@@ -43,7 +42,7 @@ impl Embedded {
         command.args(["--lcores", &format!("0@({first}-{last})")]);
         let mut lines = Lines::start(command)?;
         lines.expect("readiness", TIMEOUT, |line| line.contains("\"ready\"").then_some(()))?;
-        Ok(Embedded { lines, refused: 0 })
+        Ok(Embedded { lines, frame_len })
     }
 }
 
@@ -54,7 +53,9 @@ impl Generator for Embedded {
         let answer: String = self.lines.expect("offer", TIMEOUT, is_answer)?;
         let offered: Offered =
             serde_json::from_str(&answer).with_context(|| format!("what is {answer:?}?"))?;
-        self.refused = offered.refused;
         Ok(offered.per_s)
+    }
+    fn read(&self, file: &Path) -> Result<Stored> {
+        numbered::read(file, self.frame_len)
     }
 }

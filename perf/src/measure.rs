@@ -15,8 +15,10 @@ pub mod capture;
 pub mod checkpoint;
 pub mod data_path;
 pub mod dumpcap;
+mod forwarded;
 pub mod generators;
 mod group;
+pub mod host_port;
 pub mod iperf3;
 pub mod latency;
 pub mod memory;
@@ -217,6 +219,18 @@ pub const ALL: &[Measure] = &[
             Need::Program("iperf3"),
         ],
         run: iperf3::run,
+    },
+    Measure {
+        name: "host-port",
+        about: host_port::ABOUT,
+        needs: &[
+            Need::Root,
+            Need::Program("dpdk-testpmd"),
+            Need::Program("iperf3"),
+            Need::Program("redis-server"),
+            Need::Program("redis-benchmark"),
+        ],
+        run: host_port::run,
     },
     Measure {
         name: "latency",

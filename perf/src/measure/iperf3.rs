@@ -5,17 +5,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
-use understudy_lab::node::vip4;
-use understudy_lab::proc::Proc;
-use understudy_lab::topology::{VIP4, offloads_off};
-use understudy_lab::{Lab, Member, NodeOptions, cmd, plain, scenario};
+use understudy_lab::topology::VIP4;
+use understudy_lab::{Lab, NodeOptions, cmd, scenario};
 
+use super::forwarded::{Driver, Forwarded};
 use super::group::Service;
-use super::{Plan, find, first_and_last_cpu};
+use super::{Plan, find};
 use crate::findings::{Findings, Sides};
 use crate::noise::Watched;
 use crate::paired;
-use crate::peers::testpmd::Testpmd;
 
 /// What it is.
 pub const ABOUT: &str = "iperf3, one TCP connection from the client's namespace, which sends as much as it \
@@ -35,10 +33,6 @@ const SECONDS_QUICK: usize = 1;
 const OMITTED_S: usize = 1;
 const PORT: u16 = 5201;
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// The daemon's rings.
-const RINGS: &str = "blocksz=65536,framesz=2048,framecnt=4096,qdisc_bypass=1";
-/// The forwarder's host port, and the application's end of it.
-const HOST_PORT: (&str, &str) = ("us-host", "app0");
 
 /// How the server is reached.
 #[derive(Clone, Copy)]
@@ -80,10 +74,7 @@ pub fn run(plan: &Plan, findings: &mut Findings) -> Result<()> {
 
 fn slice(way: Way, seconds: usize) -> Result<f64> {
     match way {
-        Way::Testpmd => {
-            let forwarded = Forwarded::start()?;
-            goodput(&forwarded.lab, seconds)
-        }
+        Way::Testpmd => forwarded(Driver::AfPacket, seconds),
         Way::Protected => {
             let mut service = Service::protected(&options()?)?;
             let goodput = goodput(&service.lab, seconds)?;
@@ -119,37 +110,14 @@ fn server() -> Result<PathBuf> {
     find("iperf3").context("no iperf3")
 }
 
-/// Node a forwards between its client port and a server in node b's namespace. The order is that
-/// in which they must go.
-struct Forwarded {
-    _testpmd: Testpmd,
-    _server: Proc,
-    lab: Lab,
-}
-
-impl Forwarded {
-    fn start() -> Result<Forwarded> {
-        let lab = Lab::new()?;
-        let (node, app) = (lab.node_netns(Member::A), lab.node_netns(Member::B));
-        let (outer, inner) = HOST_PORT;
-        let peer = app.file_name().and_then(|name| name.to_str()).context("a namespace's name")?;
-        let words = ["ip", "link", "add", outer, "type", "veth", "peer", "name", inner, "netns"];
-        cmd::run_inside(&node, &[&words[..], &[peer]].concat())?;
-        for (netns, name) in [(&node, outer), (&app, inner)] {
-            offloads_off(netns, name)?;
-            cmd::run_inside(netns, &["ip", "link", "set", name, "up"])?;
-        }
-        let address = format!("{VIP4}/24");
-        cmd::run_inside(&app, &["ip", "addr", "add", &address, "dev", inner])?;
-        let program = server()?.to_string_lossy().into_owned();
-        let words = [&program, "-s", "-p", &PORT.to_string()];
-        let server = plain::start(&lab, Member::B, "iperf3", &words)?;
-        let device = |number, interface| format!("net_af_packet{number},iface={interface},{RINGS}");
-        let (client, host) = (device(0, "us-cl"), device(1, outer));
-        let testpmd = Testpmd::bridge(&node, [&client, &host], first_and_last_cpu()?)?;
-        plain::wait_port(&lab.client_netns(), vip4(PORT))?;
-        Ok(Forwarded { _testpmd: testpmd, _server: server, lab })
-    }
+/// Goodput through testpmd, in Mbit/s.
+///
+/// # Errors
+/// If it does not come up, or iperf3 does not end well.
+pub fn forwarded(host: Driver, seconds: usize) -> Result<f64> {
+    let program = server()?.to_string_lossy().into_owned();
+    let forwarded = Forwarded::start(host, &[&program, "-s", "-p", &PORT.to_string()], PORT)?;
+    goodput(&forwarded.lab, seconds)
 }
 
 /// What a client can bring to the server, in Mbit/s.

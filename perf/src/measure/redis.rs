@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use understudy_lab::node::vip4;
-use understudy_lab::{NodeOptions, cmd, scenario};
+use understudy_lab::{Lab, NodeOptions, cmd, scenario};
 
 use super::Plan;
 use super::group::Service;
@@ -20,11 +20,13 @@ pub const ABOUT: &str = "redis-benchmark (SET and GET, 20 connections, pipeline 
 
 const PAIRS: usize = 7;
 const PAIRS_QUICK: usize = 3;
-const DEPTHS: [usize; 2] = [1, 16];
+/// Requests on their way at once.
+pub const DEPTHS: [usize; 2] = [1, 16];
 const REQUESTS: usize = 40_000;
 const REQUESTS_QUICK: usize = 5_000;
 const TIMEOUT: Duration = Duration::from_secs(120);
-const PORT: u16 = 6379;
+/// redis-server's.
+pub const PORT: u16 = 6379;
 
 /// Runs it.
 ///
@@ -56,9 +58,17 @@ pub fn run(plan: &Plan, findings: &mut Findings) -> Result<()> {
 /// Operations per second in one group's life.
 fn slice(is_protected: bool, requests: usize, depth: usize) -> Result<f64> {
     let service = Service::start(is_protected, &NodeOptions::default())?;
+    benchmark(&service.lab, requests, depth)
+}
+
+/// Operations per second that redis-benchmark in the client's namespace sees.
+///
+/// # Errors
+/// If it does not end well.
+pub fn benchmark(lab: &Lab, requests: usize, depth: usize) -> Result<f64> {
     let (ip, port) = (vip4(PORT).ip().to_string(), PORT.to_string());
     let (requests, depth) = (requests.to_string(), depth.to_string());
-    let mut command = cmd::inside(&service.lab.client_netns(), "redis-benchmark");
+    let mut command = cmd::inside(&lab.client_netns(), "redis-benchmark");
     command.args(["-h", &ip, "-p", &port, "-c", "20", "-n", &requests, "-P", &depth]);
     command.args(["-t", "set,get", "--csv"]);
     let said = cmd::output(command, "", TIMEOUT)?;

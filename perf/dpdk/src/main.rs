@@ -11,7 +11,7 @@ use std::io::{BufRead, Write};
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use understudy_dpdk::Eal;
-use understudy_perf::world::{Primary, World, client_frame};
+use understudy_perf_gate::world::{Primary, World, client_frame};
 
 mod generate;
 mod ports;

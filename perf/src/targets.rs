@@ -140,7 +140,7 @@ pub const TARGETS: &[Target] = &[
         ],
     },
     Target {
-        id: "iperf3",
+        id: "goodput",
         measurement: "iperf3",
         what: "iperf3 goodput through a protected service, gate on",
         against: "testpmd forwarding the same ports",

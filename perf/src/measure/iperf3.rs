@@ -25,7 +25,7 @@ pub const ABOUT: &str = "iperf3, one TCP connection from the client's namespace,
     Beside that the same daemon as a group of one. Each slice is a lab of its own, the kinds in turn. All \
     processes share the CPUs, and waiting for one is part of what is measured.";
 
-const PAIRS: usize = 7;
+const PAIRS: usize = 5;
 const PAIRS_QUICK: usize = 3;
 const SECONDS: usize = 5;
 const SECONDS_QUICK: usize = 1;
@@ -68,7 +68,7 @@ pub fn run(plan: &Plan, findings: &mut Findings) -> Result<()> {
          data path alone, as a group of one, has {:.2} of testpmd's goodput",
         ratios[1]
     );
-    findings.explain("iperf3", why);
+    findings.explain("goodput", why);
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use crate::lossless::{Best, Search};
 pub const FRAME_LENS: [usize; 2] = [64, 1514];
 pub const PAIRS: usize = 3;
 pub const PAIRS_QUICK: usize = 1;
-const SECONDS: f64 = 3.0;
+const SECONDS: f64 = 2.0;
 const SECONDS_QUICK: f64 = 1.0;
 const PRECISION: f64 = 1.1;
 const PRECISION_QUICK: f64 = 1.4;

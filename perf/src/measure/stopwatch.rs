@@ -59,6 +59,11 @@ impl Kind {
     fn name(self) -> &'static str {
         ["host-death", "process-death", "link-loss", "switchover"][self as usize]
     }
+
+    fn words(self) -> &'static str {
+        ["node killed", "application killed", "client link lost", "planned switchover"]
+            [self as usize]
+    }
 }
 
 /// One failure on the nodes' side.
@@ -253,7 +258,8 @@ fn report(
     for (kind, tally) in ours {
         let name = kind.name();
         let times = Distribution::of_ns(tally.stalls_ns.iter().copied());
-        findings.times("stall", &format!("stopwatch/{name}"), &format!("stall, {name}"), times);
+        let what = format!("Understudy, {}", kind.words());
+        findings.times("stall", &format!("stopwatch/{name}"), &what, times);
         lost += tally.lost;
         let what = format!("{name}, {} failures", tally.failures);
         findings.parts.push(Parts { what, parts_ms: tally.medians() });

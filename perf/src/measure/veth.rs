@@ -19,12 +19,12 @@ use crate::peers::veth_device;
 /// What it is.
 pub const ABOUT: &str = "As `dumpcap`, on one veth: a node that only captures (net_af_packet) beside tcpdump \
     and netsniff-ng, of which the better counts in each pair. The embedded generator sends through \
-    net_af_packet past the queueing discipline; each recorder has 64 MiB for the ring that it shares with \
-    the kernel. The kernel takes a frame across the veth and into that ring on the sender's CPU time.";
+    net_af_packet past the queueing discipline. Each recorder has 256 MiB for frames that are not in its file \
+    yet: tcpdump and netsniff-ng in the ring that they share with the kernel, ours 128 in such a ring, whose \
+    places are of 2 KiB whatever a frame's length, and 128 in its log. The kernel takes a frame across the veth and into that ring on the sender's CPU time.";
 
-/// Of the kernel's ring.
-const RING_KB: usize = 64 << 10;
-const LOG_MB: u64 = 64;
+/// For frames that are not in the file yet: theirs in one ring, ours half in that and half in the log.
+const MEMORY_MB: usize = 256;
 
 #[derive(Default)]
 struct Contest {
@@ -120,7 +120,7 @@ impl Place<'_> {
 
     fn tcpdump(&self, search: &Search) -> Result<Best> {
         let words = |file: &str| {
-            let ring = RING_KB.to_string();
+            let ring = (MEMORY_MB << 10).to_string();
             ["-i", LISTENER, "-B", &ring, "-Z", "root", "-w", file].map(String::from).to_vec()
         };
         self.highest(search, &mut self.program("tcpdump", "listening on", words)?)
@@ -128,7 +128,7 @@ impl Place<'_> {
 
     fn netsniff(&self, search: &Search) -> Result<Best> {
         let words = |file: &str| {
-            let ring = format!("{}KiB", RING_KB);
+            let ring = format!("{MEMORY_MB}MiB");
             let words = ["--in", LISTENER, "--out", file, "--silent", "--no-sock-mem"];
             let words = [&words[..], &["--ring-size", &ring]].concat();
             words.into_iter().map(String::from).collect()
@@ -139,9 +139,10 @@ impl Place<'_> {
 
 /// Our recorder, at the link's far end.
 pub fn node(lab: &Lab, scratch: &Scratch) -> Result<CaptureNode> {
-    let frames = RING_KB / 2;
+    let half_mb = MEMORY_MB / 2;
+    let frames = half_mb << 9;
     let device =
         format!("net_af_packet_tap,iface={LISTENER},blocksz=65536,framesz=2048,framecnt={frames}");
     let netns = lab.node_netns(Member::A);
-    Ok(CaptureNode::new(device, Some(netns), scratch.fresh("ours")?, LOG_MB))
+    Ok(CaptureNode::new(device, Some(netns), scratch.fresh("ours")?, half_mb as u64))
 }

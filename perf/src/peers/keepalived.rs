@@ -51,11 +51,16 @@ impl Tally {
         findings.times(
             "stall",
             &format!("{id}/stall"),
-            &format!("{name}, connecting again"),
+            &format!("{name}, node killed, clients connect again"),
             stalls,
         );
         let outages = Distribution::of_ns(self.outages_ns.iter().copied());
-        findings.times("stall", &format!("{id}/new"), &format!("{name}, new connections"), outages);
+        findings.times(
+            "stall",
+            &format!("{id}/new"),
+            &format!("{name}, node killed, new connections"),
+            outages,
+        );
         let what = format!("connections that died, {name}, of {}", self.connections);
         findings.figure(
             &format!("{id}/died"),

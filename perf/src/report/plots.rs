@@ -159,7 +159,7 @@ fn draw_series(path: &Path, plot: &str, series: &[&Series]) -> Outcome {
     head.draw_text(&title, &("sans-serif", 22).into_text_style(&head), (60, 12))?;
     for (index, series) in series.iter().enumerate() {
         let y = (HEAD + LEGEND_ROW * index as u32) as i32;
-        let patch = [(62, y + 3), (86, y + 13)];
+        let patch = [(62, y - 1), (86, y + 9)];
         head.draw(&Rectangle::new(patch, colour(index).filled()))?;
         let t = &series.times;
         let text = format!(
@@ -187,6 +187,7 @@ fn draw_series(path: &Path, plot: &str, series: &[&Series]) -> Outcome {
         .light_line_style(WHITE)
         .bold_line_style(RGBColor(221, 221, 221))
         .x_label_formatter(&|ms| number(*ms))
+        .y_label_formatter(&|share| number(*share))
         .x_desc(x_words)
         .y_desc("share of samples not above, in %")
         .draw()?;

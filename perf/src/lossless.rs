@@ -84,6 +84,13 @@ struct Trial {
     is_whole: bool,
 }
 
+impl Trial {
+    /// Whether the generator could not do what it was told.
+    fn is_slow(&self, rate: f64) -> bool {
+        self.rate < rate * GENERATOR_SHARE_MIN
+    }
+}
+
 impl Search {
     /// The highest rate at which the recorder stores all frames of the generator, each as it was
     /// sent and in order.
@@ -127,14 +134,18 @@ impl Search {
             ensure!(rate > RATE_MIN, "something is lost even at {rate:.0} frames/s");
             let mut made = attempt(rate)?;
             for _ in 1..self.tries {
-                if made.is_whole {
+                if made.is_whole && !made.is_slow(rate) {
                     break;
                 }
-                made = attempt(rate)?;
+                let again = attempt(rate)?;
+                // Lossless first, then the faster one.
+                if (again.is_whole, again.rate) > (made.is_whole, made.rate) {
+                    made = again;
+                }
             }
             if made.is_whole {
                 whole = whole.max(Some(made.rate as u64));
-                if made.rate < rate * GENERATOR_SHARE_MIN {
+                if made.is_slow(rate) {
                     let most = whole.map_or(made.rate, |most| made.rate.max(most as f64));
                     return Ok(Best { rate: most, is_generators: true });
                 }

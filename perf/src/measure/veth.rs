@@ -82,7 +82,13 @@ pub fn run(plan: &Plan, findings: &mut Findings) -> Result<()> {
             contest.ours.generators()
         ));
     }
-    findings.explain("veth", limits.join("; "));
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let why = format!(
+        "ours has a thread that polls and one that writes beside the generator on {cpus} CPUs, the others one \
+         that sleeps until much has come; {}",
+        limits.join("; ")
+    );
+    findings.explain("veth", why);
     Ok(())
 }
 

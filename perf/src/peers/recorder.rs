@@ -22,10 +22,12 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 /// It has ended by then: what is still in memory is written first.
 const END_TIMEOUT: Duration = Duration::from_secs(20);
 
+type MakeCommand = dyn Fn(&str) -> Result<Command>;
+
 /// A program such as tcpdump.
 pub struct Program {
     /// Makes its command line, for a file.
-    command: Box<dyn Fn(&str) -> Result<Command>>,
+    command: Box<MakeCommand>,
     /// It prints this when it is ready.
     ready: &'static str,
     dir: PathBuf,

@@ -12,6 +12,7 @@ mod manuals;
 mod plan;
 mod probe;
 mod progress;
+mod replay;
 mod text;
 mod top;
 mod views;
@@ -109,6 +110,8 @@ enum Command {
     Events(events::EventsArguments),
     /// What clients sent, live or past, as text or pcapng
     Capture(Box<capture::CaptureArguments>),
+    /// Feed a recorded log to a fresh application, offline, and tell where it says something else
+    Replay(Box<replay::ReplayArguments>),
     /// What this machine can do, what it cannot, and how to mend that; with -c also for a configuration
     Doctor,
     /// The keys that seal what nodes say to each other
@@ -295,6 +298,13 @@ fn run_here(arguments: &Arguments) -> Outcome {
             }
         }
         Command::Top(wanted) => top(arguments, wanted),
+        Command::Replay(wanted) => {
+            let timeout = arguments.timeout_ms.map(Duration::from_millis);
+            match replay::replay(wanted, arguments.config.as_deref(), timeout) {
+                Ok((found, error)) => told("replay", &found, replay::text(&found), error),
+                Err(error) => failed(error),
+            }
+        }
         Command::Doctor => {
             let (found, error) = doctor::doctor(arguments.config.as_deref());
             let text = doctor::text(&found, error.as_ref());

@@ -1,6 +1,7 @@
 //! `understudy capture`: what clients sent, as tcpdump would show or write it, from the capture log.
 
 mod offline;
+mod raw;
 mod session;
 pub mod when;
 
@@ -31,7 +32,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(10);
 pub const AFTER_HELP: &str = "\
 What is captured: every frame that clients sent to the service, as the primary logged it, and the
 SYN-ACKs of its kernel. What else the service sends is not in the log. From a replica or a witness
-it is the same log. A node that only captures: every frame of its links, live or from its disk, of
+it is the same log. With --raw it is written as it is, with what the primary noted of its application's
+answers, to be replayed. A node that only captures: every frame of its links, live or from its disk, of
 which only that is read which time and filter (hosts, ports, protocols) do not exclude.
 
 TIME: 12:00, 12:00:05.25, 2026-11-25T12:00 (local), with Z or an offset, @SECONDS, -5m.
@@ -47,6 +49,9 @@ pub struct CaptureArguments {
     /// Write pcapng to FILE, - for the standard output; without it a line is printed for each packet
     #[arg(short, long, value_name = "FILE")]
     write: Option<PathBuf>,
+    /// Write the log as it is to FILE, for replay: all of it, or from --from on, to now, or with --follow on
+    #[arg(long, requires = "write", conflicts_with_all = ["filter", "snap_len", "size", "interval", "files", "count", "directory"])]
+    raw: bool,
     /// Bytes kept of a packet, 0 for all
     #[arg(short, long, value_name = "SNAPLEN", default_value_t = 0)]
     snap_len: u32,
@@ -154,6 +159,9 @@ fn prepare(
     if arguments.write.is_some() && to_stdout && io::stdout().is_terminal() {
         return Err(usage("pcapng is nothing for a terminal: use -w FILE, or a pipe".into()));
     }
+    if arguments.raw && to_stdout {
+        return Err(usage("--raw is written to a file: -w FILE".into()));
+    }
     if to_stdout && (arguments.size.is_some() || arguments.interval.is_some()) {
         return Err(usage("a pipe is one file: -C and -G need -w FILE".into()));
     }
@@ -209,7 +217,7 @@ fn request(arguments: &CaptureArguments) -> Result<Request, String> {
     if arguments.follow && to_passed {
         return Err("there is nothing to follow: --to has passed".into());
     }
-    let from_ns = from_ns.or(to_passed.then_some(0));
+    let from_ns = from_ns.or((to_passed || arguments.raw).then_some(0));
     let follow = arguments.follow || from_ns.is_none() || to_ns.is_some() && !to_passed;
     // For a node with a disk to look into: what cannot match need not be read there.
     let filter = arguments.filter.join(" ");
@@ -240,6 +248,9 @@ fn sink(
     let Some(name) = &arguments.write else {
         return Ok(Sink::Lines(Box::new(io::BufWriter::new(io::stdout()))));
     };
+    if arguments.raw {
+        return Ok(Sink::Raw(Box::new(raw::RawLog::create(name, from, now_ns)?)));
+    }
     let section = section(from, filter, arguments.snap_len);
     let recorder = if name == Path::new("-") {
         let out = io::BufWriter::with_capacity(READ_BYTES, io::stdout());

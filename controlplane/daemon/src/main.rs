@@ -207,7 +207,7 @@ fn run(file: &std::path::Path, log_filter: Filter) -> ExitCode {
     }
     let node = match config {
         NodeFile::Service(config) => *config,
-        NodeFile::Capture(node) => return ended(capture_node::serve(&node)),
+        NodeFile::Capture(node) => return ended(capture_node::serve(file, &node)),
     };
     log_filter.set_first(node.control.log_level);
     let running = Arc::new(Running::new(file, node));

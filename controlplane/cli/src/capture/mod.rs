@@ -19,6 +19,7 @@ use understudy_api::stream::{DiskRead, PieceBuffer};
 use understudy_api::{ApiError, Capturing, ErrorCode, Request, Response, client};
 use understudy_pcap::{Filter, Recorder, Rotation};
 
+use crate::progress::Meter;
 pub use session::Summary;
 use session::{Session, Sink, SinkError, section};
 
@@ -185,8 +186,14 @@ fn begin(
     let (filter, stop) = prepare(arguments, json)?;
     let request = request(arguments).map_err(|text| ApiError::new(ErrorCode::Usage, text))?;
     let (from, stream, rest) = ask(socket, &request, timeout)?;
+    // Of what is past it is known how much there is; lines on a terminal would be in its way.
+    let is_past = matches!(request, Request::Capture { follow: false, .. });
+    let in_way = arguments.write.is_none() && io::stdout().is_terminal();
+    let length = from.log_end.saturating_sub(from.log_start);
+    let meter = (is_past && !json && !in_way && length > 0)
+        .then(|| (Meter::new("the log is read", length), from.log_start));
     let session = session(arguments, &from, filter)?;
-    let stream = Stream { stream, pieces: PieceBuffer::new(rest), stop };
+    let stream = Stream { stream, pieces: PieceBuffer::new(rest), stop, meter };
     Ok((session, stream))
 }
 
@@ -298,6 +305,8 @@ struct Stream {
     stream: UnixStream,
     pieces: PieceBuffer,
     stop: Arc<AtomicBool>,
+    /// How far it is, from which position on.
+    meter: Option<(Meter, u64)>,
 }
 
 impl Stream {
@@ -316,6 +325,9 @@ impl Stream {
             }
             if self.stop.load(Ordering::Relaxed) {
                 return Ok(());
+            }
+            if let Some((meter, start)) = &mut self.meter {
+                meter.at(session.at().saturating_sub(*start));
             }
             // Less than there was room for: nothing more waits, so far.
             if more_waits {

@@ -242,6 +242,7 @@ impl Session {
                 self.counted.received += 1;
                 self.counted.captured += 1;
                 at += stored.len();
+                self.at = position + at as u64;
                 continue;
             }
             self.notes_before(position + at as u64)?;
@@ -410,6 +411,11 @@ impl Session {
             None => {}
         }
         Ok(())
+    }
+
+    /// Position behind the last record.
+    pub fn at(&self) -> u64 {
+        self.at
     }
 
     pub fn summary(&self) -> &Summary {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::{Config, DpdkConfig, IdleConfig, LogConfig};
+use crate::types::{Config, DpdkConfig, IdleConfig, LogConfig, MetricsConfig};
 use crate::{ConfigError, locate, read, validate};
 
 /// Longest frame that is kept whole, in bytes: what fits in a record of the log.
@@ -29,6 +29,9 @@ pub struct CaptureNode {
     pub log: LogConfig,
     /// The daemon's files.
     pub control: CaptureControl,
+    /// What watches the node; without it nothing listens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<MetricsConfig>,
 }
 
 /// `[capture]`

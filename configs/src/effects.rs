@@ -1,6 +1,7 @@
 //! Of every field of [`crate::types`]: when a change of it counts. A field that is missing here does
 //! not compile.
 
+use crate::capture::{CaptureConfig, CaptureControl, CaptureNode};
 use crate::effect::effects;
 use crate::supervise::{
     ApplicationWatch, ClockWatch, CoreWatch, CpuWatch, DiskWatch, HealthWatch, LagWatch,
@@ -36,6 +37,36 @@ effects!(Config {
     control: Table(ControlConfig::FIELDS),
     metrics: Table(MetricsConfig::FIELDS),
 });
+
+effects!(CaptureNode {
+    capture: Table(CaptureConfig::FIELDS),
+    dpdk: Table(DpdkConfig::FIELDS),
+    idle: Table(IdleConfig::FIELDS),
+    log: Table(LogConfig::FIELDS),
+    control: Table(CaptureControl::FIELDS),
+    metrics: Table(MetricsConfig::FIELDS),
+});
+
+/// Why what decides about a frame waits for a restart.
+const IN_SEGMENTS: &str = "a segment says at its beginning what its frames were captured with";
+
+effects!(CaptureConfig {
+    node: Restart(IN_SEGMENTS),
+    devices: Restart(AT_START),
+    directory: Restart("its segments are this daemon's until it ends"),
+    frame_bytes_max: Restart(AT_START),
+    snap_len: Restart(IN_SEGMENTS),
+    filter: Restart(IN_SEGMENTS),
+    device_time: Restart(AT_START),
+    segment_mb: Restart("a segment's index is made for its size when it begins"),
+    block_kb: Restart(AT_START),
+    keep_mb: Live,
+    keep_minutes: Live,
+    flush_ms: Live,
+    direct: Restart(AT_START),
+});
+
+effects!(CaptureControl { socket: Restart(AT_START) });
 
 effects!(ArbiterConfig {
     etcd: Group("both nodes must ask one register"),
@@ -137,12 +168,9 @@ effects!(ControlConfig {
     log_level: Live,
 });
 
-/// Why supervision goes on as it began.
-const WATCHING: &str = "what was seen so far was judged by it";
-
 effects!(SuperviseConfig {
-    failover_interval_s: Restart(WATCHING),
-    checkpoint: Restart(WATCHING),
+    failover_interval_s: Live,
+    checkpoint: Live,
     application: Table(ApplicationWatch::FIELDS),
     health: Table(HealthWatch::FIELDS),
     links: Table(LinksWatch::FIELDS),
@@ -159,11 +187,11 @@ effects!(SuperviseConfig {
 macro_rules! watched {
     ($type:ident: $($field:ident),*) => {
         effects!($type {
-            $($field: Restart(WATCHING),)*
-            policy: Restart(WATCHING),
-            interval_ms: Restart(WATCHING),
-            fall: Restart(WATCHING),
-            rise: Restart(WATCHING),
+            $($field: Live,)*
+            policy: Live,
+            interval_ms: Live,
+            fall: Live,
+            rise: Live,
         });
     };
 }

@@ -2,20 +2,21 @@
 
 use std::path::Path;
 
+use serde::Serialize;
 use toml::{Table, Value};
 
 use crate::effect::{Effect, Field, Rule, Section};
 use crate::locate::Source;
-use crate::{Config, ConfigError};
+use crate::{CaptureNode, Config, ConfigError, NodeFile};
 
 /// Longest value that is shown, in characters.
 const SHOWN_CHARS_MAX: usize = 120;
 
 /// A file as it would be applied to a node that runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plan {
+pub struct Plan<C = Config> {
     /// What the file says.
-    pub config: Config,
+    pub config: C,
     /// Where that differs from what runs, in the order of the reference.
     pub changes: Vec<Change>,
 }
@@ -64,22 +65,47 @@ impl Plan {
         let changes = changes(running, &config, &source);
         Ok(Plan { config, changes })
     }
+}
 
+impl Plan<CaptureNode> {
+    /// The same for a node that only captures.
+    ///
+    /// # Errors
+    /// The first thing wrong with the file, or that it is of the other kind.
+    pub fn load_capture(
+        running: &CaptureNode,
+        path: impl AsRef<Path>,
+    ) -> Result<Self, ConfigError> {
+        let path = path.as_ref();
+        let text = crate::read(path)?;
+        let document = toml::de::DeTable::parse(&text)
+            .map_err(|e| crate::locate::describe(&e, &text, path, None))?;
+        let source = Source { text: &text, path, document: document.get_ref() };
+        let NodeFile::Capture(config) = NodeFile::parse(&text, path)? else {
+            let why = "the daemon only captures, and this is the file of a node with a service";
+            return Err(source.invalid(&["service"], why.into()));
+        };
+        let changes = changes(running, &*config, &source);
+        Ok(Plan { config: *config, changes })
+    }
+}
+
+impl<C> Plan<C> {
     /// The changes that are not live.
     pub fn refused(&self) -> impl Iterator<Item = &Change> {
         self.changes.iter().filter(|change| change.effect != Effect::Live)
     }
 }
 
-fn changes(running: &Config, new: &Config, source: &Source<'_>) -> Vec<Change> {
+fn changes<C: Section + Serialize>(running: &C, new: &C, source: &Source<'_>) -> Vec<Change> {
     let mut found = Vec::new();
     let mut walk = Walk { source, found: &mut found };
-    walk.tables(<Config as Section>::FIELDS, &mut Vec::new(), &table(running), &table(new));
+    walk.tables(C::FIELDS, &mut Vec::new(), &table(running), &table(new));
     found
 }
 
 /// As the file would say it, defaults included.
-fn table(config: &Config) -> Table {
+fn table(config: &impl Serialize) -> Table {
     // Validated: no number is beyond what TOML has, and no path is not UTF-8.
     Table::try_from(config).unwrap_or_default()
 }

@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 
 use crate::locate::Source;
 use crate::types::{
-    CheckpointMethod, CloneMode, CommitPolicy, Config, DpdkConfig, IdleConfig, LogConfig, NodeRole,
-    Prefix, decimal,
+    CheckpointMethod, CloneMode, CommitPolicy, Config, DpdkConfig, IdleConfig, LogConfig,
+    MetricsConfig, NodeRole, Prefix, decimal,
 };
 use crate::{ConfigError, NAME_CHARS_MAX, NODES_MAX, SOCKET_PATH_BYTES_MAX, interface};
 
@@ -43,19 +43,23 @@ pub(crate) fn validate(config: &Config, source: &Source<'_>) -> Result<(), Confi
     detect(config, source)?;
     checkpoint::checkpoint(config, source)?;
     supervise::supervise(config, source)?;
-    metrics(config, source)?;
+    metrics(config.metrics.as_ref(), config.service.vip.iter().map(|vip| vip.address), source)?;
     control(config, source)
 }
 
 /// Who reaches the page learns who the nodes are and how they are doing.
-fn metrics(config: &Config, source: &Source<'_>) -> Result<(), ConfigError> {
-    let Some(metrics) = &config.metrics else { return Ok(()) };
+fn metrics(
+    metrics: Option<&MetricsConfig>,
+    mut vips: impl Iterator<Item = IpAddr>,
+    source: &Source<'_>,
+) -> Result<(), ConfigError> {
+    let Some(metrics) = metrics else { return Ok(()) };
     let at = &["metrics", "listen"];
     let (ip, port) = (metrics.listen.ip(), metrics.listen.port());
     if port == 0 {
         return Err(source.invalid(at, "port 0 is given, 1..=65535 is allowed".into()));
     }
-    if config.service.vip.iter().any(|vip| vip.address == ip) {
+    if vips.any(|vip| vip == ip) {
         return Err(source.invalid(
             at,
             format!("{ip} is the service's, an address of this node's own is allowed"),

@@ -1,6 +1,6 @@
 //! The rules of a capture-only node.
 
-use super::{Source, absolute, device, device_name, machine, name, no_nul, range, socket};
+use super::{Source, absolute, device, device_name, machine, metrics, name, no_nul, range, socket};
 use crate::capture::{CaptureNode, DEVICES_MAX, FRAME_BYTES_MAX};
 use crate::{ConfigError, interface};
 
@@ -29,6 +29,7 @@ pub(crate) fn capture(node: &CaptureNode, source: &Source<'_>) -> Result<(), Con
     range(source, &["capture", "keep_minutes"], c.keep_minutes, 0..=MINUTES_MAX)?;
     range(source, &["capture", "flush_ms"], c.flush_ms, 1..=60_000)?;
     machine(&node.dpdk, &node.idle, &node.log, source)?;
+    metrics(node.metrics.as_ref(), std::iter::empty(), source)?;
     socket(&node.control.socket, source)
 }
 

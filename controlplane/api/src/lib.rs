@@ -27,6 +27,7 @@ mod events;
 mod images;
 mod plan;
 mod protection;
+pub mod replay;
 pub mod server;
 pub mod stream;
 mod takeovers;

@@ -181,7 +181,7 @@ fn check_machine(file: &Path, report: &mut CheckReport) -> Option<String> {
         return skip("only root can check them");
     }
     let asked = [OsStr::new("--check"), file.as_os_str()];
-    match probe::ask::<Findings>(&daemon, &asked, &[0, 1, 3]) {
+    match probe::ask::<Findings>(&daemon, &asked, &[0, 1, 3], probe::CHECK_TIMEOUT) {
         Ok((Findings { findings }, code)) => {
             let error = findings.iter().any(|f| f.level == Level::Error);
             report.environment_checked = code != 1 || error;

@@ -28,7 +28,7 @@ pub fn doctor(file: Option<&Path>) -> (Diagnoses, Option<ApiError>) {
             if let Some(file) = file {
                 words.extend([OsStr::new("--config"), file.as_os_str()]);
             }
-            match probe::ask::<Diagnoses>(&daemon, &words, &[0, 1]) {
+            match probe::ask::<Diagnoses>(&daemon, &words, &[0, 1], probe::CHECK_TIMEOUT) {
                 Ok((found, _)) => all = found,
                 Err(e) => failure = Some(ApiError::new(ErrorCode::Runtime, format!("{e:#}"))),
             }

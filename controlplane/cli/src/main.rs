@@ -12,9 +12,11 @@ mod manuals;
 mod plan;
 mod probe;
 mod progress;
+mod replay;
 mod text;
 mod top;
 mod views;
+mod wait;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{ErrorKind, Write};
@@ -38,6 +40,7 @@ const ASK_TIMEOUT_MS: u64 = 5_000;
 const IMAGES_TIMEOUT_MS: u64 = 15_000;
 const SWITCHOVER_TIMEOUT_MS: u64 = 30_000;
 const RELOAD_TIMEOUT_MS: u64 = 30_000;
+const WAIT_TIMEOUT_MS: u64 = 60_000;
 const CHECKPOINT_TIMEOUT_MS: u64 = 180_000;
 
 /// Looks at and directs an Understudy node.
@@ -62,7 +65,8 @@ struct Arguments {
     /// The node's configuration file, which names the socket
     #[arg(short, long, global = true, value_name = "CONFIG")]
     config: Option<PathBuf>,
-    /// How long to wait for the daemon [default: 5000, conns -v: 15000, switchover, reload: 30000, checkpoint: 180000]
+    /// How long to wait for the daemon [default: 5000, conns -v: 15000, switchover, reload: 30000, wait: 60000,
+    /// checkpoint: 180000, replay: no limit]
     #[arg(short, long, global = true, value_name = "MS",
           value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     timeout_ms: Option<u64>,
@@ -74,6 +78,12 @@ struct Arguments {
 enum Command {
     /// Whether the service is protected; role, readiness, log, gate, peers and the last takeover
     Status,
+    /// Wait until this node does its part, or with --protected until the service would survive any one node's loss
+    Wait {
+        /// Until the service is protected
+        #[arg(long)]
+        protected: bool,
+    },
     /// Every node of the group, as this one sees it
     Nodes,
     /// Every node's clone: how far it is, whether it could take over and why not
@@ -96,9 +106,12 @@ enum Command {
         to: Option<String>,
     },
     /// Give the service away, if it is on this node, and serve nobody until undrain: before maintenance
+    ///
+    /// The node goes on voting and holding the log: majorities count every configured node, so to leave for good is
+    /// to change every node's file. `leave` is the same command.
     #[command(visible_alias = "leave")]
     Drain,
-    /// Let this node take over again
+    /// Let this node take over again; `join` is the same command
     #[command(visible_alias = "join")]
     Undrain,
     /// A live view: roles, rates, positions, waits at the gate, takeovers; q ends it
@@ -109,6 +122,8 @@ enum Command {
     Events(events::EventsArguments),
     /// What clients sent, live or past, as text or pcapng
     Capture(Box<capture::CaptureArguments>),
+    /// Feed a recorded log to a fresh application, offline, and tell where it says something else
+    Replay(Box<replay::ReplayArguments>),
     /// What this machine can do, what it cannot, and how to mend that; with -c also for a configuration
     Doctor,
     /// The keys that seal what nodes say to each other
@@ -295,6 +310,21 @@ fn run_here(arguments: &Arguments) -> Outcome {
             }
         }
         Command::Top(wanted) => top(arguments, wanted),
+        Command::Wait { protected } => {
+            let timeout_ms = arguments.timeout_ms.unwrap_or(WAIT_TIMEOUT_MS);
+            let timeout = Duration::from_millis(timeout_ms);
+            match socket(arguments) {
+                Ok(socket) => wait::wait(&socket, *protected, timeout, arguments.json),
+                Err(error) => failed(error),
+            }
+        }
+        Command::Replay(wanted) => {
+            let timeout = arguments.timeout_ms.map(Duration::from_millis);
+            match replay::replay(wanted, arguments.config.as_deref(), timeout) {
+                Ok((found, error)) => told("replay", &found, replay::text(&found), error),
+                Err(error) => failed(error),
+            }
+        }
         Command::Doctor => {
             let (found, error) = doctor::doctor(arguments.config.as_deref());
             let text = doctor::text(&found, error.as_ref());

@@ -11,7 +11,8 @@ use anyhow::{Context, bail};
 use serde::de::DeserializeOwned;
 
 const DAEMON: &str = "understudyd";
-const DAEMON_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the daemon's checks may take.
+pub const CHECK_TIMEOUT: Duration = Duration::from_secs(60);
 const DAEMON_OUTPUT_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Where the daemon is: next to this program, else in PATH.
@@ -34,11 +35,12 @@ fn is_program(path: &Path) -> bool {
 }
 
 /// Runs the daemon to be told something: the document that it prints, and its exit code, which has to
-/// be one of these.
+/// be one of these. Who takes longer than `limit` is killed.
 pub fn ask<T: DeserializeOwned>(
     daemon: &Path,
     arguments: &[&OsStr],
     codes: &[i32],
+    limit: Duration,
 ) -> anyhow::Result<(T, i32)> {
     let words: Vec<_> = arguments.iter().take(1).map(|word| word.to_string_lossy()).collect();
     let name = format!("{} {}", daemon.display(), words.join(" "));
@@ -51,8 +53,8 @@ pub fn ask<T: DeserializeOwned>(
         .with_context(|| format!("{} cannot be run", daemon.display()))?;
     let stdout = collect(child.stdout.take());
     let stderr = collect(child.stderr.take());
-    let deadline = Instant::now() + DAEMON_TIMEOUT;
-    let status = wait(&mut child, deadline).with_context(|| name.clone())?;
+    let deadline = Instant::now() + limit;
+    let status = wait(&mut child, deadline, limit).with_context(|| name.clone())?;
     // A grandchild may hold the pipes open: the deadline counts for them too.
     let output = |pipe: mpsc::Receiver<Vec<u8>>| {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -70,6 +72,7 @@ pub fn ask<T: DeserializeOwned>(
         Some(Err(e)) => {
             bail!("{name} has printed no findings: {e}{}", last_words(&output(stderr)))
         }
+        None if code != 0 => bail!("{name} ended with {status}{}", last_words(&output(stderr))),
         None => bail!("{name} has printed no findings{}", last_words(&output(stderr))),
     }
 }
@@ -89,7 +92,7 @@ fn collect(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver<Vec<u8>> 
     receiver
 }
 
-fn wait(child: &mut Child, deadline: Instant) -> anyhow::Result<ExitStatus> {
+fn wait(child: &mut Child, deadline: Instant, limit: Duration) -> anyhow::Result<ExitStatus> {
     let mut pause = Duration::from_millis(1);
     loop {
         if let Some(status) = child.try_wait()? {
@@ -98,7 +101,7 @@ fn wait(child: &mut Child, deadline: Instant) -> anyhow::Result<ExitStatus> {
         if Instant::now() >= deadline {
             child.kill()?;
             child.wait()?;
-            bail!("has not ended within {} s and was killed", DAEMON_TIMEOUT.as_secs());
+            bail!("has not ended within {} s and was killed", limit.as_secs());
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(50));

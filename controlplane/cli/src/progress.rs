@@ -58,3 +58,51 @@ impl Drop for Progress {
         }
     }
 }
+
+/// How much of a known amount is done: a bar on a terminal, now and then a line elsewhere.
+pub struct Meter {
+    bar: Option<ProgressBar>,
+    what: &'static str,
+    all: u64,
+    begun: Instant,
+    told: Instant,
+}
+
+impl Meter {
+    /// Of `all` bytes.
+    pub fn new(what: &'static str, all: u64) -> Meter {
+        let now = Instant::now();
+        Meter { bar: None, what, all, begun: now, told: now }
+    }
+
+    /// So many of them are done.
+    pub fn at(&mut self, done: u64) {
+        if self.begun.elapsed() < FIRST {
+            return;
+        }
+        let done = done.min(self.all);
+        if std::io::stderr().is_terminal() {
+            let (what, all) = (self.what, self.all);
+            let bar = self.bar.get_or_insert_with(|| {
+                let line = "{msg} {wide_bar} {bytes} of {total_bytes}, {eta}";
+                let style = ProgressStyle::with_template(line);
+                let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+                ProgressBar::new(all).with_style(style).with_message(what)
+            });
+            bar.set_position(done);
+        } else if self.told.elapsed() >= LINES {
+            self.told = Instant::now();
+            let percent = done * 100 / self.all.max(1);
+            let what = self.what;
+            let _ = writeln!(std::io::stderr(), "understudy: {what}: {percent} % so far");
+        }
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

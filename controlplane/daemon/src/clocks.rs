@@ -41,6 +41,11 @@ impl Clocks {
         Clocks { began: Instant::now(), source: source(), last: None, step_ns, drift_ppm }
     }
 
+    /// Other limits from now on.
+    pub fn set_limits(&mut self, step_ms: u64, drift_ppm: u64) {
+        (self.step_ns, self.drift_ppm) = (step_ms * 1_000_000, drift_ppm);
+    }
+
     /// Looks once.
     pub fn look(&mut self, clock: &NodeClock) -> Option<Result<(), Fault>> {
         let now = source();

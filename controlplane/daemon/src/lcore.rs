@@ -330,6 +330,11 @@ pub fn tuning(config: &Config) -> Tuning {
     }
 }
 
+/// Of a data path that only feeds an application offline: nobody else, and no audit of its own.
+pub fn replay_config(config: &Config) -> DataplaneConfig {
+    DataplaneConfig { peers: Vec::new(), audit: None, ..dataplane_config(config, [0; 6], [0; 32]) }
+}
+
 fn dataplane_config(config: &Config, replica_mac: Mac, entropy: [u8; 32]) -> DataplaneConfig {
     let (seed, _) = entropy.split_first_chunk().expect("a seed is shorter");
     let audit = |heal| AuditConfig { seed: *seed, heal };

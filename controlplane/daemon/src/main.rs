@@ -23,6 +23,7 @@ mod ports;
 mod preflight;
 mod privileges;
 mod probes;
+mod replay;
 mod running;
 mod second_path;
 mod server;
@@ -43,6 +44,7 @@ use signal_hook::iterator::Signals;
 use tracing::error;
 use understudy_api::check::{Finding, Findings, Level};
 use understudy_api::doctor::{Diagnoses, Diagnosis, Health};
+use understudy_api::replay::ReplayVerdict;
 use understudy_config::NodeFile;
 
 use logging::Filter;
@@ -68,6 +70,28 @@ struct Args {
     /// Look at this machine, and at the configuration if there is one, change nothing, print JSON.
     #[arg(long, conflicts_with = "check")]
     doctor: bool,
+    /// Feed a recorded log to a fresh application, compare what it says with the notes in it, print JSON.
+    #[arg(long, value_name = "RECORDING", requires = "config", conflicts_with_all = ["check", "doctor"])]
+    replay: Option<PathBuf>,
+    #[command(flatten)]
+    replayed: Replayed,
+}
+
+/// How a recorded log is fed; each needs --replay.
+#[derive(clap::Args)]
+struct Replayed {
+    /// What the application says goes here too, as pcapng.
+    #[arg(long, value_name = "FILE", requires = "replay")]
+    write: Option<PathBuf>,
+    /// Where the application runs, instead of in an empty directory.
+    #[arg(long, value_name = "DIR", requires = "replay")]
+    work_dir: Option<PathBuf>,
+    /// At most so many times as fast as it was, instead of as fast as the application follows.
+    #[arg(long, value_name = "FACTOR", requires = "replay")]
+    speed: Option<f64>,
+    /// Run this instead of service.command.
+    #[arg(last = true, requires = "replay")]
+    command: Vec<String>,
 }
 
 const EXIT_RUNTIME: u8 = 1;
@@ -79,6 +103,9 @@ fn main() -> ExitCode {
     let filter = logging::init();
     if args.doctor {
         return doctor(args.config.as_deref());
+    }
+    if let (Some(recording), Some(config)) = (&args.replay, &args.config) {
+        return replay(config, recording, &args.replayed);
     }
     match (args.check, args.config) {
         (Some(file), _) => check(&file),
@@ -130,6 +157,35 @@ fn doctor(file: Option<&std::path::Path>) -> ExitCode {
     ExitCode::from(if all.worst() == Health::Fail { EXIT_RUNTIME } else { 0 })
 }
 
+/// What `understudy replay` asks for: one JSON document, and 0 if all is the same.
+fn replay(config: &std::path::Path, recording: &std::path::Path, how: &Replayed) -> ExitCode {
+    let config = match NodeFile::load(config) {
+        Ok(NodeFile::Service(config)) => *config,
+        Ok(NodeFile::Capture(_)) => {
+            eprintln!("understudyd: a node that only captures has no application");
+            return ExitCode::from(EXIT_RUNTIME);
+        }
+        Err(e) => {
+            eprintln!("understudyd: {e}");
+            return ExitCode::from(config_exit_code(&e));
+        }
+    };
+    let wanted = replay::Wanted {
+        file: recording,
+        write: how.write.as_deref(),
+        work_dir: how.work_dir.as_deref(),
+        speed: how.speed,
+        command: &how.command,
+    };
+    match replay::replay(&config, &wanted) {
+        Ok(found) => {
+            println!("{}", serde_json::to_string(&found).unwrap_or_default());
+            ExitCode::from(if found.verdict == ReplayVerdict::Same { 0 } else { EXIT_RUNTIME })
+        }
+        Err(e) => ended(Err(e)),
+    }
+}
+
 fn config_exit_code(e: &understudy_config::ConfigError) -> u8 {
     if e.is_unsafe() { EXIT_UNSAFE } else { EXIT_INVALID_CONFIG }
 }
@@ -151,7 +207,7 @@ fn run(file: &std::path::Path, log_filter: Filter) -> ExitCode {
     }
     let node = match config {
         NodeFile::Service(config) => *config,
-        NodeFile::Capture(node) => return ended(capture_node::serve(&node)),
+        NodeFile::Capture(node) => return ended(capture_node::serve(file, &node)),
     };
     log_filter.set_first(node.control.log_level);
     let running = Arc::new(Running::new(file, node));

@@ -53,6 +53,16 @@ pub struct CapsuleLink {
 }
 
 impl CapsuleLink {
+    /// Of an adopter alone, for whoever needs no news of it.
+    pub fn unwatched(adopter: Adopter) -> CapsuleLink {
+        CapsuleLink {
+            adopter,
+            adopted: Arc::new(ArrayQueue::new(1)),
+            probes: Arc::new(ArrayQueue::new(1)),
+            probe: RefCell::new(None),
+        }
+    }
+
     fn is_dying(&self) -> bool {
         let mut probe = self.probe.borrow_mut();
         while let Some(newer) = self.probes.pop() {
@@ -62,10 +72,10 @@ impl CapsuleLink {
     }
 }
 
-/// The three ports of a node; a witness has the replica port alone.
+/// The three ports of a node; a witness has the replica port alone, a replay the host port.
 pub struct DpdkPorts {
     client: Option<Device>,
-    replica: Device,
+    replica: Option<Device>,
     host: Option<Device>,
     pool: Mempool,
     buffers: u32,
@@ -132,28 +142,40 @@ impl DpdkPorts {
         clock: NodeClock,
         capsule: Option<CapsuleLink>,
     ) -> anyhow::Result<DpdkPorts> {
-        let pool = Mempool::new(
-            "understudy",
-            config.dpdk.mbufs - 1,
-            256,
-            understudy_dpdk::DEFAULT_DATA_ROOM_BYTES,
-        )
-        .context("cannot make the packet buffer pool; raise dpdk.memory_mb or lower dpdk.mbufs")?;
-        let host = format!(
-            "net_af_packet_host,iface={HOST_INTERFACE},blocksz=65536,framesz=2048,framecnt=4096,qdisc_bypass=1"
-        );
+        let pool = packet_buffers(config)?;
+        let host = host_device();
         let client = config.ports.client.rx_queues;
         let with_capsule = |what, device: &str, rx_queues| {
             capsule.as_ref().map(|_| open_device(what, device, rx_queues, &pool)).transpose()
         };
         Ok(DpdkPorts {
             client: with_capsule("ports.client", &config.ports.client.device, client)?,
-            replica: open_device("ports.replica", &config.ports.replica.device, 1, &pool)?,
+            replica: Some(open_device("ports.replica", &config.ports.replica.device, 1, &pool)?),
             host: with_capsule("the host port", &host, 1)?,
             pool,
             buffers: config.dpdk.mbufs - 1,
             clock,
             capsule,
+            scratch: understudy_dpdk::Burst::new(),
+            chains_dropped: 0,
+        })
+    }
+
+    /// Only the host port, of a capsule that no clients and no other nodes reach. EAL is up.
+    pub fn of_capsule(
+        config: &Config,
+        clock: NodeClock,
+        capsule: CapsuleLink,
+    ) -> anyhow::Result<DpdkPorts> {
+        let pool = packet_buffers(config)?;
+        Ok(DpdkPorts {
+            client: None,
+            replica: None,
+            host: Some(open_device("the host port", &host_device(), 1, &pool)?),
+            pool,
+            buffers: config.dpdk.mbufs - 1,
+            clock,
+            capsule: Some(capsule),
             scratch: understudy_dpdk::Burst::new(),
             chains_dropped: 0,
         })
@@ -181,16 +203,28 @@ impl DpdkPorts {
 
     /// The replica port's own MAC.
     pub fn replica_mac(&self) -> [u8; 6] {
-        self.replica.port.mac()
+        self.replica.as_ref().map_or([0; 6], |device| device.port.mac())
     }
 
     fn device(&mut self, role: PortRole) -> Option<&mut Device> {
         match role {
             PortRole::Client => self.client.as_mut(),
-            PortRole::Replica => Some(&mut self.replica),
+            PortRole::Replica => self.replica.as_mut(),
             PortRole::Host => self.host.as_mut(),
         }
     }
+}
+
+fn packet_buffers(config: &Config) -> anyhow::Result<Mempool> {
+    let room = understudy_dpdk::DEFAULT_DATA_ROOM_BYTES;
+    Mempool::new("understudy", config.dpdk.mbufs - 1, 256, room)
+        .context("cannot make the packet buffer pool; raise dpdk.memory_mb or lower dpdk.mbufs")
+}
+
+fn host_device() -> String {
+    format!(
+        "net_af_packet_host,iface={HOST_INTERFACE},blocksz=65536,framesz=2048,framecnt=4096,qdisc_bypass=1"
+    )
 }
 
 fn open_device(what: &str, device: &str, rx_queues: u16, pool: &Mempool) -> anyhow::Result<Device> {

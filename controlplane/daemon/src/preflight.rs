@@ -75,6 +75,7 @@ fn for_config(config: &Config) -> Vec<Diagnosis> {
         all.push(machine::criu(if warm { Health::Fail } else { Health::Warn }));
     }
     all.extend(arbiter(config));
+    all.extend(arbiter_key(config));
     all.push(keys(config));
     all
 }
@@ -173,6 +174,34 @@ fn arbiter(config: &Config) -> Option<Diagnosis> {
     })
 }
 
+/// The private key that etcd knows this node by: whoever has it can write the group's register.
+fn arbiter_key(config: &Config) -> Option<Diagnosis> {
+    let file = config.arbiter.as_ref()?.key_file.as_deref()?;
+    let (name, means) = ("arbiter.key_file", "shows etcd who this node is");
+    Some(match fs::metadata(file).map(|meta| meta.permissions().mode()) {
+        Ok(mode) if mode & 0o077 == 0 => Diagnosis::ok(name, means, "only its owner may read it"),
+        Ok(mode) => {
+            let found = format!(
+                "{name}: {} has mode {:04o}, so that others than its owner may use it",
+                file.display(),
+                mode & 0o7777
+            );
+            let mend = format!("chmod 600 {}", file.display());
+            Diagnosis::bad(name, means, Health::Fail, found, mend)
+        }
+        Err(e) => {
+            let found = format!("{name}: {}: {e}", file.display());
+            Diagnosis::bad(
+                name,
+                means,
+                Health::Fail,
+                found,
+                "name the file that etcd's client needs",
+            )
+        }
+    })
+}
+
 fn keys(config: &Config) -> Diagnosis {
     let (name, means) = ("cluster.key_file", "seals what nodes say to each other");
     match crate::keys::load(config) {
@@ -185,5 +214,33 @@ fn keys(config: &Config) -> Diagnosis {
             format!("cluster.key_file: {e}"),
             "see understudy key --help",
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_others_may_read_is_refused() {
+        let file = std::env::temp_dir().join(format!("understudy-key-{}", std::process::id()));
+        fs::write(&file, "secret").unwrap();
+        let pair = include_str!("../../../configs/pair/a.toml");
+        let NodeFile::Service(mut config) = NodeFile::parse(pair, "a.toml").unwrap() else {
+            panic!("a pair has a service")
+        };
+        let of_mode = |config: &Config, mode: u32| {
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+            arbiter_key(config).map(|d| (d.health, d.found))
+        };
+        assert_eq!(of_mode(&config, 0o644), None, "there is no key");
+        config.arbiter.as_mut().unwrap().key_file = Some(file.clone());
+        for mode in [0o640, 0o604, 0o610, 0o666] {
+            let (health, found) = of_mode(&config, mode).unwrap();
+            assert!(health == Health::Fail && found.contains(&format!("{mode:04o}")), "{found}");
+        }
+        assert_eq!(of_mode(&config, 0o600).unwrap().0, Health::Ok);
+        fs::remove_file(&file).unwrap();
+        assert_eq!(arbiter_key(&config).unwrap().health, Health::Fail, "it is gone");
     }
 }

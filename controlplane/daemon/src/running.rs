@@ -66,13 +66,9 @@ impl Running {
 
     /// What a file would change; the daemon's own, if none is given.
     pub fn plan(&self, file: Option<&str>) -> Response {
-        let file = match file.map(Path::new) {
-            Some(file) if file.is_relative() => {
-                let text = format!("file: {file:?} is relative, an absolute path is allowed");
-                return ApiError::new(ErrorCode::Usage, text).into();
-            }
-            Some(file) => file,
-            None => &self.file,
+        let file = match asked_for(file, &self.file) {
+            Ok(file) => file,
+            Err(error) => return error.into(),
         };
         match read(&self.config(), file) {
             Ok(plan) => describe(file, &plan, false).into(),
@@ -147,20 +143,39 @@ fn toml_text(config: &Config) -> std::io::Result<String> {
     config.to_text().map_err(std::io::Error::other)
 }
 
-/// Only a plain file: what a pipe gives may never end.
 fn read(running: &Config, file: &Path) -> Result<Plan, ApiError> {
+    read_plan(file, || Plan::load(running, file))
+}
+
+/// Only a plain file: what a pipe gives may never end.
+pub fn read_plan<C>(
+    file: &Path,
+    load: impl FnOnce() -> Result<Plan<C>, ConfigError>,
+) -> Result<Plan<C>, ApiError> {
     if fs::metadata(file).is_ok_and(|meta| !meta.is_file()) {
         let text = format!("{}: this is not a file", file.display());
         return Err(ApiError::new(ErrorCode::InvalidConfig, text));
     }
-    Plan::load(running, file).map_err(|e| {
+    load().map_err(|e| {
         let code = if e.is_unsafe() { ErrorCode::RefusedUnsafe } else { ErrorCode::InvalidConfig };
         ApiError::new(code, e.to_string())
     })
 }
 
+/// The file that is asked for; the daemon's own, if none is.
+pub fn asked_for<'a>(file: Option<&'a str>, own: &'a Path) -> Result<&'a Path, ApiError> {
+    match file.map(Path::new) {
+        Some(file) if file.is_relative() => {
+            let text = format!("file: {file:?} is relative, an absolute path is allowed");
+            Err(ApiError::new(ErrorCode::Usage, text))
+        }
+        Some(file) => Ok(file),
+        None => Ok(own),
+    }
+}
+
 /// One change that is not live, and nothing is applied.
-fn refuse(file: &Path, plan: &Plan) -> Result<(), ApiError> {
+pub fn refuse<C>(file: &Path, plan: &Plan<C>) -> Result<(), ApiError> {
     let refused: Vec<&Change> = plan.refused().collect();
     if refused.is_empty() {
         return Ok(());
@@ -180,7 +195,8 @@ fn refuse(file: &Path, plan: &Plan) -> Result<(), ApiError> {
     Err(ApiError::new(ErrorCode::RefusedUnsafe, text.join("; ")))
 }
 
-fn describe(file: &Path, plan: &Plan, applied: bool) -> api::Plan {
+/// The plan as it is told.
+pub fn describe<C>(file: &Path, plan: &Plan<C>, applied: bool) -> api::Plan {
     let change = |c: &Change| api::Change {
         field: c.field.clone(),
         line: c.line as u64,

@@ -19,8 +19,12 @@ pub fn free_bytes(path: &Path) -> io::Result<u64> {
 /// Huge pages of 2 MiB that the machine is set to have. Those that a process took and that were given
 /// up since are not among them: they go when it ends.
 pub fn huge_pages() -> io::Result<u64> {
-    let text = fs::read_to_string(format!("{HUGE_PAGES}/nr_hugepages"))?;
-    text.trim().parse().map_err(io::Error::other)
+    let count = |name: &str| -> io::Result<u64> {
+        let text = fs::read_to_string(format!("{HUGE_PAGES}/{name}"))?;
+        text.trim().parse().map_err(io::Error::other)
+    };
+    // Surplus pages are gone once whoever uses them has ended.
+    Ok(count("nr_hugepages")?.saturating_sub(count("surplus_hugepages")?))
 }
 
 /// Time of all CPUs and what a hypervisor withheld of it, in ticks since the start.

@@ -10,4 +10,4 @@ pub mod metrics;
 pub mod page;
 pub mod server;
 
-pub use server::{Server, Source};
+pub use server::{Seen, Server, Source};

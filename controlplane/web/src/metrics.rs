@@ -1,5 +1,7 @@
 //! The Prometheus text exposition of a status. Names are stable: dashboards and alerts use them.
 
+pub mod capture;
+
 use std::fmt::Write as _;
 
 use understudy_api::{Peer, Role, Status, Verdict};
@@ -257,6 +259,11 @@ struct Exposition {
 impl Exposition {
     fn new(s: &Status) -> Self {
         let node = format!("cluster=\"{}\",node=\"{}\"", escaped(&s.cluster), escaped(&s.node));
+        Self::labelled(node)
+    }
+
+    /// `node`: the labels of every sample.
+    fn labelled(node: String) -> Self {
         Self { text: String::with_capacity(32 * 1024), node, family: String::new() }
     }
 

@@ -1,6 +1,6 @@
 //! The status page: a document, a script that asks for `/status.json` every second, a style.
 
-use understudy_api::{Response, Status, encode_response};
+use understudy_api::{CaptureStatus, Response, Status, encode_response};
 
 /// The document.
 pub const HTML: &str = include_str!("page/status.html");
@@ -20,6 +20,13 @@ pub const JSON_TYPE: &str = "application/json";
 /// The document that `understudy -j status` prints.
 #[must_use]
 pub fn json(status: &Status) -> String {
+    let line = encode_response(&Response::from(status.clone()));
+    String::from_utf8_lossy(&line).into_owned()
+}
+
+/// The same of a node that only captures.
+#[must_use]
+pub fn capture_json(status: &CaptureStatus) -> String {
     let line = encode_response(&Response::from(status.clone()));
     String::from_utf8_lossy(&line).into_owned()
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tracing::warn;
-use understudy_api::Status;
+use understudy_api::{CaptureStatus, Status};
 
 use crate::http::{self, HEAD_BYTES_MAX, Refusal, Request, Resource};
 use crate::{metrics, page};
@@ -23,14 +23,23 @@ const BIND_RETRY: Duration = Duration::from_secs(2);
 /// After accept has failed (no file descriptors left).
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
+/// What a node says of itself.
+#[derive(Clone, Debug)]
+pub enum Seen {
+    /// With a service, or a witness.
+    Node(Box<Status>),
+    /// That only captures: it has metrics and JSON, and no page.
+    Capture(Box<CaptureStatus>),
+}
+
 /// Where a status comes from; it may wait, bounded, and have none.
-pub type Source = Box<dyn Fn() -> Option<Status> + Send + Sync>;
+pub type Source = Box<dyn Fn() -> Option<Seen> + Send + Sync>;
 
 /// What all connections share.
 struct Shared {
     source: Source,
     any_host: bool,
-    newest: Mutex<Option<(Instant, Arc<Status>)>>,
+    newest: Mutex<Option<(Instant, Arc<Seen>)>>,
     connections: AtomicUsize,
     turned_away: AtomicU64,
 }
@@ -184,30 +193,44 @@ fn left(deadline: Instant) -> io::Result<Duration> {
 
 fn respond(request: Request, shared: &Shared) -> Vec<u8> {
     let answer = |kind: &str, body: &str| http::answer(kind, body, request.head_only);
+    let is_of_page =
+        matches!(request.resource, Resource::Page | Resource::Script | Resource::Style);
+    if is_of_page && newest(shared).is_some_and(|seen| matches!(*seen, Seen::Capture(_))) {
+        return http::refusal(Refusal::NotFound);
+    }
     match request.resource {
         Resource::Page => return answer(page::HTML_TYPE, page::HTML),
         Resource::Script => return answer(page::SCRIPT_TYPE, page::SCRIPT),
         Resource::Style => return answer(page::STYLE_TYPE, page::STYLE),
         Resource::Metrics | Resource::StatusJson => {}
     }
-    let Some(status) = newest(shared) else { return http::refusal(Refusal::Unavailable) };
-    match request.resource {
-        Resource::StatusJson => answer(page::JSON_TYPE, &page::json(&status)),
-        _ => answer(metrics::CONTENT_TYPE, &metrics::exposition(&status)),
+    let Some(seen) = newest(shared) else { return http::refusal(Refusal::Unavailable) };
+    match (request.resource, &*seen) {
+        (Resource::StatusJson, Seen::Node(status)) => answer(page::JSON_TYPE, &page::json(status)),
+        (_, Seen::Node(status)) => answer(metrics::CONTENT_TYPE, &metrics::exposition(status)),
+        (Resource::StatusJson, Seen::Capture(status)) => {
+            answer(page::JSON_TYPE, &page::capture_json(status))
+        }
+        (_, Seen::Capture(status)) => {
+            answer(metrics::CONTENT_TYPE, &metrics::capture::exposition(status))
+        }
     }
 }
 
 /// The newest status; who asks while another one does waits for the same.
-fn newest(shared: &Shared) -> Option<Arc<Status>> {
+fn newest(shared: &Shared) -> Option<Arc<Seen>> {
     let mut newest = shared.newest.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if let Some((at, status)) = &*newest
+    if let Some((at, seen)) = &*newest
         && at.elapsed() < STATUS_AGE_MAX
     {
-        return Some(Arc::clone(status));
+        return Some(Arc::clone(seen));
     }
-    let mut status = (shared.source)()?;
-    status.counters.insert("http_turned_away".into(), shared.turned_away.load(Ordering::Relaxed));
-    let status = Arc::new(status);
-    *newest = Some((Instant::now(), Arc::clone(&status)));
-    Some(status)
+    let mut seen = (shared.source)()?;
+    if let Seen::Node(status) = &mut seen {
+        let turned_away = shared.turned_away.load(Ordering::Relaxed);
+        status.counters.insert("http_turned_away".into(), turned_away);
+    }
+    let seen = Arc::new(seen);
+    *newest = Some((Instant::now(), Arc::clone(&seen)));
+    Some(seen)
 }

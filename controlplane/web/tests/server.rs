@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use understudy_api::{Response, Role, Status, decode_response};
-use understudy_web::Server;
 use understudy_web::server::CONNECTIONS_MAX;
+use understudy_web::{Seen, Server};
 
 /// Longer than a loaded machine needs.
 const LONG: Duration = Duration::from_secs(20);
@@ -28,7 +28,7 @@ fn rig() -> Rig {
     let source = move || {
         count.fetch_add(1, Ordering::AcqRel);
         let status = Status { node: "a".into(), role: Role::Primary, ..Status::default() };
-        (!mute.load(Ordering::Acquire)).then_some(status)
+        (!mute.load(Ordering::Acquire)).then(|| Seen::Node(Box::new(status)))
     };
     let server = Server::serve(listener, false, Box::new(source)).unwrap();
     Rig { address, server, asked, is_mute }
@@ -129,7 +129,8 @@ fn who_says_nothing_is_left_and_others_are_served_again() {
 fn an_address_that_is_taken_is_had_later() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
-    let source = || Some(Status { node: "late".into(), ..Status::default() });
+    let status = || Status { node: "late".into(), ..Status::default() };
+    let source = move || Some(Seen::Node(Box::new(status())));
     let server = Server::start(address, false, Box::new(source)).unwrap();
     std::thread::sleep(Duration::from_millis(50));
     drop(taken);

@@ -8,6 +8,7 @@
 //!
 //! TCP only: datagrams have no numbers, and a lost one would look like another answer.
 
+pub mod compare;
 mod digest;
 mod entry;
 #[cfg(test)]

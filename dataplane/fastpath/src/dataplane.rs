@@ -5,6 +5,7 @@ mod client_port;
 mod covered;
 mod hold;
 mod host_port;
+mod offline;
 mod orders;
 mod owed;
 mod release;

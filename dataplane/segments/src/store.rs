@@ -140,6 +140,13 @@ impl Store {
         }
     }
 
+    /// Other limits from now on: bytes and age (ns) of what is kept, and how long records wait for their
+    /// block. What is too much by them goes at the next look.
+    pub fn set_kept(&mut self, keep_bytes: u64, keep_ns: u64, flush_ns: u64) {
+        let limits = &mut self.limits;
+        (limits.keep_bytes, limits.keep_ns, limits.flush_ns) = (keep_bytes, keep_ns, flush_ns);
+    }
+
     /// Records of the log were overwritten before they came here.
     pub fn lost(&mut self, records: u64) {
         self.block.lost(records);

@@ -20,6 +20,7 @@ pub mod ledger;
 pub mod liar;
 pub mod mix;
 pub mod node;
+pub mod notices;
 pub mod pattern;
 pub mod plain;
 pub mod proc;

@@ -30,6 +30,8 @@ pub struct Tap {
     socket: PathBuf,
     directory: PathBuf,
     process: Option<Proc>,
+    /// The supervisor's socket, and in which time it wants to hear of progress, in us.
+    pub notify: Option<(PathBuf, u64)>,
 }
 
 /// What `understudy capture -j` counted.
@@ -69,7 +71,7 @@ impl Tap {
              [dpdk]\nmemory_mb = 0\n[log]\nsize_mb = 32\n[control]\nsocket = {socket:?}\n"
         );
         fs::write(&config, text)?;
-        Ok(Tap { lab, config, socket, directory, process: None })
+        Ok(Tap { lab, config, socket, directory, process: None, notify: None })
     }
 
     /// The lab's directory.
@@ -104,7 +106,17 @@ impl Tap {
 
     /// Starts the daemon and waits until it captures.
     pub fn start(&mut self) -> Result<CaptureStatus> {
-        let mut command = cmd::inside(&self.lab.node_netns(Member::A), binary("understudyd")?);
+        let (netns, daemon) = (self.lab.node_netns(Member::A), binary("understudyd")?);
+        let mut command = match &self.notify {
+            None => cmd::inside(&netns, daemon),
+            Some((socket, watchdog_us)) => {
+                // The watchdog is for one process id, which only the process itself knows here.
+                let mut shell = cmd::inside(&netns, "sh");
+                shell.args(["-c", "export WATCHDOG_PID=$$; exec \"$0\" \"$@\""]).arg(daemon);
+                shell.env("NOTIFY_SOCKET", socket).env("WATCHDOG_USEC", watchdog_us.to_string());
+                shell
+            }
+        };
         command.arg("--config").arg(&self.config);
         let log = self.lab.dir().join("tap.log");
         let mut process = Proc::start(command, &log, self.lab.prefix())?;
@@ -121,6 +133,11 @@ impl Tap {
         self.process = Some(process);
         outcome?;
         ready.context("no status")
+    }
+
+    /// Its daemon.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Proc::pid)
     }
 
     /// SIGKILL.

@@ -2,12 +2,15 @@
 //! more, and neither a kill nor a full disk costs more than they have to.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use understudy_lab::captures::{as_tshark_reads, difference};
+use understudy_lab::notices::Notices;
 use understudy_lab::tap::Tap;
 use understudy_lab::{cmd, mix, scenario, sys};
 
@@ -325,4 +328,92 @@ fn a_full_disk_is_told_and_a_filter_in_the_data_path_keeps_out() {
     let lens = cmd::run(&[&words[..], &fields].concat()).unwrap();
     assert_eq!(lens.lines().filter(|line| *line == "1442\t60").count(), 20, "{lens}");
     assert_eq!(tap.stop().unwrap(), 0);
+}
+
+/// The thread of a process that has this name.
+fn thread(pid: u32, name: &str) -> u32 {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    let is = |path: &Path| fs::read_to_string(path.join("comm")).is_ok_and(|c| c.trim() == name);
+    let found = tasks.map(|task| task.path()).find(|path| is(path)).expect(name);
+    found.file_name().unwrap().to_str().unwrap().parse().unwrap()
+}
+
+/// GET in the node's namespace.
+fn get(tap: &Tap, path: &str) -> String {
+    let ask = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect("127.0.0.1:9465")?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:9465\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    sys::in_netns(&tap.netns(), ask).unwrap().unwrap()
+}
+
+#[test]
+fn it_is_supervised_watched_and_reloaded_as_any_node() {
+    const WATCHDOG: Duration = Duration::from_millis(600);
+    if !can_run() {
+        return;
+    }
+    let mut tap = Tap::new("keep_mb = 512\nflush_ms = 50").unwrap();
+    let text = fs::read_to_string(tap.config()).unwrap();
+    fs::write(tap.config(), format!("{text}[metrics]\nlisten = \"127.0.0.1:9465\"\n")).unwrap();
+    let socket = tap.dir().join("notify.sock");
+    let notices = Notices::bind(&socket).unwrap();
+    tap.notify = Some((socket, WATCHDOG.as_micros() as u64));
+    tap.start().unwrap();
+    let pid = tap.pid().unwrap();
+    notices.until("READY=1");
+    let fed = notices.fed_within(WATCHDOG * 3);
+    assert!((2..=7).contains(&fed), "fed {fed} times in three times its time");
+    // Neither of the two that must get on may stand still.
+    for tid in [pid, thread(pid, "segments")] {
+        let stopped = sys::StoppedThread::stop(tid).unwrap();
+        let _ = notices.fed_within(WATCHDOG);
+        assert_eq!(notices.fed_within(WATCHDOG * 2), 0, "{tid} of {pid} stands still");
+        drop(stopped);
+        notices.until("WATCHDOG=1");
+    }
+
+    let metrics = get(&tap, "/metrics");
+    let (head, body) = metrics.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    cmd::run_with_input(&["promtool", "check", "metrics"], body).unwrap();
+    let value = |text: &str, name: &str| -> u64 {
+        let line = text.lines().find(|l| l.starts_with(&format!("{name}{{"))).expect(name);
+        line.rsplit_once(' ').unwrap().1.parse().unwrap()
+    };
+    assert_eq!(value(body, "understudy_capture_link_received_frames_total"), 0);
+    assert_eq!(value(body, "understudy_capture_segments_keep_bytes"), 512 << 20);
+    assert!(get(&tap, "/status.json").contains("\"node\":\"tap\""));
+    assert!(get(&tap, "/").starts_with("HTTP/1.1 404"), "there is no page");
+
+    // What is live is applied; one thing that is not, and nothing is.
+    let config = tap.config().to_str().unwrap().to_owned();
+    let edit = |from: &str, to: &str| {
+        let text = fs::read_to_string(&config).unwrap();
+        assert!(text.contains(from), "{text}");
+        fs::write(&config, text.replace(from, to)).unwrap();
+    };
+    edit("keep_mb = 512", "keep_mb = 300\nkeep_minutes = 60");
+    let planned = tap.understudy(&["-c", &config, "plan"]).unwrap();
+    assert!(planned.stdout.contains("keep_mb") && planned.code == 0, "{}", planned.stdout);
+    let done = tap.understudy(&["-c", &config, "reload"]).unwrap();
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    notices.until("RELOADING=1");
+    assert_eq!(tap.status().unwrap().store.keep_bytes, 300 << 20);
+    edit("keep_mb = 300", "keep_mb = 400\nfilter = \"tcp\"");
+    let refused = tap.understudy(&["-c", &config, "reload"]).unwrap();
+    assert_eq!(refused.code, 5, "{}", refused.stderr);
+    let why = "capture.filter: not while it runs: a segment says at its beginning";
+    assert!(refused.stderr.contains(why), "{}", refused.stderr);
+    assert_eq!(tap.status().unwrap().store.keep_bytes, 300 << 20, "nothing was changed");
+    edit("\nfilter = \"tcp\"", "");
+    sys::kill(pid, libc::SIGHUP).unwrap();
+    notices.until("RELOADING=1");
+    assert_eq!(tap.status().unwrap().store.keep_bytes, 400 << 20);
+    assert_eq!(tap.stop().unwrap(), 0);
+    notices.until("STOPPING=1");
 }

@@ -3,62 +3,18 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use understudy_lab::node::{Trio, binary};
+use understudy_lab::notices::Notices;
 use understudy_lab::sys::{self, StoppedThread};
 use understudy_lab::topology::Lab;
 use understudy_lab::{Member, NodeOptions, cmd, scenario};
 
 const WATCHDOG: Duration = Duration::from_millis(600);
 const LIVENESS: Duration = Duration::from_secs(20);
-
-/// The supervisor's socket.
-struct Notices(UnixDatagram);
-
-impl Notices {
-    fn bind(path: &PathBuf) -> Notices {
-        let socket = UnixDatagram::bind(path).unwrap();
-        socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-        Notices(socket)
-    }
-
-    fn next(&self) -> Option<String> {
-        let mut bytes = [0; 4096];
-        match self.0.recv(&mut bytes) {
-            Ok(len) => Some(String::from_utf8(bytes[..len].to_vec()).unwrap()),
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => None,
-            Err(e) => panic!("{e}"),
-        }
-    }
-
-    /// What is said until something begins so.
-    fn until(&self, wanted: &str) -> Vec<String> {
-        let deadline = Instant::now() + LIVENESS;
-        let mut said = Vec::new();
-        while Instant::now() < deadline {
-            said.extend(self.next());
-            if said.last().is_some_and(|notice| notice.starts_with(wanted)) {
-                return said;
-            }
-        }
-        panic!("{wanted} was not said, but {said:?}");
-    }
-
-    /// How often progress is told in a time.
-    fn fed_within(&self, time: Duration) -> usize {
-        let deadline = Instant::now() + time;
-        let mut fed = 0;
-        while Instant::now() < deadline {
-            fed += usize::from(self.next().is_some_and(|notice| notice.starts_with("WATCHDOG=1")));
-        }
-        fed
-    }
-}
 
 /// It has not, and cannot get back, what loads modules or reboots.
 fn assert_unprivileged(pid: u32) {
@@ -82,7 +38,7 @@ fn the_watchdog_is_fed_by_progress_alone() {
     scenario::prepare_machine().unwrap();
     let lab = Lab::new().unwrap();
     let socket = lab.dir().join("notify.sock");
-    let notices = Notices::bind(&socket);
+    let notices = Notices::bind(&socket).unwrap();
     let notify = Some((socket, WATCHDOG.as_micros() as u64));
     let mut trio = Trio::prepare(&lab, &NodeOptions { notify, ..NodeOptions::default() }).unwrap();
     let node = trio.node(Member::A);

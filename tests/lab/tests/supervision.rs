@@ -1,5 +1,8 @@
 //! Each supervised resource is broken in turn: the policy is carried out in its time, the events name the
 //! cause, and the service does not go to and fro. The clients of all of it get every byte.
+//!
+//! Not here: a clock that steps or drifts. A time namespace has no time of day of its own, so that of the whole
+//! machine would have to be set; `clocks.rs` of the daemon has tests of what is made of what is read.
 
 use std::fs;
 use std::path::PathBuf;
@@ -333,5 +336,146 @@ fn packet_buffers() {
     let counters = it.scenario.trio.node(primary).status().unwrap().counters;
     let checks = (counters["health_checks"], counters["health_checks_failed"]);
     assert!(checks.0 > 10 && checks.1 == 0, "connections, and those that failed: {checks:?}");
+    it.ends();
+}
+
+/// The machine's huge pages, fewer for a while.
+struct FewerPages(u64);
+
+const PAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+
+impl FewerPages {
+    fn of(pages: u64) -> FewerPages {
+        let all = fs::read_to_string(PAGES).unwrap().trim().parse().unwrap();
+        fs::write(PAGES, pages.to_string()).unwrap();
+        FewerPages(all)
+    }
+}
+
+impl Drop for FewerPages {
+    fn drop(&mut self) {
+        let _ = fs::write(PAGES, self.0.to_string());
+    }
+}
+
+#[test]
+fn the_primarys_client_link_and_huge_pages() {
+    let mut options = options();
+    options.set.push(("supervise.memory.interval_ms".into(), 50.into()));
+    options.set.push(("dpdk.memory_mb".into(), 128.into()));
+    let Some(mut it) = Broken::start(&options, |_| Ok(())) else { return };
+
+    // Those that are in use now are surplus: no node could start again.
+    let primary = it.primary();
+    let since = it.newest(primary);
+    let fewer = FewerPages::of(63);
+    let bad = it.told(primary, since, "resource_bad", "huge_pages");
+    assert_eq!(bad.cause.as_deref(), Some("exhausted"), "{bad:?}");
+    assert!(bad.detail.contains("has 63 huge pages, this node needs 64"), "{bad:?}");
+    drop(fewer);
+    it.told(primary, since, "resource_good", "huge_pages");
+    assert_eq!(it.primary(), primary, "it is told, and nothing else");
+
+    // Its clients' cable: handed over at once, and not back while it is out.
+    let since = it.newest(primary);
+    let begun = Instant::now();
+    it.scenario.lab.cut_link(primary, Net::Client).unwrap();
+    let new = it.scenario.trio.wait_primary(Some(primary), SOON).unwrap();
+    it.handovers += 1;
+    println!("client link: {new} serves after {} ms", begun.elapsed().as_millis());
+    let bad = it.told(primary, since, "resource_bad", "client_link");
+    assert_eq!(bad.cause.as_deref(), Some("no_carrier"), "{bad:?}");
+    it.task.wait_progress(50, STALL_MAX).unwrap();
+    // It starts anew, as after any reign.
+    cmd::wait_until("a node without its clients' cable", SOON, || {
+        let status = it.scenario.trio.node(primary).status();
+        Ok(status.is_ok_and(|s| !s.ready && s.faults.iter().any(|f| f.resource == "client_link")))
+    })
+    .unwrap();
+    it.scenario.lab.restore_link(primary, Net::Client).unwrap();
+    it.told(primary, since, "resource_good", "client_link");
+    it.all_ready();
+    assert_eq!(it.primary(), new, "the service goes to and fro");
+    it.ends();
+}
+
+#[test]
+fn without_another_fit_node_the_application_is_started_anew() {
+    let Some(mut it) = Broken::start(&options(), |_| Ok(())) else { return };
+    let primary = it.primary();
+    for member in primary.others() {
+        let since = it.newest(member);
+        fs::write(it.sick(member), "").unwrap();
+        it.told(member, since, "resource_bad", "health");
+    }
+    // What follows ends connections, as a new process has none: clients until here, and some for that.
+    let plan = Counter { target: vip4(REDIS), key: "other".into(), pause: ms(2) };
+    let unlucky = plan.start(&it.scenario.lab.client_netns()).unwrap();
+    std::mem::replace(&mut it.task, unlucky).finish().unwrap().assert_pass();
+    let since = it.newest(primary);
+    it.stop_application(primary);
+    let bad = it.told(primary, since, "resource_bad", "application");
+    assert!(bad.detail.contains("policy restart"), "{bad:?}");
+    it.told(primary, since, "application_restart", "application");
+    let events = it.scenario.trio.node(primary).events(since).unwrap().events;
+    assert!(events.iter().all(|e| e.event != "failover"), "{events:?}");
+    // Somebody serves again, and has what clients were told.
+    let asked = || {
+        let words = ["redis-cli", "-h", understudy_lab::topology::VIP4, "get", "count"];
+        Ok(cmd::run_inside(&it.scenario.lab.client_netns(), &words).unwrap_or_default())
+    };
+    let asked: &dyn Fn() -> anyhow::Result<String> = &asked;
+    cmd::wait_until("an answer", READY_TIMEOUT, || {
+        Ok(asked()?.trim().parse::<u64>().is_ok_and(|count| count >= 50))
+    })
+    .unwrap();
+    for member in primary.others() {
+        fs::remove_file(it.sick(member)).unwrap();
+    }
+    it.all_ready();
+}
+
+#[test]
+fn a_reload_changes_what_is_watched_and_what_is_done() {
+    let mut options = options();
+    options.set.push(("supervise.health.check".into(), "none".into()));
+    options.set.push(("supervise.health.command".into(), toml::Value::Array(Vec::new())));
+    let Some(mut it) = Broken::start(&options, |_| Ok(())) else { return };
+    let old = it.primary();
+    let since = it.newest(old);
+    fs::write(it.sick(old), "").unwrap();
+    std::thread::sleep(ms(500));
+    let reload = |it: &mut Broken, member, changes: &[(&str, toml::Value)]| {
+        let node = it.scenario.trio.node(member);
+        for (key, value) in changes {
+            node.edit(&format!("supervise.health.{key}"), value.clone()).unwrap();
+        }
+        assert!(node.reload().unwrap().applied);
+    };
+    // A check where there was none: it is told.
+    let words = ["/usr/bin/test", "!", "-e", SICK].map(String::from).to_vec();
+    let changes =
+        [("check", "command".into()), ("command", words.into()), ("policy", "alert".into())];
+    Member::ALL.into_iter().for_each(|member| reload(&mut it, member, &changes));
+    let bad = it.told(old, since, "resource_bad", "health");
+    assert!(bad.detail.contains("policy alert"), "{bad:?}");
+    std::thread::sleep(ms(1000));
+    assert_eq!(it.primary(), old);
+    // Another policy for what is bad already.
+    reload(&mut it, old, &[("policy", "failover".into())]);
+    let new = it.scenario.trio.wait_primary(Some(old), SOON).unwrap();
+    it.handovers += 1;
+    it.told(old, since, "failover", "health");
+    println!("{new} serves");
+    it.task.wait_progress(20, STALL_MAX).unwrap();
+    // No check, no fault: the node is fit again.
+    reload(&mut it, old, &[("check", "none".into()), ("command", toml::Value::Array(Vec::new()))]);
+    cmd::wait_until("a node without a fault", SOON, || {
+        let status = it.scenario.trio.node(old).status();
+        Ok(status.is_ok_and(|s| s.faults.iter().all(|f| f.resource != "health")))
+    })
+    .unwrap();
+    fs::remove_file(it.sick(old)).unwrap();
+    it.all_ready();
     it.ends();
 }

@@ -1,6 +1,7 @@
 //! `understudy capture`: what clients sent, as tcpdump would show or write it, from the capture log.
 
 mod offline;
+mod raw;
 mod session;
 pub mod when;
 
@@ -18,6 +19,7 @@ use understudy_api::stream::{DiskRead, PieceBuffer};
 use understudy_api::{ApiError, Capturing, ErrorCode, Request, Response, client};
 use understudy_pcap::{Filter, Recorder, Rotation};
 
+use crate::progress::Meter;
 pub use session::Summary;
 use session::{Session, Sink, SinkError, section};
 
@@ -31,7 +33,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(10);
 pub const AFTER_HELP: &str = "\
 What is captured: every frame that clients sent to the service, as the primary logged it, and the
 SYN-ACKs of its kernel. What else the service sends is not in the log. From a replica or a witness
-it is the same log. A node that only captures: every frame of its links, live or from its disk, of
+it is the same log. With --raw it is written as it is, with what the primary noted of its application's
+answers, to be replayed. A node that only captures: every frame of its links, live or from its disk, of
 which only that is read which time and filter (hosts, ports, protocols) do not exclude.
 
 TIME: 12:00, 12:00:05.25, 2026-11-25T12:00 (local), with Z or an offset, @SECONDS, -5m.
@@ -47,6 +50,9 @@ pub struct CaptureArguments {
     /// Write pcapng to FILE, - for the standard output; without it a line is printed for each packet
     #[arg(short, long, value_name = "FILE")]
     write: Option<PathBuf>,
+    /// Write the log as it is to FILE, for replay: all of it, or from --from on, to now, or with --follow on
+    #[arg(long, requires = "write", conflicts_with_all = ["filter", "snap_len", "size", "interval", "files", "count", "directory"])]
+    raw: bool,
     /// Bytes kept of a packet, 0 for all
     #[arg(short, long, value_name = "SNAPLEN", default_value_t = 0)]
     snap_len: u32,
@@ -154,6 +160,9 @@ fn prepare(
     if arguments.write.is_some() && to_stdout && io::stdout().is_terminal() {
         return Err(usage("pcapng is nothing for a terminal: use -w FILE, or a pipe".into()));
     }
+    if arguments.raw && to_stdout {
+        return Err(usage("--raw is written to a file: -w FILE".into()));
+    }
     if to_stdout && (arguments.size.is_some() || arguments.interval.is_some()) {
         return Err(usage("a pipe is one file: -C and -G need -w FILE".into()));
     }
@@ -177,8 +186,14 @@ fn begin(
     let (filter, stop) = prepare(arguments, json)?;
     let request = request(arguments).map_err(|text| ApiError::new(ErrorCode::Usage, text))?;
     let (from, stream, rest) = ask(socket, &request, timeout)?;
+    // Of what is past it is known how much there is; lines on a terminal would be in its way.
+    let is_past = matches!(request, Request::Capture { follow: false, .. });
+    let in_way = arguments.write.is_none() && io::stdout().is_terminal();
+    let length = from.log_end.saturating_sub(from.log_start);
+    let meter = (is_past && !json && !in_way && length > 0)
+        .then(|| (Meter::new("the log is read", length), from.log_start));
     let session = session(arguments, &from, filter)?;
-    let stream = Stream { stream, pieces: PieceBuffer::new(rest), stop };
+    let stream = Stream { stream, pieces: PieceBuffer::new(rest), stop, meter };
     Ok((session, stream))
 }
 
@@ -209,7 +224,7 @@ fn request(arguments: &CaptureArguments) -> Result<Request, String> {
     if arguments.follow && to_passed {
         return Err("there is nothing to follow: --to has passed".into());
     }
-    let from_ns = from_ns.or(to_passed.then_some(0));
+    let from_ns = from_ns.or((to_passed || arguments.raw).then_some(0));
     let follow = arguments.follow || from_ns.is_none() || to_ns.is_some() && !to_passed;
     // For a node with a disk to look into: what cannot match need not be read there.
     let filter = arguments.filter.join(" ");
@@ -240,6 +255,9 @@ fn sink(
     let Some(name) = &arguments.write else {
         return Ok(Sink::Lines(Box::new(io::BufWriter::new(io::stdout()))));
     };
+    if arguments.raw {
+        return Ok(Sink::Raw(Box::new(raw::RawLog::create(name, from, now_ns)?)));
+    }
     let section = section(from, filter, arguments.snap_len);
     let recorder = if name == Path::new("-") {
         let out = io::BufWriter::with_capacity(READ_BYTES, io::stdout());
@@ -287,6 +305,8 @@ struct Stream {
     stream: UnixStream,
     pieces: PieceBuffer,
     stop: Arc<AtomicBool>,
+    /// How far it is, from which position on.
+    meter: Option<(Meter, u64)>,
 }
 
 impl Stream {
@@ -305,6 +325,9 @@ impl Stream {
             }
             if self.stop.load(Ordering::Relaxed) {
                 return Ok(());
+            }
+            if let Some((meter, start)) = &mut self.meter {
+                meter.at(session.at().saturating_sub(*start));
             }
             // Less than there was room for: nothing more waits, so far.
             if more_waits {

@@ -13,6 +13,7 @@ use understudy_wire::record::{
     CheckpointRecord, EpochRecord, LinkFrame, RECORD_HEADER_LEN, RecordHeader, RecordKind,
 };
 
+use super::raw::{RawError, RawLog};
 use super::when;
 use crate::text::plain;
 
@@ -58,6 +59,8 @@ pub enum Sink {
     Recorder(Box<Recorder>),
     /// A line each.
     Lines(Box<dyn Write + Send>),
+    /// All records as they are.
+    Raw(Box<RawLog>),
 }
 
 /// Why it cannot go on.
@@ -66,6 +69,9 @@ pub enum SinkError {
     /// The files, or the pipe.
     #[error(transparent)]
     Rotate(#[from] RotateError),
+    /// A recording.
+    #[error(transparent)]
+    Raw(#[from] RawError),
     /// The standard output.
     #[error("the output cannot be written: {0}")]
     Lines(#[from] io::Error),
@@ -80,7 +86,7 @@ impl SinkError {
         match self {
             Self::Rotate(e) => e.is_broken_pipe(),
             Self::Lines(e) => e.kind() == io::ErrorKind::BrokenPipe,
-            Self::Record => false,
+            Self::Record | Self::Raw(_) => false,
         }
     }
 }
@@ -201,6 +207,9 @@ impl Session {
             Piece::Records { position, bytes } => return self.records(position, bytes),
             Piece::Lost(count) => {
                 self.counted.dropped += count;
+                if let Some(Sink::Raw(raw)) = &mut self.sink {
+                    raw.lost(count)?;
+                }
                 self.say(format!("{count} records were overwritten before they could be read"))?;
             }
             Piece::TakenBack(count) => {
@@ -227,6 +236,15 @@ impl Session {
             let header = RecordHeader::decode(&bytes[at..]).map_err(|_| SinkError::Record)?;
             let payload = bytes[at + RECORD_HEADER_LEN..].get(..header.len as usize);
             let payload = payload.ok_or(SinkError::Record)?;
+            if let Some(Sink::Raw(raw)) = &mut self.sink {
+                let stored = bytes.get(at..at + header.stored_len()).ok_or(SinkError::Record)?;
+                raw.push(position + at as u64, &header, stored)?;
+                self.counted.received += 1;
+                self.counted.captured += 1;
+                at += stored.len();
+                self.at = position + at as u64;
+                continue;
+            }
             self.notes_before(position + at as u64)?;
             match header.kind {
                 RecordKind::Epoch => self.epoch(payload)?,
@@ -339,7 +357,7 @@ impl Session {
                 let text = line(seen.bytes, seen.wire_len as usize);
                 writeln!(out, "{} {text}", when::clock(timestamp_ns))?;
             }
-            None => {}
+            Some(Sink::Raw(_)) | None => {}
         }
         Ok(())
     }
@@ -369,6 +387,7 @@ impl Session {
         match &mut self.sink {
             Some(Sink::Recorder(recorder)) => recorder.flush()?,
             Some(Sink::Lines(out)) => out.flush()?,
+            Some(Sink::Raw(raw)) => raw.pause()?,
             None => {}
         }
         Ok(())
@@ -385,9 +404,18 @@ impl Session {
                 recorder.finish(&counted)?;
             }
             Some(Sink::Lines(mut out)) => out.flush()?,
+            Some(Sink::Raw(raw)) => {
+                self.counted.files = 1;
+                raw.finish()?;
+            }
             None => {}
         }
         Ok(())
+    }
+
+    /// Position behind the last record.
+    pub fn at(&self) -> u64 {
+        self.at
     }
 
     pub fn summary(&self) -> &Summary {

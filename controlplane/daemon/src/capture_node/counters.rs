@@ -27,6 +27,9 @@ pub struct Counters {
     pub log_end: AtomicU64,
     /// What the writer has taken of it.
     pub taken: AtomicU64,
+    /// Turns of the poll-mode thread, and of the one that writes.
+    pub polls: AtomicU64,
+    pub writes: AtomicU64,
     /// The poll-mode thread writes no more.
     pub finished: AtomicBool,
 }
@@ -37,6 +40,8 @@ impl Counters {
             links: (0..links).map(|_| LinkCounters::default()).collect(),
             log_end: AtomicU64::new(0),
             taken: AtomicU64::new(0),
+            polls: AtomicU64::new(0),
+            writes: AtomicU64::new(0),
             finished: AtomicBool::new(false),
         }
     }

@@ -17,6 +17,7 @@ use understudy_wire::record::{LINK_FRAME_HEADER_LEN, LinkFrame, RecordKind};
 
 use super::SOFTWARE_CLOCK;
 use super::counters::{Counters, LinkCounters, add};
+use super::running::Running;
 use crate::capture::Told;
 use crate::lcore::rest;
 
@@ -96,12 +97,14 @@ impl Links {
         log: &mut CaptureLog,
         counters: &Counters,
         told: &Told,
-        idle: &IdleConfig,
+        running: &Running,
+        mut idle: IdleConfig,
     ) {
         let (mut busy_at_ns, mut look_at_ns, mut sample_at_ns) = (self.clock.now_ns(), 0, 0);
         let mut burst = Burst::new();
         while !stop.load(Ordering::Acquire) {
             let now_ns = self.clock.now_ns();
+            add(&counters.polls, 1);
             let mut busy = false;
             for number in 0..self.links.len() {
                 busy |= self.poll(number, &mut burst, log, &counters.links[number]);
@@ -110,11 +113,12 @@ impl Links {
                 counters.log_end.store(log.end(), Ordering::Relaxed);
                 busy_at_ns = now_ns;
             } else {
-                rest(now_ns - busy_at_ns, idle);
+                rest(now_ns - busy_at_ns, &idle);
             }
             if now_ns >= sample_at_ns {
                 sample_at_ns = now_ns + SAMPLE_INTERVAL_NS;
                 self.sample_clocks();
+                idle = running.newer_idle().unwrap_or(idle);
                 told.set_not_logged(counters.not_logged());
             }
             if now_ns >= look_at_ns {

@@ -4,7 +4,9 @@
 mod counters;
 mod links;
 mod past;
+mod running;
 mod status;
+mod supervised;
 mod writer;
 
 use std::fs;
@@ -16,6 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
+use signal_hook::iterator::Signals;
 use tracing::{info, warn};
 use understudy_api::check::{Finding, Level};
 use understudy_api::doctor::Diagnosis;
@@ -31,22 +34,27 @@ use crate::capture::{Captures, Told};
 use crate::lcore;
 use crate::preflight;
 use crate::server::Server;
+use crate::web;
 use counters::Counters;
 use links::Links;
+use running::Running;
 use status::Stated;
 
 pub use past::Past;
+pub use status::Stated as CaptureStated;
 
 const MB: u64 = 1 << 20;
 const MINUTE_NS: u64 = 60_000_000_000;
 const MS: u64 = 1_000_000;
 
 /// Runs until told to stop.
-pub fn serve(node: &CaptureNode) -> anyhow::Result<()> {
+pub fn serve(file: &Path, node: &CaptureNode) -> anyhow::Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
         signal_hook::flag::register(signal, Arc::clone(&stop)).context("cannot watch signals")?;
     }
+    let hangups = Signals::new([signal_hook::consts::SIGHUP]).context("cannot watch signals")?;
+    let running = Arc::new(Running::new(file, node.clone()));
     let config = &node.capture;
     let filter = Filter::compile(&config.filter).context("capture.filter")?;
     let args = lcore::eal_args(&node.dpdk, &config.node, config.devices.iter());
@@ -68,14 +76,26 @@ pub fn serve(node: &CaptureNode) -> anyhow::Result<()> {
     let catalogue = store.catalogue();
     let counters = Arc::new(Counters::new(config.devices.len()));
     // Before EAL pins this thread, so that none of these inherits the poll-mode core.
-    let writer = writer::spawn(store, view.reader(), Arc::clone(&counters), Arc::clone(&stop))?;
+    let (shared, kept) = (Arc::clone(&counters), Arc::clone(&running));
+    let writer = writer::spawn(store, view.reader(), shared, kept, Arc::clone(&stop))?;
+    running.on_hangup(hangups)?;
     let told = Arc::new(Told::default());
-    let stated = Arc::new(Stated::new(node, Arc::clone(&counters), Arc::clone(&catalogue)));
+    let stated = {
+        let (counters, catalogue) = (Arc::clone(&counters), Arc::clone(&catalogue));
+        Arc::new(Stated::new(node, counters, catalogue, Arc::clone(&running)))
+    };
+    let supervised = {
+        let (counters, stated) = (Arc::clone(&counters), Arc::clone(&stated));
+        supervised::spawn(counters, stated, Arc::clone(&running), Arc::clone(&stop))?
+    };
+    web::start_capture(node.metrics.as_ref(), Arc::clone(&stated))?;
     let past = Past::new(catalogue, run_ns, segment_info(node, run_ns));
     let captures = Captures::of_links(view, Arc::clone(&told), capturing(node), past);
-    let about = Arc::clone(&stated);
+    let (about, asked) = (Arc::clone(&stated), Arc::clone(&running));
     let server = Server::serve(&node.control.socket, captures, move |request| match request {
         Request::Status => about.status().into(),
+        Request::Plan { file } => asked.plan(file.as_deref()),
+        Request::Reload => asked.reload(),
         other => {
             let text = format!("{} is nothing for a node that only captures", other.name());
             ApiError::new(ErrorCode::Runtime, text).into()
@@ -91,12 +111,13 @@ pub fn serve(node: &CaptureNode) -> anyhow::Result<()> {
         told.set_clock(kinds.join("; or "));
         stated.opened(clocks, links.filter_runs_as());
         info!(node = config.node, links = config.devices.len(), "capturing");
-        links.poll_until(&stop, &mut log, &counters, &told, &node.idle);
+        links.poll_until(&stop, &mut log, &counters, &told, &running, node.idle.clone());
         Ok(())
     })();
     drop(server);
     counters.finished.store(true, Ordering::Release);
     writer.join().map_err(|_| anyhow::anyhow!("the thread that writes segments panicked"))?;
+    let _ = supervised.join();
     polled
 }
 

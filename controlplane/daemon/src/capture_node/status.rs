@@ -9,6 +9,7 @@ use understudy_config::CaptureNode;
 use understudy_segments::{Catalogue, Kept};
 
 use super::counters::{Counters, LinkCounters};
+use super::running::Running;
 
 /// Everything that it is made of.
 pub struct Stated {
@@ -17,11 +18,16 @@ pub struct Stated {
     since: Instant,
     counters: Arc<Counters>,
     catalogue: Arc<Catalogue>,
-    keep_bytes: u64,
+    running: Arc<Running>,
 }
 
 impl Stated {
-    pub fn new(node: &CaptureNode, counters: Arc<Counters>, catalogue: Arc<Catalogue>) -> Stated {
+    pub fn new(
+        node: &CaptureNode,
+        counters: Arc<Counters>,
+        catalogue: Arc<Catalogue>,
+        running: Arc<Running>,
+    ) -> Stated {
         let config = &node.capture;
         let link = |device: &String| LinkStatus { device: device.clone(), ..LinkStatus::default() };
         let fixed = CaptureStatus {
@@ -38,9 +44,8 @@ impl Stated {
             },
             ..CaptureStatus::default()
         };
-        let keep_bytes = config.keep_mb << 20;
         let (fixed, since) = (Mutex::new(fixed), Instant::now());
-        Stated { fixed, since, counters, catalogue, keep_bytes }
+        Stated { fixed, since, counters, catalogue, running }
     }
 
     /// The links are open: what stamps their frames, and how the filter runs.
@@ -52,6 +57,14 @@ impl Stated {
         fixed.filter_runs_as = filter_runs_as.into();
     }
 
+    /// For systemd, whom news of every frame would not help.
+    pub fn sentence(&self) -> String {
+        match self.catalogue.kept().failed_because {
+            None => format!("captures {} links", self.counters.links.len()),
+            Some(why) => format!("captures, but not all is written: {why}"),
+        }
+    }
+
     pub fn status(&self) -> CaptureStatus {
         let fixed = self.fixed.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let taken = self.counters.taken.load(Ordering::Relaxed);
@@ -60,7 +73,7 @@ impl Stated {
             uptime_ms: self.since.elapsed().as_millis() as u64,
             links,
             behind_bytes: self.counters.log_end.load(Ordering::Relaxed).saturating_sub(taken),
-            store: store(&fixed.store.directory, self.keep_bytes, self.catalogue.kept()),
+            store: store(&fixed.store.directory, self.running.keep_bytes(), self.catalogue.kept()),
             ..fixed
         }
     }

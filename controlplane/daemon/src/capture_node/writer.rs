@@ -8,7 +8,8 @@ use std::thread::JoinHandle;
 use understudy_log::{LogReader, Read};
 use understudy_segments::Store;
 
-use super::counters::Counters;
+use super::counters::{Counters, add};
+use super::running::Running;
 use super::{nap, unix_ns};
 
 /// Without a writer, for whatever reason, there is nothing to capture for.
@@ -25,11 +26,16 @@ pub fn spawn(
     mut store: Store,
     mut reader: LogReader,
     counters: Arc<Counters>,
+    running: Arc<Running>,
     stop: Arc<AtomicBool>,
 ) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("segments".into()).spawn(move || {
         let _guard = StopAtEnd(stop);
         loop {
+            add(&counters.writes, 1);
+            if let Some(limits) = running.newer_limits() {
+                store.set_kept(limits.keep_bytes, limits.keep_ns, limits.flush_ns);
+            }
             // Before the log is looked at: nothing comes after that.
             let is_last = counters.finished.load(Ordering::Acquire);
             match reader.read() {

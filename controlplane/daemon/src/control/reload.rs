@@ -43,6 +43,10 @@ impl Control {
             self.count("dataplane_orders_dropped");
             return failed("the poll-mode thread takes no orders");
         }
+        let retuned = match Supervision::retune(&self.config, &config, self.capsule.as_ref()) {
+            Ok(retuned) => retuned,
+            Err(e) => return failed(&format!("supervision: {e:#}")),
+        };
         let tuning = lcore::tuning(&config);
         debug!(?tuning, idle = ?config.idle, "the poll-mode thread is told");
         self.tell(Command::Tune(tuning));
@@ -58,6 +62,7 @@ impl Control {
         self.log_filter.set(config.control.log_level);
         self.running.set(Arc::clone(&config));
         self.config = config;
+        self.supervise_by(now_ns, retuned);
         self.supervisor.reloaded();
         self.count("reloads");
         if !plan.changes.is_empty() {

@@ -5,7 +5,7 @@
 //! connection must not be saved with the others.
 
 use understudy_api::Fault as ApiFault;
-use understudy_config::{Policy as ConfigPolicy, SuperviseConfig, Watch};
+use understudy_config::{DiskWatch, HealthWatch, Policy as ConfigPolicy, SuperviseConfig, Watch};
 use understudy_linux::health::process_state;
 use understudy_linux::space;
 use understudy_proto::supervise::{
@@ -57,6 +57,8 @@ struct Dues {
 pub(super) struct Supervision {
     supervisor: Supervisor,
     health: Option<HealthProbe>,
+    /// The one before a reload, whose last check is still under way.
+    retired: Option<HealthProbe>,
     /// Health checks, and those that did not end well.
     checks: (u64, u64),
     disk: DiskProbe,
@@ -81,8 +83,9 @@ impl Supervision {
         let s = &config.supervise;
         let health = capsule.map(|c| HealthProbe::start(config, &c.ns)).transpose()?.flatten();
         Ok(Supervision {
-            supervisor: Supervisor::new(rules(s), s.failover_interval_s * 1_000 * MS),
+            supervisor: Supervisor::new(rules(s), failover_interval_ns(s)),
             health,
+            retired: None,
             checks: (0, 0),
             disk: DiskProbe::start(&config.control.state_dir, &s.disk)?,
             disk_looks: 0,
@@ -107,12 +110,42 @@ impl Supervision {
 
     /// A health check is under way.
     pub(super) fn is_asking(&self) -> bool {
-        self.health.as_ref().is_some_and(HealthProbe::is_asking)
+        [&self.health, &self.retired].into_iter().flatten().any(HealthProbe::is_asking)
+    }
+
+    /// What a changed configuration needs new threads for: what can fail of [`Control::supervise_by`].
+    pub(super) fn retune(
+        old: &Config,
+        new: &Config,
+        capsule: Option<&NodeCapsule>,
+    ) -> anyhow::Result<Retuned> {
+        let (was, is) = (&old.supervise, &new.supervise);
+        let asks = |h: &HealthWatch| (h.check.clone(), h.command.clone(), h.timeout_ms);
+        let health = match asks(&was.health) == asks(&is.health) {
+            true => None,
+            false => Some(capsule.map(|c| HealthProbe::start(new, &c.ns)).transpose()?.flatten()),
+        };
+        let looks = |d: &DiskWatch| (d.free_mb, d.timeout_ms, d.interval_ms);
+        let disk = match looks(&was.disk) == looks(&is.disk) {
+            true => None,
+            false => Some(DiskProbe::start(&new.control.state_dir, &is.disk)?),
+        };
+        Ok(Retuned { health, disk })
     }
 
     pub(super) fn sample(&mut self, now_ns: u64, resource: Resource, seen: Result<(), Fault>) {
         self.supervisor.sample(now_ns, Key::own(resource), seen);
     }
+}
+
+/// New threads, where other ones are needed.
+pub(super) struct Retuned {
+    health: Option<Option<HealthProbe>>,
+    disk: Option<DiskProbe>,
+}
+
+fn failover_interval_ns(s: &SuperviseConfig) -> u64 {
+    s.failover_interval_s * 1_000 * MS
 }
 
 fn rules(s: &SuperviseConfig) -> Rules {
@@ -184,6 +217,30 @@ impl Control {
         }
     }
 
+    /// Looks and acts as the configuration says by now.
+    pub(super) fn supervise_by(&mut self, now_ns: u64, retuned: Retuned) {
+        let config = Arc::clone(&self.config);
+        let s = &config.supervise;
+        let supervision = &mut self.supervision;
+        if let Some(health) = retuned.health {
+            supervision.retired = supervision.health.take().filter(HealthProbe::is_asking);
+            supervision.health = health;
+            // Another question: what the answers to the last one said is nothing to it.
+            supervision.supervisor.forget(Key::own(Resource::Health));
+        }
+        if let Some(disk) = retuned.disk {
+            (supervision.disk, supervision.disk_looks) = (disk, 0);
+        }
+        supervision.clocks.set_limits(s.clock.step_ms, s.clock.drift_ppm);
+        supervision.supervisor.set_rules(rules(s), failover_interval_ns(s));
+        supervision.dues = Dues::default();
+        if let Some(up) = supervision.carriers.client {
+            let decides = self.follows_client_link();
+            self.node.handle_local(now_ns, LocalFact::ClientLink(up || !decides));
+            self.done(now_ns);
+        }
+    }
+
     fn situation(&mut self, now_ns: u64, view: &View) -> Situation {
         let serves = view.role == understudy_wire::control::Role::Primary && view.gate_open;
         if !serves {
@@ -250,6 +307,10 @@ impl Control {
     fn look_at_health(&mut self, now_ns: u64) {
         let config = &self.config.supervise.health;
         let (is_ready, stands_still) = (self.app == App::Ready, self.stands_still());
+        let retired = &mut self.supervision.retired;
+        if retired.as_mut().is_some_and(|probe| probe.answer().is_some() || probe.is_overdue()) {
+            *retired = None;
+        }
         let Some(probe) = &mut self.supervision.health else { return };
         let mut answer = probe.answer();
         if is_ready

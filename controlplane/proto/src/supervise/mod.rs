@@ -163,6 +163,13 @@ impl Supervisor {
         }
     }
 
+    /// Goes on by other rules. What is bad stays so until `rise` good samples; what is done about it is
+    /// what the rules say now.
+    pub fn set_rules(&mut self, rules: Rules, failover_interval_ns: u64) {
+        (self.rules, self.failover_interval_ns) = (rules, failover_interval_ns);
+        self.note_impaired();
+    }
+
     /// A resource was looked at.
     pub fn sample(&mut self, now_ns: u64, key: Key, seen: Result<(), Fault>) {
         if !self.states.contains_key(&key) && self.states.len() >= KEYS_MAX {

@@ -189,7 +189,10 @@ impl DpdkPorts {
     /// The links that only the drivers know of. Seldom, not in every poll: some ask the kernel.
     pub fn links(&self) -> PortLinks {
         let up = |device: &Device| device.asks_driver.then(|| device.port.link_up());
-        PortLinks { client: self.client.as_ref().and_then(up), replica: up(&self.replica) }
+        PortLinks {
+            client: self.client.as_ref().and_then(up),
+            replica: self.replica.as_ref().and_then(up),
+        }
     }
 
     /// What the devices have counted so far.

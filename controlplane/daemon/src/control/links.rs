@@ -99,6 +99,15 @@ impl Control {
         self.node.handle_local(now_ns, fact);
     }
 
+    /// Another policy may follow the client port's link, or no longer.
+    pub(super) fn follow_links_anew(&mut self, now_ns: u64) {
+        self.supervision.links.due = Due::default();
+        if let Some(up) = self.supervision.links.client {
+            self.link_changed(now_ns, PortRole::Client, up);
+            self.done(now_ns);
+        }
+    }
+
     /// Remembers a link; false if it is known to be so.
     fn note_link(&mut self, port: PortRole, up: bool) -> bool {
         if port == PortRole::Host && self.capsule.is_none() {

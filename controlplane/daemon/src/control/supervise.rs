@@ -234,11 +234,7 @@ impl Control {
         supervision.clocks.set_limits(s.clock.step_ms, s.clock.drift_ppm);
         supervision.supervisor.set_rules(rules(s), failover_interval_ns(s));
         supervision.dues = Dues::default();
-        if let Some(up) = supervision.carriers.client {
-            let decides = self.follows_client_link();
-            self.node.handle_local(now_ns, LocalFact::ClientLink(up || !decides));
-            self.done(now_ns);
-        }
+        self.follow_links_anew(now_ns);
     }
 
     fn situation(&mut self, now_ns: u64, view: &View) -> Situation {

@@ -26,7 +26,7 @@ use understudy_wire::pdu::{
     Ack, DATA_HEADER_LEN, DataHeader, ETHERTYPE_REPLICA, Nak, PDU_HEADER_LEN, PDU_OVERHEAD_LEN,
     PDU_TAG_LEN, PduError, PduHeader, PduKind, TARGET_ALL, group_mac, in_frame,
 };
-use understudy_wire::record::RecordKind;
+use understudy_wire::record::{RecordKind, stored_len};
 use understudy_wire::tcp::{ACK, FIN, RST, SYN, Segment, before, set_tsval};
 use understudy_wire::{Epoch, NodeId, Position};
 
@@ -61,6 +61,8 @@ const NEIGHBORS_MAX: usize = 4096;
 const _: () = assert!(PEERS_MAX <= understudy_seal::PEERS_MAX);
 /// Room in a frame for what the channel writes.
 const HEADER_ROOM: [u8; PDU_HEADER_LEN] = [0; PDU_HEADER_LEN];
+/// What is before the log bytes in a frame.
+const DATA_HEAD_LEN: usize = ETH_LEN + PDU_HEADER_LEN + DATA_HEADER_LEN;
 const TAG_ROOM: [u8; PDU_TAG_LEN] = [0; PDU_TAG_LEN];
 /// At takeover a node waits less for its clone's output: the client's patience is what counts.
 const FINISH_WAIT_NS: u64 = 100 * MS;

@@ -35,13 +35,18 @@ impl Neighbors {
     }
 
     /// Learns from a client frame. A full table keeps what it has.
+    #[inline]
     pub fn observe(&mut self, frame: &[u8]) {
-        if let Some((ip, mac)) = ipv4_source(frame)
-            && self.recent[ip as usize % RECENT] == (ip, mac)
-        {
-            self.newest = Some(mac);
-            return;
+        match ipv4_source(frame) {
+            Some((ip, mac)) if self.recent[ip as usize % RECENT] == (ip, mac) => {
+                self.newest = Some(mac);
+            }
+            _ => self.look_up(frame),
         }
+    }
+
+    #[inline(never)]
+    fn look_up(&mut self, frame: &[u8]) {
         let Some((ip, mac)) = learn(frame) else { return };
         self.newest = Some(mac);
         if let Some(known) = self.table.get_mut(&ip) {
@@ -78,6 +83,7 @@ fn hasher() -> RandomState {
 }
 
 /// The sender of an IPv4 packet, where `learn` would find it.
+#[inline]
 fn ipv4_source(frame: &[u8]) -> Option<(u32, Mac)> {
     let eth = Ethernet::parse(frame)?;
     (eth.ethertype == ETHERTYPE_IPV4).then_some((be32(frame, 26)?, eth.src))

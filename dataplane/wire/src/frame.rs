@@ -21,11 +21,13 @@ pub const PROTO_UDP: u8 = 17;
 pub const PROTO_ICMPV6: u8 = 58;
 
 /// Reads a big-endian u16, `None` past the end.
+#[inline]
 pub fn be16(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
 }
 
 /// Reads a big-endian u32, `None` past the end.
+#[inline]
 pub fn be32(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
@@ -43,15 +45,18 @@ pub struct Ethernet {
 
 impl Ethernet {
     /// The header of a frame, `None` when it is shorter than one.
+    #[inline]
     pub fn parse(frame: &[u8]) -> Option<Ethernet> {
+        let b: &[u8; ETH_LEN] = frame.first_chunk()?;
         Some(Ethernet {
-            dst: frame.get(0..6)?.try_into().ok()?,
-            src: frame.get(6..12)?.try_into().ok()?,
-            ethertype: be16(frame, 12)?,
+            dst: [b[0], b[1], b[2], b[3], b[4], b[5]],
+            src: [b[6], b[7], b[8], b[9], b[10], b[11]],
+            ethertype: u16::from_be_bytes([b[12], b[13]]),
         })
     }
 
     /// The header's bytes.
+    #[inline]
     pub fn bytes(&self) -> [u8; ETH_LEN] {
         let mut out = [0; ETH_LEN];
         out[0..6].copy_from_slice(&self.dst);

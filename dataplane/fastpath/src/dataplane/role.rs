@@ -91,10 +91,11 @@ impl<P: Ports> Dataplane<P> {
             let Some(mut out) = next else { break };
             out.header.sent_at_ns = self.log_clock_ns(now_ns);
             busy = true;
-            let fixed = out.header.encode();
             let Some(bytes) = self.log.bytes(out.header.position, out.to) else { continue };
-            let eth = self.pdu_eth(out.target);
-            let frame = ports.alloc(&[&eth, &HEADER_ROOM, &fixed, bytes, &TAG_ROOM]);
+            let mut head = [0; DATA_HEAD_LEN];
+            head[..ETH_LEN].copy_from_slice(&self.pdu_eth(out.target));
+            head[ETH_LEN + PDU_HEADER_LEN..].copy_from_slice(&out.header.encode());
+            let frame = ports.alloc(&[&head, bytes, &TAG_ROOM]);
             self.seal_and_send(ports, frame, PduKind::Data, out.target, epoch);
         }
         busy

@@ -20,7 +20,7 @@ use understudy_log::{CaptureLog, LogError};
 use understudy_seal::{Channel, OpenError};
 use understudy_wire::audit::AuditRecord;
 use understudy_wire::control::CONTROL_LEN_MAX;
-use understudy_wire::frame::{ETH_LEN, Ethernet, Mac};
+use understudy_wire::frame::{ETH_LEN, Ethernet, Mac, mac_word};
 use understudy_wire::neighbor::{build_announcement, is_neighbor_discovery, parse_solicitation};
 use understudy_wire::pdu::{
     Ack, DATA_HEADER_LEN, DataHeader, ETHERTYPE_REPLICA, Nak, PDU_HEADER_LEN, PDU_OVERHEAD_LEN,
@@ -162,6 +162,8 @@ struct ReplicaNeighbor {
 /// The data path. All memory is taken in [`Dataplane::new`].
 pub struct Dataplane<P: Ports> {
     config: DataplaneConfig,
+    /// The virtual MAC as a number.
+    vmac_word: u64,
     log: CaptureLog,
     /// Nothing of the replica port is believed that did not come out of it.
     channel: Channel,
@@ -240,6 +242,7 @@ impl<P: Ports> Dataplane<P> {
             role: Role::Idle,
             promised: 0,
             committed: 0,
+            vmac_word: mac_word(config.vmac),
             config,
             log,
             channel,

@@ -1,25 +1,36 @@
 //! Copying a frame into the log: short ones without a call.
 
-/// Longer ones are the C library's, which chooses its code by what the CPU offers.
-const SHORT_LEN_MAX: usize = 256;
-const STEP_LEN: usize = 32;
-
-/// As `to.copy_from_slice(from)`.
+/// As `to.copy_from_slice(from)`. What is longer is left to the C library, which chooses its code by
+/// what the CPU offers.
 #[inline]
 pub(crate) fn copy_frame(from: &[u8], to: &mut [u8]) {
     assert_eq!(from.len(), to.len());
-    if from.len() <= SHORT_LEN_MAX
-        && let (Some(from_end), Some(to_end)) = (from.last_chunk(), to.last_chunk_mut())
-    {
-        // The last step covers what is left of a whole number of steps, and some bytes twice.
-        let end: [u8; STEP_LEN] = *from_end;
-        *to_end = end;
-        for (to, from) in to.chunks_exact_mut(STEP_LEN).zip(from.chunks_exact(STEP_LEN)) {
-            to.copy_from_slice(from);
+    match from.len() {
+        32..=64 => copy_ends::<32>(from, to),
+        65..=128 => copy_ends::<64>(from, to),
+        129..=256 => {
+            copy_ends::<64>(&from[..128], &mut to[..128]);
+            // These overlap where they must.
+            copy_ends::<64>(&from[from.len() - 128..], last(to, 128));
         }
-    } else {
-        to.copy_from_slice(from);
+        _ => to.copy_from_slice(from),
     }
+}
+
+/// Copies the first `N` bytes and the last, which are all if there are no more than twice as many.
+#[inline]
+fn copy_ends<const N: usize>(from: &[u8], to: &mut [u8]) {
+    if let (Some(first), Some(end)) = (from.first_chunk::<N>(), from.last_chunk::<N>()) {
+        let (first, end) = (*first, *end);
+        to[..N].copy_from_slice(&first);
+        last(to, N).copy_from_slice(&end);
+    }
+}
+
+#[inline]
+fn last(bytes: &mut [u8], count: usize) -> &mut [u8] {
+    let at = bytes.len() - count;
+    &mut bytes[at..]
 }
 
 #[cfg(test)]
@@ -28,7 +39,7 @@ mod tests {
 
     #[test]
     fn every_length_is_copied_whole() {
-        let from: Vec<u8> = (0..2 * SHORT_LEN_MAX).map(|n| (n * 7 + n / 256) as u8).collect();
+        let from: Vec<u8> = (0..520).map(|n| (n * 7 + n / 256) as u8).collect();
         for len in 0..from.len() {
             let mut to = vec![0xee; len + 1];
             copy_frame(&from[..len], &mut to[..len]);

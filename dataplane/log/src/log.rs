@@ -144,6 +144,7 @@ impl CaptureLog {
     }
 
     /// The bytes of a range, `None` unless all of it is held.
+    #[inline]
     pub fn bytes(&self, from: Position, to: Position) -> Option<&[u8]> {
         let held = self.start <= from && from <= to && to <= self.end;
         held.then(|| self.ring.slice(from, (to - from) as usize))
@@ -199,21 +200,36 @@ impl CaptureLog {
         if longest > RECORD_PAYLOAD_MAX {
             return Err(LogError::TooLong);
         }
-        let first = self.end;
-        self.make_room(first + stored as u64, floor)?;
+        let (first, end) = (self.end, self.end + stored as u64);
+        self.make_room(end, floor)?;
+        if self.marked != Some(Published::stretch(end)) {
+            self.mark_burst(payloads.clone());
+        }
         let mut records = self.told.end_records;
+        self.ring.prefetch(end, stored);
+        let mut rest = self.ring.slice_mut(first, stored);
         for payload in payloads {
-            self.mark(self.end, records);
             let len = payload.len();
             let header = RecordHeader { len: len as u32, kind, timestamp_ns };
-            let out = self.ring.slice_mut(self.end, stored_len(len));
-            copy_frame(payload, fill_head(out, &header));
-            self.end += out.len() as u64;
+            let (record, after) = rest.split_at_mut(stored_len(len));
+            copy_frame(payload, fill_head(record, &header));
+            rest = after;
             records += 1;
         }
-        self.boundary = self.end;
+        self.end = end;
+        self.boundary = end;
         self.tell_end(records);
         Ok(first)
+    }
+
+    /// Marks what of a burst about to be appended begins a stretch.
+    #[inline(never)]
+    fn mark_burst<'a>(&mut self, payloads: impl Iterator<Item = &'a [u8]>) {
+        let mut at = self.end;
+        for (records, payload) in (self.told.end_records..).zip(payloads) {
+            self.mark(at, records);
+            at += stored_len(payload.len()) as u64;
+        }
     }
 
     /// As [`CaptureLog::append`], of `len` bytes that `fill` writes in their place.
@@ -383,6 +399,7 @@ impl CaptureLog {
     }
 
     /// Readers learn where the whole records end.
+    #[inline]
     fn tell_end(&mut self, end_records: u64) {
         self.told.end = self.boundary;
         self.told.end_records = end_records;
@@ -390,6 +407,7 @@ impl CaptureLog {
     }
 
     /// A record begins, with so many before it.
+    #[inline]
     fn mark(&mut self, at: Position, records: u64) {
         let stretch = Published::stretch(at);
         if self.marked != Some(stretch) {

@@ -76,8 +76,8 @@ impl<P: Ports> Dataplane<P> {
     /// To the virtual MAC, and not from it.
     #[inline]
     fn is_to_service(&self, frame: &[u8]) -> bool {
-        Ethernet::parse(frame)
-            .is_some_and(|eth| eth.dst == self.config.vmac && eth.src != self.config.vmac)
+        Ethernet::words(frame)
+            .is_some_and(|[dst, src]| dst >> 16 == self.vmac_word && src >> 16 != self.vmac_word)
     }
 
     /// To the virtual MAC, or asking for a virtual address.
@@ -94,19 +94,11 @@ impl<P: Ports> Dataplane<P> {
     fn capture_burst(&mut self, now_ns: u64, mut burst: Burst<P::Frame>, ports: &mut P) {
         // Only what comes by the replica port raises it, but for this node's own clone.
         let floor = self.floor(now_ns);
-        let stamp_ns = self.stamp(now_ns);
-        let payloads = burst.iter().map(|frame| frame.bytes());
-        let appended = self.log.append_burst(RecordKind::ClientFrame, stamp_ns, payloads, floor);
-        let Ok(mut at) = appended else {
+        let Ok(mut at) = self.log_burst(now_ns, &burst, floor) else {
             // Some may fit.
             burst.into_iter().for_each(|frame| self.capture(now_ns, frame, floor, ports));
             return;
         };
-        self.counters.captured_frames += burst.len() as u64;
-        for frame in &burst {
-            self.counters.captured_bytes += frame.bytes().len() as u64;
-            self.neighbors.observe(frame.bytes());
-        }
         // Otherwise the applier reaches them in their order.
         if !self.delivers_directly() || self.apply.cursor() != at {
             return;
@@ -124,6 +116,23 @@ impl<P: Ports> Dataplane<P> {
             at += stored_len(frame.bytes().len()) as u64;
             self.deliver_direct(now_ns, frame, at, ports);
         }
+    }
+
+    /// Gives the position of the first; all are in the log, or none.
+    fn log_burst(
+        &mut self,
+        now_ns: u64,
+        burst: &[P::Frame],
+        floor: Position,
+    ) -> Result<Position, LogError> {
+        let stamp_ns = self.stamp(now_ns);
+        let payloads: ArrayVec<&[u8], BURST> = burst.iter().map(Frame::bytes).collect();
+        let all = payloads.iter().copied();
+        let at = self.log.append_burst(RecordKind::ClientFrame, stamp_ns, all.clone(), floor)?;
+        self.counters.captured_frames += burst.len() as u64;
+        self.counters.captured_bytes += all.clone().map(<[u8]>::len).sum::<usize>() as u64;
+        all.for_each(|frame| self.neighbors.observe(frame));
+        Ok(at)
     }
 
     /// What is captured goes to the application at once, if all before it has.

@@ -202,7 +202,8 @@ impl Ports for DpdkPorts {
     }
 
     fn tx(&mut self, port: PortRole, frames: &mut Burst<MbufFrame>) {
-        let mut leaving: understudy_dpdk::Burst = frames.drain(..).map(|f| f.0).collect();
+        let mut leaving = understudy_dpdk::Burst::new();
+        frames.drain(..).for_each(|frame| leaving.push(frame.0));
         if let Some(device) = self.device(port) {
             device.tx.tx_burst(&mut leaving);
         }

@@ -21,9 +21,8 @@ pub(crate) fn copy_frame(from: &[u8], to: &mut [u8]) {
 #[inline]
 fn copy_ends<const N: usize>(from: &[u8], to: &mut [u8]) {
     if let (Some(first), Some(end)) = (from.first_chunk::<N>(), from.last_chunk::<N>()) {
-        let (first, end) = (*first, *end);
-        to[..N].copy_from_slice(&first);
-        last(to, N).copy_from_slice(&end);
+        to[..N].copy_from_slice(first);
+        last(to, N).copy_from_slice(end);
     }
 }
 

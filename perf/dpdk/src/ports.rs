@@ -191,7 +191,8 @@ impl Ports for VdevPorts {
             frames.iter().for_each(|frame| self.replicas.take(begun_ns, frame.bytes()));
             self.replicas_ns += self.clock.now_ns() - begun_ns;
         }
-        let mut leaving: understudy_dpdk::Burst = frames.drain(..).map(|f| f.0).collect();
+        let mut leaving = understudy_dpdk::Burst::new();
+        frames.drain(..).for_each(|frame| leaving.push(frame.0));
         let queues = if port == PortRole::Replica { &mut self.replica } else { &mut self.client };
         queues.tx.tx_burst(&mut leaving);
         frames.extend(leaving.into_iter().map(MbufFrame));

@@ -126,7 +126,8 @@ impl<P: Ports> Dataplane<P> {
         floor: Position,
     ) -> Result<Position, LogError> {
         let stamp_ns = self.stamp(now_ns);
-        let payloads: ArrayVec<&[u8], BURST> = burst.iter().map(Frame::bytes).collect();
+        let mut payloads = ArrayVec::<&[u8], BURST>::new();
+        burst.iter().for_each(|frame| payloads.push(frame.bytes()));
         let all = payloads.iter().copied();
         let at = self.log.append_burst(RecordKind::ClientFrame, stamp_ns, all.clone(), floor)?;
         self.counters.captured_frames += burst.len() as u64;

@@ -150,6 +150,13 @@ impl CaptureLog {
         held.then(|| self.ring.slice(from, (to - from) as usize))
     }
 
+    /// Asks the CPU for the memory of `count` bytes that are to be appended once `ahead` others are:
+    /// it is as old as the log is long. For where there is other work to do meanwhile.
+    #[inline]
+    pub fn prefetch(&self, ahead: u64, count: usize) {
+        self.ring.prefetch(self.end.wrapping_add(ahead), count);
+    }
+
     /// The record at a record's position, `None` unless whole.
     pub fn record(&self, at: Position) -> Option<Record<'_>> {
         if at < self.start || at >= self.boundary {
@@ -206,7 +213,6 @@ impl CaptureLog {
             self.mark_burst(payloads.clone());
         }
         let mut records = self.told.end_records;
-        self.ring.prefetch(end, stored);
         let mut rest = self.ring.slice_mut(first, stored);
         for payload in payloads {
             let len = payload.len();

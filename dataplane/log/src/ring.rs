@@ -110,8 +110,8 @@ impl MirroredRing {
         unsafe { std::slice::from_raw_parts_mut(self.map.base.as_ptr().add(at), count) }
     }
 
-    /// Asks the CPU for what will be written next: `count` bytes from `offset`, at most as many as it
-    /// holds. The pages are many, and none was touched for long.
+    /// Asks the CPU for `count` bytes from `offset`, at most as many as it holds, which will be
+    /// written.
     #[inline]
     pub fn prefetch(&self, offset: u64, count: usize) {
         assert!(count <= self.map.len);

@@ -3,13 +3,12 @@
 //! [`measure`] is the table of measurements, [`paired`] how two things are compared on a machine
 //! that has other things to do, [`noise`] what makes a slice void, [`stats`] medians and intervals,
 //! [`peers`] the programs that take turns, [`findings`] the JSON document, [`targets`] what is
-//! promised, [`report`] the report, [`gate`] instructions per packet held to a committed baseline.
-//! [`world`] is what the data path runs in without a network card.
+//! promised, [`report`] the report. Instructions per packet are `understudy-perf-gate`'s, and so is the world that
+//! the data path runs in without a network card.
 #![forbid(unsafe_code)]
 
 pub mod clients;
 pub mod findings;
-pub mod gate;
 pub mod machine;
 pub mod measure;
 pub mod noise;
@@ -18,4 +17,3 @@ pub mod peers;
 pub mod report;
 pub mod stats;
 pub mod targets;
-pub mod world;

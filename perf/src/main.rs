@@ -1,4 +1,4 @@
-//! `perf`: measures, reports, and holds instructions per packet to their baseline.
+//! `perf`: measures and reports.
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
 use understudy_perf::findings::{Outcome, Run};
 use understudy_perf::measure::{self, Plan};
-use understudy_perf::{gate, report};
+use understudy_perf::report;
 
 /// The perf harness: see perf/README.md.
 #[derive(Parser)]
@@ -28,8 +28,6 @@ enum Command {
     },
     /// The measurements there are.
     List,
-    /// Count instructions per packet and hold them to the committed baseline.
-    Gate(gate::Options),
 }
 
 #[derive(clap::Args)]
@@ -53,7 +51,6 @@ fn main() -> ExitCode {
         Command::Run(options) => run(&options),
         Command::Report { dir } => write_report(&dir),
         Command::List => list(),
-        Command::Gate(options) => gate::run(&options),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

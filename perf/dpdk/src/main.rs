@@ -10,7 +10,7 @@ use std::io::{BufRead, Write};
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use understudy_dpdk::Eal;
-use understudy_perf::world::{Primary, World, client_frame};
+use understudy_perf_gate::world::{Primary, World, client_frame};
 
 mod ports;
 

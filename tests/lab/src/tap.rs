@@ -18,6 +18,8 @@ const SENDER: &str = "tx0";
 /// Where they arrive.
 const LISTENER: &str = "rx0";
 const MTU: u32 = 9600;
+/// The longest frame that its link carries.
+pub const FRAME_LEN_MAX: usize = MTU as usize + 14;
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
 const CLI_TIMEOUT: Duration = Duration::from_secs(40);
 
@@ -229,7 +231,7 @@ impl Tap {
 }
 
 /// A pcap file with ns.
-fn pcap(frames: &[Vec<u8>], interval_ns: u64) -> Vec<u8> {
+pub fn pcap(frames: &[Vec<u8>], interval_ns: u64) -> Vec<u8> {
     let mut out = Vec::new();
     // Magic of ns resolution, version 2.4, zone, accuracy, longest frame, Ethernet.
     for word in [0xa1b2_3c4d_u32, 0x0004_0002, 0, 0, 262_144, 1] {

@@ -12,7 +12,7 @@ export LC_ALL=C
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin:${CARGO_HOME:-${HOME:-}/.cargo}/bin"
 
 PACKAGES=(
-    libdpdk-dev dpdk dpdk-dev                    # the data plane; dpdk-testpmd
+    libdpdk-dev dpdk dpdk-dev                    # the data plane; dpdk-testpmd, dpdk-dumpcap
     clang libclang-dev                           # bindgen; the BPF program
     libbpf-dev libelf-dev zlib1g-dev linux-libc-dev
     libpcap-dev                                  # filters of captures
@@ -26,6 +26,7 @@ PACKAGES=(
     jq prometheus chromium tmux                  # who reads what operators are shown
 )
 PERF_PACKAGES=(
+    iperf3 netsniff-ng                           # goodput; who else records a link
     keepalived                                   # what else moves a service's address
 )
 # Of 1.x: the workspace's rust-version.

@@ -39,6 +39,9 @@ make_root() {
     mount --rbind /sys "$root/sys" && mount --make-rslave "$root/sys"
     mount --rbind /dev "$root/dev" && mount --make-rslave "$root/dev"
     cp /etc/resolv.conf "$root/etc/resolv.conf"
+    # Whom this machine trusts besides (a proxy, perhaps); ca-certificates takes them in when it is installed.
+    mkdir -p "$root/usr/local/share/ca-certificates"
+    cp -r /usr/local/share/ca-certificates/. "$root/usr/local/share/ca-certificates/"
     # No package starts its service.
     printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
     chmod 0755 "$root/usr/sbin/policy-rc.d"

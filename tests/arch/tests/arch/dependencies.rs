@@ -73,7 +73,13 @@ const ALLOWED: [(&str, &[&str]); 26] = [
     ),
     (
         "understudy-perf-dpdk",
-        &["understudy-dpdk", "understudy-fastpath", "understudy-perf-gate", "understudy-wire"],
+        &[
+            "understudy-dpdk",
+            "understudy-fastpath",
+            "understudy-perf",
+            "understudy-perf-gate",
+            "understudy-wire",
+        ],
     ),
     (
         "understudy-perf-gate",

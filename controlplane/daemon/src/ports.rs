@@ -81,7 +81,6 @@ pub struct DpdkPorts {
     buffers: u32,
     clock: NodeClock,
     capsule: Option<CapsuleLink>,
-    scratch: understudy_dpdk::Burst,
     chains_dropped: u64,
 }
 
@@ -156,7 +155,6 @@ impl DpdkPorts {
             buffers: config.dpdk.mbufs - 1,
             clock,
             capsule,
-            scratch: understudy_dpdk::Burst::new(),
             chains_dropped: 0,
         })
     }
@@ -244,11 +242,11 @@ impl Ports for DpdkPorts {
     fn rx(&mut self, port: PortRole, out: &mut Burst<MbufFrame>) {
         // A device gives bursts of this length.
         debug_assert!(out.is_empty());
-        let mut scratch = std::mem::take(&mut self.scratch);
+        let mut received = understudy_dpdk::Burst::new();
         if let Some(device) = self.device(port) {
-            device.rx.rx_burst(&mut scratch);
+            device.rx.rx_burst(&mut received);
         }
-        for mut mbuf in scratch.drain(..) {
+        for mut mbuf in received {
             // A chain is one frame to everybody above; a device that makes one is made to copy.
             if mbuf.is_linear() || mbuf.linearize() {
                 out.push(MbufFrame(mbuf));
@@ -256,17 +254,15 @@ impl Ports for DpdkPorts {
                 self.chains_dropped += 1;
             }
         }
-        self.scratch = scratch;
     }
 
     fn tx(&mut self, port: PortRole, frames: &mut Burst<MbufFrame>) {
-        let mut scratch = std::mem::take(&mut self.scratch);
-        scratch.extend(frames.drain(..).map(|f| f.0));
+        let mut leaving = understudy_dpdk::Burst::new();
+        frames.drain(..).for_each(|frame| leaving.push(frame.0));
         if let Some(device) = self.device(port) {
-            device.tx.tx_burst(&mut scratch);
+            device.tx.tx_burst(&mut leaving);
         }
-        frames.extend(scratch.drain(..).map(MbufFrame));
-        self.scratch = scratch;
+        frames.extend(leaving.into_iter().map(MbufFrame));
     }
 
     fn clock_ns(&self) -> u64 {

@@ -21,13 +21,13 @@ use understudy_log::{CaptureLog, LogError};
 use understudy_seal::{Channel, OpenError};
 use understudy_wire::audit::AuditRecord;
 use understudy_wire::control::CONTROL_LEN_MAX;
-use understudy_wire::frame::{ETH_LEN, Ethernet, Mac};
+use understudy_wire::frame::{ETH_LEN, Ethernet, Mac, mac_word};
 use understudy_wire::neighbor::{build_announcement, is_neighbor_discovery, parse_solicitation};
 use understudy_wire::pdu::{
     Ack, DATA_HEADER_LEN, DataHeader, ETHERTYPE_REPLICA, Nak, PDU_HEADER_LEN, PDU_OVERHEAD_LEN,
     PDU_TAG_LEN, PduError, PduHeader, PduKind, TARGET_ALL, group_mac, in_frame,
 };
-use understudy_wire::record::RecordKind;
+use understudy_wire::record::{RecordKind, stored_len};
 use understudy_wire::tcp::{ACK, FIN, RST, SYN, Segment, before, set_tsval};
 use understudy_wire::{Epoch, NodeId, Position};
 
@@ -62,6 +62,8 @@ const NEIGHBORS_MAX: usize = 4096;
 const _: () = assert!(PEERS_MAX <= understudy_seal::PEERS_MAX);
 /// Room in a frame for what the channel writes.
 const HEADER_ROOM: [u8; PDU_HEADER_LEN] = [0; PDU_HEADER_LEN];
+/// What is before the log bytes in a frame.
+const DATA_HEAD_LEN: usize = ETH_LEN + PDU_HEADER_LEN + DATA_HEADER_LEN;
 const TAG_ROOM: [u8; PDU_TAG_LEN] = [0; PDU_TAG_LEN];
 /// At takeover a node waits less for its clone's output: the client's patience is what counts.
 const FINISH_WAIT_NS: u64 = 100 * MS;
@@ -161,6 +163,8 @@ struct ReplicaNeighbor {
 /// The data path. All memory is taken in [`Dataplane::new`].
 pub struct Dataplane<P: Ports> {
     config: DataplaneConfig,
+    /// The virtual MAC as a number.
+    vmac_word: u64,
     log: CaptureLog,
     /// Nothing of the replica port is believed that did not come out of it.
     channel: Channel,
@@ -239,6 +243,7 @@ impl<P: Ports> Dataplane<P> {
             role: Role::Idle,
             promised: 0,
             committed: 0,
+            vmac_word: mac_word(config.vmac),
             config,
             log,
             channel,

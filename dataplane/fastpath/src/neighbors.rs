@@ -5,12 +5,14 @@ use std::hash::BuildHasher;
 use std::net::IpAddr;
 
 use ahash::RandomState;
-use understudy_wire::frame::{ETHERTYPE_IPV4, Ethernet, Mac, be32};
+use understudy_wire::frame::{ETH_LEN, ETHERTYPE_IPV4, Ethernet, Mac, be32, mac_word};
 use understudy_wire::neighbor::{Solicitation, build_answer, learn};
 use understudy_wire::tcp::SmallFrame;
 
 /// A power of two.
 const RECENT: usize = 1024;
+/// Where an IPv4 packet has its sender's address, as `learn` finds it.
+const IPV4_SRC_AT: usize = ETH_LEN + 12;
 
 /// A bounded table of neighbours.
 pub struct Neighbors {
@@ -18,10 +20,13 @@ pub struct Neighbors {
     capacity: usize,
     /// What was learned last, IPv4 only, by the end of the address: most frames say again what one
     /// before them did.
-    recent: Box<[(u32, Mac); RECENT]>,
+    recent: Box<[(u32, SourceWord); RECENT]>,
     /// MAC of the newest frame: a router's, when the question is for an address never seen.
-    newest: Option<Mac>,
+    newest: Option<SourceWord>,
 }
+
+/// A MAC and the EtherType of IPv4, as [`Ethernet::words`] has them.
+type SourceWord = u64;
 
 impl Neighbors {
     /// A table of at most `capacity` entries.
@@ -29,21 +34,28 @@ impl Neighbors {
         Neighbors {
             table: HashMap::with_capacity_and_hasher(capacity, hasher()),
             capacity,
-            recent: Box::new([(0, [0; 6]); RECENT]),
+            recent: Box::new([(0, 0); RECENT]),
             newest: None,
         }
     }
 
     /// Learns from a client frame. A full table keeps what it has.
+    #[inline]
     pub fn observe(&mut self, frame: &[u8]) {
-        if let Some((ip, mac)) = ipv4_source(frame)
-            && self.recent[ip as usize % RECENT] == (ip, mac)
+        if let (Some([_, source]), Some(ip)) = (Ethernet::words(frame), be32(frame, IPV4_SRC_AT))
+            && self.recent[ip as usize % RECENT] == (ip, source)
         {
-            self.newest = Some(mac);
-            return;
+            self.newest = Some(source);
+        } else {
+            self.look_up(frame);
         }
+    }
+
+    #[inline(never)]
+    fn look_up(&mut self, frame: &[u8]) {
         let Some((ip, mac)) = learn(frame) else { return };
-        self.newest = Some(mac);
+        let source = mac_word(mac) << 16 | u64::from(ETHERTYPE_IPV4);
+        self.newest = Some(source);
         if let Some(known) = self.table.get_mut(&ip) {
             *known = mac;
         } else if self.table.len() < self.capacity {
@@ -51,7 +63,7 @@ impl Neighbors {
         }
         if let IpAddr::V4(ip) = ip {
             let ip = u32::from(ip);
-            self.recent[ip as usize % RECENT] = (ip, mac);
+            self.recent[ip as usize % RECENT] = (ip, source);
         }
     }
 
@@ -66,7 +78,11 @@ impl Neighbors {
 
     /// Where frames for `ip` go: to it, or to whoever was heard last, a router perhaps.
     pub fn mac(&self, ip: IpAddr) -> Option<Mac> {
-        self.table.get(&ip).copied().or(self.newest)
+        let newest = || {
+            let [a, b, c, d, e, f, ..] = self.newest?.to_be_bytes();
+            Some([a, b, c, d, e, f])
+        };
+        self.table.get(&ip).copied().or_else(newest)
     }
 }
 
@@ -75,12 +91,6 @@ fn hasher() -> RandomState {
     let random = std::hash::RandomState::new();
     let [a, b, c, d] = [0u8, 1, 2, 3].map(|n| random.hash_one(n));
     RandomState::with_seeds(a, b, c, d)
-}
-
-/// The sender of an IPv4 packet, where `learn` would find it.
-fn ipv4_source(frame: &[u8]) -> Option<(u32, Mac)> {
-    let eth = Ethernet::parse(frame)?;
-    (eth.ethertype == ETHERTYPE_IPV4).then_some((be32(frame, 26)?, eth.src))
 }
 
 #[cfg(test)]

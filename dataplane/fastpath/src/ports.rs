@@ -78,6 +78,23 @@ impl<F> Outbox<F> {
         self.frames.try_push(frame).is_ok()
     }
 
+    /// Queues all of a burst, sending first when there is no room; or none of it.
+    pub fn try_push_all<P: Ports<Frame = F>>(
+        &mut self,
+        ports: &mut P,
+        frames: &mut Burst<F>,
+    ) -> bool {
+        if self.room() < frames.len() {
+            self.flush(ports);
+        }
+        if self.is_empty() {
+            std::mem::swap(&mut self.frames, frames);
+        } else if frames.len() <= self.room() {
+            self.frames.extend(frames.drain(..));
+        }
+        frames.is_empty()
+    }
+
     /// Hands everything to the device that it takes now.
     pub fn flush<P: Ports<Frame = F>>(&mut self, ports: &mut P) {
         if !self.frames.is_empty() {

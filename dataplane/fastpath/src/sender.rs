@@ -296,9 +296,12 @@ impl Sender {
 
     /// The highest value that `count` replicas reach.
     fn held_by(&self, count: usize, value: impl Fn(&Peer) -> u64) -> u64 {
-        let mut values: ArrayVec<u64, PEERS_MAX> = self.peers.iter().map(value).collect();
-        values.sort_unstable_by(|a, b| b.cmp(a));
-        count.checked_sub(1).and_then(|i| values.get(i)).copied().unwrap_or(0)
+        if count == 0 {
+            return 0;
+        }
+        let reach = |limit: u64| self.peers.iter().filter(|p| value(p) >= limit).count();
+        // Every value that so many reach, the highest of them; a group is small.
+        self.peers.iter().map(&value).filter(|&v| reach(v) >= count).max().unwrap_or(0)
     }
 
     /// The next PDU to send, until `None`.

@@ -4,6 +4,7 @@
 //! needs them any more (`floor`). Any number of readers on other threads ([`LogView`]): the writer does
 //! not wait for them, so they may come too late, and then know how much they missed.
 
+mod copy;
 mod log;
 mod marks;
 mod published;

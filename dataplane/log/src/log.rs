@@ -11,10 +11,14 @@ use understudy_wire::record::{
 };
 use understudy_wire::{Epoch, NodeId, Position};
 
+use crate::copy::copy_frame;
 use crate::marks::Marks;
 use crate::published::{Extent, Published};
 use crate::reader::LogView;
 use crate::ring::{MirroredRing, RingError};
+
+/// A log of fewer stretches gives up records one by one, a larger one whole stretches.
+const STRETCHES_MIN: u64 = 64;
 
 /// A record in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,9 +144,17 @@ impl CaptureLog {
     }
 
     /// The bytes of a range, `None` unless all of it is held.
+    #[inline]
     pub fn bytes(&self, from: Position, to: Position) -> Option<&[u8]> {
         let held = self.start <= from && from <= to && to <= self.end;
         held.then(|| self.ring.slice(from, (to - from) as usize))
+    }
+
+    /// Asks the CPU for the memory of `count` bytes that are to be appended once `ahead` others are:
+    /// it is as old as the log is long. For where there is other work to do meanwhile.
+    #[inline]
+    pub fn prefetch(&self, ahead: u64, count: usize) {
+        self.ring.prefetch(self.end.wrapping_add(ahead), count);
     }
 
     /// The record at a record's position, `None` unless whole.
@@ -172,8 +184,58 @@ impl CaptureLog {
         floor: Position,
     ) -> Result<Position, LogError> {
         self.append_with(kind, timestamp_ns, payload.len(), floor, |out| {
-            out.copy_from_slice(payload);
+            copy_frame(payload, out);
         })
+    }
+
+    /// Appends a record for each of `payloads`, of one kind and time: all of them, or none. Returns
+    /// the position of the first. Readers see them once all are written.
+    #[inline]
+    pub fn append_burst<'a>(
+        &mut self,
+        kind: RecordKind,
+        timestamp_ns: u64,
+        payloads: impl Iterator<Item = &'a [u8]> + Clone,
+        floor: Position,
+    ) -> Result<Position, LogError> {
+        debug_assert_eq!(self.end, self.boundary, "append to a log cut in mid-record");
+        let (mut stored, mut longest) = (0, 0);
+        for payload in payloads.clone() {
+            stored += stored_len(payload.len());
+            longest = longest.max(payload.len());
+        }
+        if longest > RECORD_PAYLOAD_MAX {
+            return Err(LogError::TooLong);
+        }
+        let (first, end) = (self.end, self.end + stored as u64);
+        self.make_room(end, floor)?;
+        if self.marked != Some(Published::stretch(end)) {
+            self.mark_burst(payloads.clone());
+        }
+        let mut records = self.told.end_records;
+        let mut rest = self.ring.slice_mut(first, stored);
+        for payload in payloads {
+            let len = payload.len();
+            let header = RecordHeader { len: len as u32, kind, timestamp_ns };
+            let (record, after) = rest.split_at_mut(stored_len(len));
+            copy_frame(payload, fill_head(record, &header));
+            rest = after;
+            records += 1;
+        }
+        self.end = end;
+        self.boundary = end;
+        self.tell_end(records);
+        Ok(first)
+    }
+
+    /// Marks what of a burst about to be appended begins a stretch.
+    #[inline(never)]
+    fn mark_burst<'a>(&mut self, payloads: impl Iterator<Item = &'a [u8]>) {
+        let mut at = self.end;
+        for (records, payload) in (self.told.end_records..).zip(payloads) {
+            self.mark(at, records);
+            at += stored_len(payload.len()) as u64;
+        }
     }
 
     /// As [`CaptureLog::append`], of `len` bytes that `fill` writes in their place.
@@ -195,11 +257,7 @@ impl CaptureLog {
         let header = RecordHeader { len: len as u32, kind, timestamp_ns };
         let at = self.end;
         self.mark(at, self.told.end_records);
-        let out = self.ring.slice_mut(at, stored);
-        out[..RECORD_HEADER_LEN].copy_from_slice(&header.encode());
-        let (body, padding) = out[RECORD_HEADER_LEN..].split_at_mut(len);
-        fill(body);
-        padding.fill(0);
+        fill(fill_head(self.ring.slice_mut(at, stored), &header));
         self.end += stored as u64;
         self.boundary = self.end;
         self.tell_end(self.told.end_records + 1);
@@ -347,6 +405,7 @@ impl CaptureLog {
     }
 
     /// Readers learn where the whole records end.
+    #[inline]
     fn tell_end(&mut self, end_records: u64) {
         self.told.end = self.boundary;
         self.told.end_records = end_records;
@@ -354,6 +413,7 @@ impl CaptureLog {
     }
 
     /// A record begins, with so many before it.
+    #[inline]
     fn mark(&mut self, at: Position, records: u64) {
         let stretch = Published::stretch(at);
         if self.marked != Some(stretch) {
@@ -370,10 +430,35 @@ impl CaptureLog {
     }
 
     /// Moves the start so that the log may reach `end`, by whole records before `floor`.
+    #[inline]
     fn make_room(&mut self, end: Position, floor: Position) -> Result<(), LogError> {
+        if end.saturating_sub(self.start) <= self.capacity() {
+            return Ok(());
+        }
+        self.overwrite(end, floor)
+    }
+
+    /// A start that leaves room behind `needed`, at the next stretch, and the records before it that
+    /// go: reading the header of every old record would cost more than writing a new one does. Where
+    /// that may not be, or is too much of the log, nothing goes.
+    fn next_stretch(&self, needed: Position, floor: Position) -> (Position, u64) {
+        let unmoved = (self.start, 0);
+        if self.capacity() < Published::STRETCH_LEN * STRETCHES_MIN {
+            return unmoved;
+        }
+        match self.published.marked(Published::stretch(needed) + 1) {
+            Some((at, records)) if self.start < at && at <= floor => {
+                (at, records - self.told.start_records)
+            }
+            _ => unmoved,
+        }
+    }
+
+    #[inline(never)]
+    fn overwrite(&mut self, end: Position, floor: Position) -> Result<(), LogError> {
         let capacity = self.capacity();
-        let (mut start, floor) = (self.start, floor.min(self.boundary));
-        let mut gone = 0;
+        let floor = floor.min(self.boundary);
+        let (mut start, mut gone) = self.next_stretch(end - capacity, floor);
         while end.saturating_sub(start) > capacity {
             if start >= floor {
                 return Err(if start >= self.end { LogError::Outside } else { LogError::Full });
@@ -394,6 +479,18 @@ impl CaptureLog {
     }
 }
 
+/// Writes a record's header and the zeros behind its payload; gives the payload's place.
+#[inline]
+fn fill_head<'a>(out: &'a mut [u8], header: &RecordHeader) -> &'a mut [u8] {
+    let (head, body) = out.split_at_mut(RECORD_HEADER_LEN);
+    head.copy_from_slice(&header.encode());
+    // One store, whatever the length: the payload is written afterwards.
+    if let Some(end) = body.last_chunk_mut::<8>() {
+        *end = [0; 8];
+    }
+    &mut body[..header.len as usize]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -401,6 +498,54 @@ mod tests {
 
     fn log() -> CaptureLog {
         CaptureLog::new(4096).unwrap()
+    }
+
+    proptest! {
+        /// Records, positions and what goes for them; or none of them, and nothing changed.
+        #[test]
+        fn a_burst_is_its_frames_one_by_one(
+            bursts in prop::collection::vec(prop::collection::vec(0usize..600, 0..6), 1..20),
+            keep in 0u64..4096,
+        ) {
+            let (mut all, mut each) = (log(), log());
+            for (n, lens) in bursts.iter().enumerate() {
+                let payloads: Vec<_> = lens.iter().map(|&len| vec![n as u8; len]).collect();
+                let (end, floor) = (all.end(), all.end().saturating_sub(keep));
+                let slices = payloads.iter().map(|p| &p[..]);
+                let burst = all.append_burst(RecordKind::ClientFrame, n as u64, slices, floor);
+                if burst.is_err() {
+                    prop_assert_eq!(all.end(), end);
+                    break;
+                }
+                prop_assert_eq!(burst, Ok(end));
+                for payload in &payloads {
+                    each.append(RecordKind::ClientFrame, n as u64, payload, floor).unwrap();
+                }
+                prop_assert_eq!((all.start(), all.end()), (each.start(), each.end()));
+                prop_assert_eq!(all.bytes(all.start(), end), each.bytes(each.start(), end));
+            }
+        }
+    }
+
+    #[test]
+    fn a_large_log_gives_up_little_more_than_it_must() {
+        const CAPACITY: u64 = 1 << 22;
+        let mut log = CaptureLog::new(CAPACITY as usize).unwrap();
+        let mut records = 0;
+        while log.end() < 3 * CAPACITY {
+            let floor = log.end().saturating_sub(CAPACITY / 2);
+            log.append(RecordKind::ClientFrame, 1, &[7; 1000], floor).unwrap();
+            records += 1;
+        }
+        let held = log.end() - log.start();
+        assert!(held <= CAPACITY && held > CAPACITY - 2 * Published::STRETCH_LEN, "{held}");
+        let told = log.published.read();
+        assert_eq!((told.start, told.end, told.end_records), (log.start(), log.end(), records));
+        assert_eq!((told.end_records - told.start_records) * 1016, held);
+        // What is needed stays.
+        let (needed, start) = (log.start() + 10 * 1016, log.start());
+        while log.append(RecordKind::ClientFrame, 1, &[7; 1000], needed).is_ok() {}
+        assert!(log.start() > start && log.start() <= needed);
     }
 
     #[test]

@@ -141,6 +141,10 @@ impl Published {
         }
     }
 
+    /// Bytes between two marks.
+    pub(crate) const STRETCH_LEN: u64 = 1 << MARK_SHIFT;
+
+    #[inline]
     pub(crate) const fn stretch(at: Position) -> u64 {
         at >> MARK_SHIFT
     }

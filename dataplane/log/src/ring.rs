@@ -9,6 +9,9 @@ use std::ptr::NonNull;
 use thiserror::Error;
 
 const HUGE_PAGE_LEN: usize = 2 << 20;
+/// Bytes that the CPU fetches at once.
+#[cfg(target_arch = "x86_64")]
+const LINE_LEN: usize = 64;
 
 /// Why there is no memory for a log.
 #[derive(Debug, Error)]
@@ -88,6 +91,7 @@ impl MirroredRing {
     }
 
     /// `count` bytes from `offset`, taken modulo the length. `count` is at most the length.
+    #[inline]
     pub fn slice(&self, offset: u64, count: usize) -> &[u8] {
         assert!(count <= self.map.len);
         let at = offset as usize & (self.map.len - 1);
@@ -97,12 +101,34 @@ impl MirroredRing {
     }
 
     /// The same, for writing.
+    #[inline]
     pub fn slice_mut(&mut self, offset: u64, count: usize) -> &mut [u8] {
         assert!(count <= self.map.len);
         let at = offset as usize & (self.map.len - 1);
         // SAFETY: as in `slice`; count <= len also means that no byte of the memory
         // appears twice in the range, so the slice does not alias itself.
         unsafe { std::slice::from_raw_parts_mut(self.map.base.as_ptr().add(at), count) }
+    }
+
+    /// Asks the CPU for `count` bytes from `offset`, at most as many as it holds, which will be
+    /// written.
+    #[inline]
+    pub fn prefetch(&self, offset: u64, count: usize) {
+        assert!(count <= self.map.len);
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let at = offset as usize & (self.map.len - 1);
+            for line in (0..count).step_by(LINE_LEN) {
+                // SAFETY: at < len and line < count <= len, so the address is within the 2*len mapped
+                // bytes; a hint, which changes nothing.
+                unsafe {
+                    _mm_prefetch::<_MM_HINT_T0>(self.map.base.as_ptr().add(at + line).cast())
+                };
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = offset;
     }
 
     fn create(len: usize, huge: bool) -> Result<MirroredRing, RingError> {

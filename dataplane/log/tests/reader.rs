@@ -26,7 +26,9 @@ fn numbers(mut bytes: &[u8]) -> Vec<u64> {
         let header = RecordHeader::decode(bytes).unwrap();
         let body = &bytes[RECORD_HEADER_LEN..][..header.len as usize];
         let number = u64::from_le_bytes(body[..8].try_into().unwrap());
-        assert_eq!((body, header.timestamp_ns), (&payload(number)[..], number));
+        let stamps = number.saturating_sub(BURST - 1)..=number;
+        assert!(stamps.contains(&header.timestamp_ns), "{} at {number}", header.timestamp_ns);
+        assert_eq!(body, payload(number));
         numbers.push(number);
         bytes = &bytes[header.stored_len()..];
     }
@@ -48,9 +50,27 @@ fn drain(reader: &mut LogReader) -> (Vec<u64>, u64, u64) {
 
 #[test]
 fn what_is_read_is_whole_while_the_writer_hurries() {
-    const RECORDS: u64 = 2_000_000;
     // Small, so that the writer laps the readers all the time.
-    let mut log = CaptureLog::new(1 << 16).unwrap();
+    hurry(CaptureLog::new(1 << 16).unwrap(), append, 1);
+}
+
+#[test]
+fn what_is_read_is_whole_while_the_writer_hurries_in_bursts() {
+    let burst = |log: &mut CaptureLog, number| {
+        let payloads: Vec<_> = (number..number + BURST).map(payload).collect();
+        let (slices, floor) = (payloads.iter().map(|p| &p[..]), log.boundary());
+        log.append_burst(RecordKind::ClientFrame, number, slices, floor).unwrap();
+    };
+    // Large enough to give up whole stretches.
+    hurry(CaptureLog::new(1 << 22).unwrap(), burst, BURST);
+}
+
+/// Frames in a burst.
+const BURST: u64 = 25;
+
+/// Appends many records, `step` by `step`, while two readers read.
+fn hurry(mut log: CaptureLog, append: impl Fn(&mut CaptureLog, u64), step: u64) {
+    const RECORDS: u64 = 2_000_000;
     let view = log.view().unwrap();
     let done = Arc::new(AtomicBool::new(false));
     let readers: Vec<_> = (0..2)
@@ -75,7 +95,7 @@ fn what_is_read_is_whole_while_the_writer_hurries() {
             })
         })
         .collect();
-    (0..RECORDS).for_each(|number| append(&mut log, number));
+    (0..RECORDS).step_by(step as usize).for_each(|number| append(&mut log, number));
     done.store(true, Ordering::Release);
     for reader in readers {
         let (read, lost) = reader.join().unwrap();

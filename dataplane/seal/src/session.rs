@@ -94,8 +94,8 @@ impl SessionKey {
 }
 
 fn nonce(epoch: Epoch, counter: u64) -> Nonce {
+    let number = u128::from(epoch as u32) | u128::from(counter) << 32;
     let mut bytes = [0; 12];
-    bytes[..4].copy_from_slice(&(epoch as u32).to_le_bytes());
-    bytes[4..].copy_from_slice(&counter.to_le_bytes());
+    bytes.copy_from_slice(&number.to_le_bytes()[..12]);
     Nonce::assume_unique_for_key(bytes)
 }

@@ -21,13 +21,21 @@ pub const PROTO_UDP: u8 = 17;
 pub const PROTO_ICMPV6: u8 = 58;
 
 /// Reads a big-endian u16, `None` past the end.
+#[inline]
 pub fn be16(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
 }
 
 /// Reads a big-endian u32, `None` past the end.
+#[inline]
 pub fn be32(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+/// A MAC as a number.
+#[inline]
+pub fn mac_word(mac: Mac) -> u64 {
+    mac.iter().fold(0, |word, byte| word << 8 | u64::from(*byte))
 }
 
 /// A frame's Ethernet header.
@@ -43,15 +51,31 @@ pub struct Ethernet {
 
 impl Ethernet {
     /// The header of a frame, `None` when it is shorter than one.
+    #[inline]
     pub fn parse(frame: &[u8]) -> Option<Ethernet> {
+        let b: &[u8; ETH_LEN] = frame.first_chunk()?;
         Some(Ethernet {
-            dst: frame.get(0..6)?.try_into().ok()?,
-            src: frame.get(6..12)?.try_into().ok()?,
-            ethertype: be16(frame, 12)?,
+            dst: [b[0], b[1], b[2], b[3], b[4], b[5]],
+            src: [b[6], b[7], b[8], b[9], b[10], b[11]],
+            ethertype: u16::from_be_bytes([b[12], b[13]]),
         })
     }
 
+    /// Destination and source of a frame as numbers to be compared: each a [`mac_word`] above 16 bits
+    /// of what comes after it; after the source, that is the EtherType.
+    #[inline]
+    pub fn words(frame: &[u8]) -> Option<[u64; 2]> {
+        let b: &[u8; ETH_LEN] = frame.first_chunk()?;
+        let word = |at: usize| {
+            let mut word = [0; 8];
+            word.copy_from_slice(&b[at..at + 8]);
+            u64::from_be_bytes(word)
+        };
+        Some([word(0), word(6)])
+    }
+
     /// The header's bytes.
+    #[inline]
     pub fn bytes(&self) -> [u8; ETH_LEN] {
         let mut out = [0; ETH_LEN];
         out[0..6].copy_from_slice(&self.dst);
@@ -131,6 +155,15 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
+        #[test]
+        fn words_are_the_header(frame in proptest::collection::vec(any::<u8>(), 0..20)) {
+            let words = Ethernet::parse(&frame).map(|eth| {
+                let after_dst = u64::from(u16::from_be_bytes([eth.src[0], eth.src[1]]));
+                [mac_word(eth.dst) << 16 | after_dst, mac_word(eth.src) << 16 | u64::from(eth.ethertype)]
+            });
+            prop_assert_eq!(Ethernet::words(&frame), words);
+        }
+
         #[test]
         fn any_bytes_parse_within_bounds(bytes in proptest::collection::vec(any::<u8>(), 0..120), v6: bool) {
             let mut bytes = bytes;

@@ -36,6 +36,7 @@ pub enum RecordKind {
 }
 
 impl RecordKind {
+    #[inline]
     fn from_u8(v: u8) -> Option<RecordKind> {
         match v {
             1 => Some(RecordKind::ClientFrame),
@@ -73,10 +74,12 @@ pub enum RecordError {
 
 impl RecordHeader {
     /// Header, payload and padding.
+    #[inline]
     pub fn stored_len(&self) -> usize {
         stored_len(self.len as usize)
     }
 
+    #[inline]
     fn check(&self) -> u16 {
         let t = self.timestamp_ns;
         let mix = self.len.wrapping_mul(0x9e37_79b1) ^ (t as u32) ^ (t >> 32) as u32;
@@ -84,16 +87,18 @@ impl RecordHeader {
     }
 
     /// The header's bytes.
+    #[inline]
     pub fn encode(&self) -> [u8; RECORD_HEADER_LEN] {
+        let kind_and_check = u64::from(self.kind as u8) << 32 | u64::from(self.check()) << 48;
+        let first = u64::from(self.len) | kind_and_check;
         let mut out = [0; RECORD_HEADER_LEN];
-        out[0..4].copy_from_slice(&self.len.to_le_bytes());
-        out[4] = self.kind as u8;
-        out[6..8].copy_from_slice(&self.check().to_le_bytes());
+        out[0..8].copy_from_slice(&first.to_le_bytes());
         out[8..16].copy_from_slice(&self.timestamp_ns.to_le_bytes());
         out
     }
 
     /// Reads the header at the start of `bytes`.
+    #[inline]
     pub fn decode(bytes: &[u8]) -> Result<RecordHeader, RecordError> {
         let b: &[u8; RECORD_HEADER_LEN] = bytes.first_chunk().ok_or(RecordError::Short)?;
         let header = RecordHeader {

@@ -55,7 +55,6 @@ pub struct VdevPorts {
     pdus: Mempool,
     clock: Clock,
     replicas: Replicas,
-    scratch: understudy_dpdk::Burst,
     /// Client frames come.
     is_open: bool,
     received: u64,
@@ -80,7 +79,6 @@ impl VdevPorts {
             pdus,
             clock: Clock::calibrate(),
             replicas: Replicas::default(),
-            scratch: understudy_dpdk::Burst::new(),
             is_open: false,
             received: 0,
             replicas_ns: 0,
@@ -93,12 +91,13 @@ impl VdevPorts {
     }
 
     fn fill_ring(&mut self, frames: &Mempool, frame: &[u8]) -> Result<()> {
+        let mut burst = understudy_dpdk::Burst::new();
         for _ in 0..RING_FRAMES / understudy_dpdk::BURST {
-            while !self.scratch.is_full() {
-                self.scratch.push(frames.alloc_copy(frame).context("no mbuf for the ring")?);
+            while !burst.is_full() {
+                burst.push(frames.alloc_copy(frame).context("no mbuf for the ring")?);
             }
-            self.client.tx.tx_burst(&mut self.scratch);
-            ensure!(self.scratch.is_empty(), "the ring is too short");
+            self.client.tx.tx_burst(&mut burst);
+            ensure!(burst.is_empty(), "the ring is too short");
         }
         Ok(())
     }
@@ -129,15 +128,14 @@ impl VdevPorts {
     }
 
     fn rx_client(&mut self, out: &mut Burst<MbufFrame>) {
-        let mut scratch = std::mem::take(&mut self.scratch);
-        self.client.rx.rx_burst(&mut scratch);
-        self.received += scratch.len() as u64;
-        for mut mbuf in scratch.drain(..) {
-            if (mbuf.is_linear() || mbuf.linearize()) && out.try_push(MbufFrame(mbuf)).is_err() {
-                break;
+        let mut received = understudy_dpdk::Burst::new();
+        self.client.rx.rx_burst(&mut received);
+        self.received += received.len() as u64;
+        for mut mbuf in received {
+            if mbuf.is_linear() || mbuf.linearize() {
+                out.push(MbufFrame(mbuf));
             }
         }
-        self.scratch = scratch;
     }
 
     fn answers(&mut self, out: &mut Burst<MbufFrame>) {
@@ -193,12 +191,11 @@ impl Ports for VdevPorts {
             frames.iter().for_each(|frame| self.replicas.take(begun_ns, frame.bytes()));
             self.replicas_ns += self.clock.now_ns() - begun_ns;
         }
-        let mut scratch = std::mem::take(&mut self.scratch);
-        scratch.extend(frames.drain(..).map(|frame| frame.0));
+        let mut leaving = understudy_dpdk::Burst::new();
+        frames.drain(..).for_each(|frame| leaving.push(frame.0));
         let queues = if port == PortRole::Replica { &mut self.replica } else { &mut self.client };
-        queues.tx.tx_burst(&mut scratch);
-        frames.extend(scratch.drain(..).map(MbufFrame));
-        self.scratch = scratch;
+        queues.tx.tx_burst(&mut leaving);
+        frames.extend(leaving.into_iter().map(MbufFrame));
     }
 
     fn clock_ns(&self) -> u64 {

@@ -12,12 +12,8 @@ impl<P: Ports> Dataplane<P> {
                 break;
             }
             busy = true;
-            // Only what comes by the replica port raises it, but for this node's own clone.
-            let floor = self.floor(now_ns);
             let full = burst.len() == BURST;
-            for frame in burst {
-                self.on_client_frame(now_ns, frame, floor, ports);
-            }
+            self.on_client_burst(now_ns, burst, ports);
             if !full {
                 break;
             }
@@ -46,15 +42,16 @@ impl<P: Ports> Dataplane<P> {
         self.log_clock_ahead_ns = self.log_clock_ns(now_ns).wrapping_sub(now_ns) as i64;
     }
 
-    fn on_client_frame(&mut self, now_ns: u64, frame: P::Frame, floor: Position, ports: &mut P) {
-        if !self.is_for_service(frame.bytes()) {
-            self.counters.not_for_service += 1;
-            return;
+    fn on_client_burst(&mut self, now_ns: u64, mut burst: Burst<P::Frame>, ports: &mut P) {
+        if !burst.iter().all(|frame| self.is_to_service(frame.bytes())) {
+            let came = burst.len();
+            burst.retain(|frame| self.is_for_service(frame.bytes()));
+            self.counters.not_for_service += (came - burst.len()) as u64;
         }
         match self.role {
-            Role::Lead(ref r) if r.serve => self.capture(now_ns, frame, floor, ports),
-            Role::Fenced => self.forward(frame.bytes(), ports),
-            _ => self.keep(now_ns, frame),
+            Role::Lead(ref r) if r.serve => self.capture_burst(now_ns, burst, ports),
+            Role::Fenced => burst.iter().for_each(|frame| self.forward(frame.bytes(), ports)),
+            _ => burst.into_iter().for_each(|frame| self.keep(now_ns, frame)),
         }
     }
 
@@ -76,18 +73,75 @@ impl<P: Ports> Dataplane<P> {
         self.send_pdu(ports, PduKind::Frame, TARGET_ALL, self.promised, &[frame]);
     }
 
-    /// To the virtual MAC, or asking for a virtual address.
-    pub(super) fn is_for_service(&self, frame: &[u8]) -> bool {
-        let Some(eth) = Ethernet::parse(frame) else { return false };
-        if eth.src == self.config.vmac {
-            return false;
-        }
-        let asked =
-            || parse_solicitation(frame).is_some_and(|q| self.config.vips.contains(&q.target));
-        eth.dst == self.config.vmac || asked()
+    /// To the virtual MAC, and not from it.
+    #[inline]
+    fn is_to_service(&self, frame: &[u8]) -> bool {
+        Ethernet::words(frame)
+            .is_some_and(|[dst, src]| dst >> 16 == self.vmac_word && src >> 16 != self.vmac_word)
     }
 
-    /// The primary's way of a client frame: log once, deliver. `floor`: a recent one.
+    /// To the virtual MAC, or asking for a virtual address.
+    pub(super) fn is_for_service(&self, frame: &[u8]) -> bool {
+        let asked = || {
+            Ethernet::parse(frame).is_some_and(|eth| eth.src != self.config.vmac)
+                && parse_solicitation(frame).is_some_and(|q| self.config.vips.contains(&q.target))
+        };
+        self.is_to_service(frame) || asked()
+    }
+
+    /// The primary's way of client frames: log once, deliver. What is the same for all of a burst is
+    /// done once.
+    fn capture_burst(&mut self, now_ns: u64, mut burst: Burst<P::Frame>, ports: &mut P) {
+        // Only what comes by the replica port raises it, but for this node's own clone.
+        let floor = self.floor(now_ns);
+        let Ok(mut at) = self.log_burst(now_ns, &burst, floor) else {
+            // Some may fit.
+            burst.into_iter().for_each(|frame| self.capture(now_ns, frame, floor, ports));
+            return;
+        };
+        // Otherwise the applier reaches them in their order.
+        if !self.delivers_directly() || self.apply.cursor() != at {
+            return;
+        }
+        let delivered = burst.len() as u64;
+        if self.apply.flows().is_empty() && self.host_out.try_push_all(ports, &mut burst) {
+            self.counters.delivered_frames += delivered;
+            self.apply.skip_to(self.log.end());
+            return;
+        }
+        for frame in burst {
+            if self.apply.cursor() != at {
+                break;
+            }
+            at += stored_len(frame.bytes().len()) as u64;
+            self.deliver_direct(now_ns, frame, at, ports);
+        }
+    }
+
+    /// Gives the position of the first; all are in the log, or none.
+    fn log_burst(
+        &mut self,
+        now_ns: u64,
+        burst: &[P::Frame],
+        floor: Position,
+    ) -> Result<Position, LogError> {
+        let stamp_ns = self.stamp(now_ns);
+        let mut payloads = ArrayVec::<&[u8], BURST>::new();
+        burst.iter().for_each(|frame| payloads.push(frame.bytes()));
+        let all = payloads.iter().copied();
+        let at = self.log.append_burst(RecordKind::ClientFrame, stamp_ns, all.clone(), floor)?;
+        self.counters.captured_frames += burst.len() as u64;
+        self.counters.captured_bytes += all.clone().map(<[u8]>::len).sum::<usize>() as u64;
+        all.for_each(|frame| self.neighbors.observe(frame));
+        Ok(at)
+    }
+
+    /// What is captured goes to the application at once, if all before it has.
+    fn delivers_directly(&self) -> bool {
+        !self.is_held() && matches!(&self.role, Role::Lead(r) if r.level && !r.draining)
+    }
+
+    /// As [`Dataplane::capture_burst`], of one frame. `floor`: a recent one.
     pub(super) fn capture(&mut self, now_ns: u64, frame: P::Frame, floor: Position, ports: &mut P) {
         let stamp_ns = self.stamp(now_ns);
         let (kind, bytes) = (RecordKind::ClientFrame, frame.bytes());
@@ -110,17 +164,13 @@ impl<P: Ports> Dataplane<P> {
         self.counters.captured_frames += 1;
         self.counters.captured_bytes += frame.bytes().len() as u64;
         self.neighbors.observe(frame.bytes());
-        let direct = match &self.role {
-            Role::Lead(r) => r.level && !r.draining && !self.is_held() && self.apply.cursor() == at,
-            _ => false,
-        };
-        // Otherwise the applier reaches it in its order.
-        if direct {
-            self.deliver_direct(now_ns, frame, ports);
+        if self.delivers_directly() && self.apply.cursor() == at {
+            self.deliver_direct(now_ns, frame, self.log.end(), ports);
         }
     }
 
-    pub(super) fn deliver_direct(&mut self, now_ns: u64, frame: P::Frame, ports: &mut P) {
+    /// Delivers the frame whose record is at the cursor and ends at `next`.
+    fn deliver_direct(&mut self, now_ns: u64, frame: P::Frame, next: Position, ports: &mut P) {
         let inherited =
             self.with_apply(now_ns, Patience::Takeover, ports, |a, cx| a.take_if_inherited(cx));
         if !inherited {
@@ -131,7 +181,7 @@ impl<P: Ports> Dataplane<P> {
             }
             self.counters.delivered_frames += 1;
         }
-        self.apply.skip_to(self.log.end());
+        self.apply.skip_to(next);
     }
 
     /// What the log must keep.

@@ -84,6 +84,7 @@ impl<P: Ports> Dataplane<P> {
         if let Role::Lead(reign) = &mut self.role {
             reign.sender.update(now_ns, self.log.end(), &mut self.counters);
         }
+        let mut ahead = 0;
         for _ in 0..PDU_BUDGET {
             let Role::Lead(reign) = &mut self.role else { break };
             let epoch = reign.epoch;
@@ -91,10 +92,14 @@ impl<P: Ports> Dataplane<P> {
             let Some(mut out) = next else { break };
             out.header.sent_at_ns = self.log_clock_ns(now_ns);
             busy = true;
-            let fixed = out.header.encode();
             let Some(bytes) = self.log.bytes(out.header.position, out.to) else { continue };
-            let eth = self.pdu_eth(out.target);
-            let frame = ports.alloc(&[&eth, &HEADER_ROOM, &fixed, bytes, &TAG_ROOM]);
+            let mut head = [0; DATA_HEAD_LEN];
+            head[..ETH_LEN].copy_from_slice(&self.pdu_eth(out.target));
+            head[ETH_LEN + PDU_HEADER_LEN..].copy_from_slice(&out.header.encode());
+            let frame = ports.alloc(&[&head, bytes, &TAG_ROOM]);
+            // As much as this poll sends the next one may append; it comes while this is sealed.
+            self.log.prefetch(ahead, bytes.len());
+            ahead += bytes.len() as u64;
             self.seal_and_send(ports, frame, PduKind::Data, out.target, epoch);
         }
         busy

@@ -189,7 +189,7 @@ impl Life {
         while self.fed.0 < applied
             && let Some(record) = log.record(self.fed.0)
         {
-            let given = record.header.kind != RecordKind::Audit;
+            let given = !matches!(record.header.kind, RecordKind::Audit | RecordKind::Said);
             self.fed = (record.next, if given { record.next } else { self.fed.1 });
         }
         self.fed.1

@@ -14,7 +14,7 @@ use understudy_wire::said::SaidRecord;
 use super::*;
 
 /// Connections waited for at most.
-const AWAITED_MAX: usize = 64;
+const AWAITED_MAX: usize = 256;
 /// Patience with what may be unable to come.
 const DOUBTFUL_NS: u64 = 50 * MS;
 /// Without waiting, after a wait in vain: so many times as long.

@@ -12,7 +12,7 @@ PATH="$PATH:${CARGO_HOME:-${HOME:-}/.cargo}/bin"
 
 dpdk-build/setup.sh --perf >&2
 cargo build --locked --release -p understudy-daemon -p understudy-cli -p understudy-lab \
-    -p understudy-perf -p understudy-perf-dpdk --bins >&2
+    -p understudy-perf -p understudy-perf-dpdk -p understudy-perf-gate --bins >&2
 
 perf="${CARGO_TARGET_DIR:-target}/release/perf"
 if [ "$(id -u)" -eq 0 ]; then exec "$perf" run "$@"; else exec sudo env "PATH=$PATH" "$perf" run "$@"; fi

@@ -96,6 +96,11 @@ mapfile -t others < <(find configs perf dataplane controlplane dpdk-build tests 
 same="$(printf '%s\n' "${others[@]}" "${lab[@]}" | sort | uniq -d)"
 [ -z "$same" ] || { echo "failed: the lab has test files with names of others: $same"; exit 1; }
 [ "$quick" -eq 1 ] || step cargo build --locked --workspace --all-targets
+if [ "$quick" -eq 0 ]; then
+    # By itself: crates that are built together share features, and instructions differ.
+    step cargo build --locked --release -p understudy-perf-gate
+    step "${CARGO_TARGET_DIR:-target}/release/perf-gate"
+fi
 tests --lib --bins "${others[@]/#/--test=}" --
 tests --doc --
 [ "$quick" -eq 1 ] || tests "${lab[@]/#/--test=}" -- --test-threads=1

@@ -48,34 +48,11 @@ packaged_major() {
     apt-cache policy criu 2>/dev/null | sed -n 's/^ *Candidate: *\([0-9]\+\:\)\?\([0-9]*\).*/\2/p'
 }
 
-# The source's lists and files stay out of the system's own.
-fetch_source() {
-    local mirror keyring=/usr/share/keyrings/debian-archive-keyring.gpg options
-    mirror="$(apt-get indextargets --format '$(LABEL) $(REPO_URI)' 'Created-By: Packages' |
-        sed -n 's/^Debian //p' | head -n 1)"
-    [ -n "$mirror" ] || die "apt knows no Debian mirror: build CRIU $MAJOR_MIN or later by hand (criu.org)"
-    mkdir -p "$scratch/lists/partial" "$scratch/cache/archives/partial" "$scratch/source"
-    chmod -R a+rX "$scratch"
-    printf 'deb-src [signed-by=%s] %s sid main\n' "$keyring" "$mirror" >"$scratch/sources.list"
-    options=(-o "Dir::Etc::SourceList=$scratch/sources.list" -o Dir::Etc::SourceParts=/dev/null
-        -o "Dir::State::Lists=$scratch/lists" -o "Dir::Cache=$scratch/cache" -o APT::Sandbox::User=root)
-    quietly timeout 600 apt-get -q "${options[@]}" update
-    # Some mirrors lack Debian's own changes, which are not needed: what counts is checked below.
-    (cd "$scratch/source" && timeout 600 apt-get -q "${options[@]}" source --download-only criu) \
-        </dev/null >>"$scratch/log" 2>&1 || true
-    apt-cache "${options[@]}" showsrc criu |
-        sed -n '/^Checksums-Sha256:/,/^[^ ]/s/^ \([0-9a-f]\{64\}\) [0-9]* \(criu_.*\.orig\.tar\.xz\)$/\1  \2/p' \
-            >"$scratch/source/sums"
-    [ -s "$scratch/source/sums" ] || die "apt's lists of $mirror name no source of CRIU"
-    (cd "$scratch/source" && sha256sum --check --status sums) || {
-        tail -n 20 "$scratch/log" >&2
-        die "the source of CRIU could not be fetched whole from $mirror"
-    }
-}
-
 build() {
+    local source
+    source="$("$(dirname "${BASH_SOURCE[0]}")/source.sh" criu sid "$scratch")"
     mkdir "$scratch/build"
-    tar -C "$scratch/build" --strip-components=1 -xf "$scratch"/source/criu_*.orig.tar.xz
+    tar -C "$scratch/build" --strip-components=1 -xf "$source"
     quietly make -C "$scratch/build" -j "$(nproc)" criu
     as_root install -D -m 0755 "$scratch/build/criu/criu" "$TARGET"
 }
@@ -99,7 +76,6 @@ main() {
         apt_get install --no-install-recommends criu
     else
         apt_get install --no-install-recommends "${BUILD_PACKAGES[@]}"
-        fetch_source
         build
     fi
     hash -r

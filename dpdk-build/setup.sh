@@ -12,7 +12,7 @@ export LC_ALL=C
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin:${CARGO_HOME:-${HOME:-}/.cargo}/bin"
 
 PACKAGES=(
-    libdpdk-dev dpdk                             # the data plane
+    libdpdk-dev dpdk dpdk-dev                    # the data plane; dpdk-testpmd, dpdk-dumpcap
     clang libclang-dev                           # bindgen; the BPF program
     libbpf-dev libelf-dev zlib1g-dev linux-libc-dev
     libpcap-dev                                  # filters of captures
@@ -26,7 +26,7 @@ PACKAGES=(
     jq prometheus chromium tmux                  # who reads what operators are shown
 )
 PERF_PACKAGES=(
-    dpdk-dev                                     # dpdk-testpmd
+    iperf3 netsniff-ng                           # goodput; who else records a link
     keepalived                                   # what else moves a service's address
 )
 # Of 1.x: the workspace's rust-version.
@@ -124,7 +124,7 @@ silence() {
 }
 
 # What Debian 12 gives newer compilers as, for its browsers' sake.
-RUST_WEB=(rustc-web cargo-web rustfmt-web)
+RUST_WEB=(rustc-web cargo-web rustfmt-web rust-web-clippy)
 
 has_rust_web() {
     local version
@@ -155,7 +155,7 @@ rust() {
             return
         fi
         apt-cache policy rustup | grep -q 'Candidate: [0-9]' ||
-            die "Rust 1.$RUST_MIN or later is needed and this Debian has no rustup: install Rust from rustup.rs, then run this again"
+            die "Rust 1.$RUST_MIN or later is needed; apt knows neither rustup nor a new enough rustc-web, which Debian 12 has in bookworm-security: add that suite, or install Rust from rustup.rs, then run this again"
         install_packages rustup
         hash -r
     fi
@@ -176,6 +176,25 @@ checkpoints() {
     else
         "$script"
     fi
+}
+
+# A public mix of captures, with which tcpdump tests itself: what the lab replays.
+captures() {
+    local root into source suite
+    root="$(dirname "${BASH_SOURCE[0]}")"
+    into="$root/../target/public-captures"
+    [ ! -d "$into" ] || return 0
+    if [ "$check_only" -eq 1 ]; then
+        lack "the captures that tcpdump tests itself with, in target/public-captures"
+        return
+    fi
+    update_lists
+    suite="$(. /etc/os-release && echo "$VERSION_CODENAME")"
+    source="$("$root/source.sh" tcpdump "$suite" "$scratch")"
+    mkdir -p "$into.new"
+    tar -C "$into.new" --strip-components=2 --wildcards -xf "$source" 'tcpdump-*/tests/*.pcap'
+    mv "$into.new" "$into"
+    say "fetched the captures that tcpdump tests itself with"
 }
 
 pages_now() { cat /proc/sys/vm/nr_hugepages; }
@@ -242,6 +261,7 @@ main() {
     packages
     rust
     checkpoints
+    captures
     huge_pages
     kernel
     if [ "$missing" -eq 0 ]; then

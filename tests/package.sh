@@ -11,27 +11,22 @@ set -euo pipefail
 export LC_ALL=C
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-MIRROR=http://deb.debian.org/debian
+. tests/debian-root.sh
 SERVICE=10.77.0.100
 bin_dir=target/release
 base=""
 while [ $# -gt 0 ]; do
     case "$1" in
         --bin-dir) bin_dir="${2:?--bin-dir needs a directory}"; shift 2 ;;
-        --base) base="${2:?--base needs a directory}"; shift 2 ;;
+        --base) base="${2-}"; shift 2 ;;
         *) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 2 ;;
     esac
 done
 
-scratch="$(mktemp -d)"
-root="$scratch/root"
 lab_pid=""
 node_pids=()
 declare -A netns
 
-say() { printf '== %s\n' "$*"; }
-die() { printf 'package.sh: %s\n' "$*" >&2; exit 1; }
-inside() { chroot "$root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp DEBIAN_FRONTEND=noninteractive "$@"; }
 on() { # NODE COMMAND...: in the root, in the node's network namespace
     local node="$1"
     shift
@@ -42,9 +37,7 @@ clean_up() {
     local pid
     for pid in "${node_pids[@]}"; do kill -9 "$pid" 2>/dev/null || true; done
     [ -z "$lab_pid" ] || { kill "$lab_pid" 2>/dev/null && wait "$lab_pid" 2>/dev/null; } || true
-    ! mountpoint -q "$root" || umount --recursive --lazy "$root"
-    # Never through a mount into the machine's own files.
-    rm -rf --one-file-system "$scratch"
+    remove_root
 }
 trap clean_up EXIT
 
@@ -53,23 +46,7 @@ say "package of $bin_dir"
 package="$(configs/debian/build.sh --bin-dir "$bin_dir" --out "$scratch")"
 dpkg-deb --info "$package" | sed -n '/ Depends/p;/ Installed-Size/p'
 
-say "a clean Debian 12"
-mkdir "$root"
-if [ -n "$base" ]; then
-    cp -a "$base/." "$root"
-else
-    debootstrap --variant=minbase bookworm "$root" "$MIRROR" >"$scratch/debootstrap" 2>&1 ||
-        { tail "$scratch/debootstrap" >&2; die "debootstrap failed"; }
-fi
-mount --bind "$root" "$root"
-mount --make-private "$root"
-mount -t proc proc "$root/proc"
-mount --rbind /sys "$root/sys" && mount --make-rslave "$root/sys"
-mount --rbind /dev "$root/dev" && mount --make-rslave "$root/dev"
-cp /etc/resolv.conf "$root/etc/resolv.conf"
-# No package starts its service.
-printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
-chmod 0755 "$root/usr/sbin/policy-rc.d"
+make_root "$base"
 cp "$package" "$root/srv/understudy.deb"
 
 say "install"

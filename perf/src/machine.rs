@@ -41,7 +41,7 @@ impl Machine {
             os: value(&release, "PRETTY_NAME", '=').trim_matches('"').into(),
             hypervisor: value(&said("lscpu", &[]), "Hypervisor vendor", ':'),
             dpdk: said("pkg-config", &["--modversion", "libdpdk"]),
-            rustc: rustc(),
+            rustc: said("rustc", &["--version"]),
             commit: commit(),
         }
     }
@@ -64,11 +64,6 @@ impl Machine {
             self.commit
         )
     }
-}
-
-/// Version of the compiler on the path.
-pub fn rustc() -> String {
-    said("rustc", &["--version"])
 }
 
 fn memory_mb() -> u64 {

@@ -2,25 +2,32 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 
 use crate::findings::{Findings, Measurement, Outcome};
 use crate::machine::Machine;
+use crate::peers::pktgen;
 
 pub mod auditing;
 pub mod capture;
 pub mod checkpoint;
 pub mod data_path;
+pub mod dumpcap;
+pub mod generators;
 mod group;
+pub mod iperf3;
 pub mod latency;
+pub mod memory;
+mod recording;
 pub mod redis;
 pub mod replay;
 pub mod sealing;
 pub mod segments;
 pub mod stopwatch;
 pub mod takeover;
+pub mod veth;
 
 /// How much is run.
 #[derive(Clone, Debug)]
@@ -29,6 +36,8 @@ pub struct Plan {
     pub quick: bool,
     /// Kills of each kind for the stopwatch.
     pub kills: usize,
+    /// How long the memory soak lasts.
+    pub soak: Duration,
     /// Where files may be put; gone after the run.
     pub scratch: PathBuf,
 }
@@ -47,6 +56,8 @@ pub enum Need {
     Root,
     /// A program on the path.
     Program(&'static str),
+    /// One of these programs, which are one under several names.
+    OneOf(&'static [&'static str]),
     /// A binary of this build.
     Binary(&'static str),
 }
@@ -57,6 +68,10 @@ impl Need {
         match self {
             Need::Root => (!understudy_lab::sys::is_root()).then(|| "not root".into()),
             Need::Program(name) => find(name).is_none().then(|| format!("{name} is not installed")),
+            Need::OneOf(names) => {
+                let is_found = names.iter().any(|name| find(name).is_some());
+                (!is_found).then(|| format!("{} is not installed", names.join(" or ")))
+            }
             Need::Binary(name) => understudy_lab::node::binary(name).err().map(|e| e.to_string()),
         }
     }
@@ -88,6 +103,54 @@ pub const ALL: &[Measure] = &[
         about: capture::ABOUT,
         needs: &[Need::Root, Need::Binary("perf-dpdk"), Need::Program("dpdk-testpmd")],
         run: capture::run,
+    },
+    Measure {
+        name: "dumpcap",
+        about: dumpcap::ABOUT,
+        needs: &[
+            Need::Root,
+            Need::Binary("understudyd"),
+            Need::Binary("understudy"),
+            Need::Binary("perf-dpdk"),
+            Need::Program("dpdk-testpmd"),
+            Need::Program("dpdk-dumpcap"),
+        ],
+        run: dumpcap::run,
+    },
+    Measure {
+        name: "veth",
+        about: veth::ABOUT,
+        needs: &[
+            Need::Root,
+            Need::Binary("understudyd"),
+            Need::Binary("understudy"),
+            Need::Binary("perf-dpdk"),
+            Need::Program("tcpdump"),
+            Need::Program("netsniff-ng"),
+        ],
+        run: veth::run,
+    },
+    Measure {
+        name: "tcpreplay",
+        about: generators::TCPREPLAY,
+        needs: &[
+            Need::Root,
+            Need::Binary("understudyd"),
+            Need::Binary("understudy"),
+            Need::Program("tcpreplay"),
+        ],
+        run: generators::tcpreplay,
+    },
+    Measure {
+        name: "pktgen",
+        about: generators::PKTGEN,
+        needs: &[
+            Need::Root,
+            Need::Binary("understudyd"),
+            Need::Binary("understudy"),
+            Need::OneOf(pktgen::NAMES),
+        ],
+        run: generators::pktgen,
     },
     Measure { name: "data-path", about: data_path::ABOUT, needs: &[], run: data_path::run },
     Measure { name: "segments", about: segments::ABOUT, needs: &[], run: segments::run },
@@ -144,6 +207,18 @@ pub const ALL: &[Measure] = &[
         run: redis::run,
     },
     Measure {
+        name: "iperf3",
+        about: iperf3::ABOUT,
+        needs: &[
+            Need::Root,
+            Need::Binary("understudyd"),
+            Need::Binary("understudy"),
+            Need::Program("dpdk-testpmd"),
+            Need::Program("iperf3"),
+        ],
+        run: iperf3::run,
+    },
+    Measure {
         name: "latency",
         about: latency::ABOUT,
         needs: &[
@@ -153,6 +228,18 @@ pub const ALL: &[Measure] = &[
             Need::Binary("lab-server"),
         ],
         run: latency::run,
+    },
+    Measure {
+        name: "memory",
+        about: memory::ABOUT,
+        needs: &[
+            Need::Root,
+            Need::Binary("understudyd"),
+            Need::Binary("understudy"),
+            Need::Program("redis-server"),
+            Need::Program("criu"),
+        ],
+        run: memory::run,
     },
 ];
 
@@ -196,7 +283,7 @@ pub(crate) fn built(name: &str) -> Result<Command> {
 }
 
 /// The first and the last CPU that may be used.
-fn first_and_last_cpu() -> Result<(usize, usize)> {
+pub(crate) fn first_and_last_cpu() -> Result<(usize, usize)> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
     let list = list.context("no Cpus_allowed_list in /proc/self/status")?.trim();
@@ -211,7 +298,7 @@ mod tests {
     use super::*;
 
     fn plan(scratch: &std::path::Path) -> Plan {
-        Plan { quick: true, kills: 1, scratch: scratch.into() }
+        Plan { quick: true, kills: 1, soak: Duration::from_secs(1), scratch: scratch.into() }
     }
 
     #[test]

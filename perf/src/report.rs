@@ -61,6 +61,12 @@ pub fn table(run: &Run) -> String {
             verdict(target, run)
         );
     }
+    for (name, measurement) in &run.measurements {
+        let is_row = TARGETS.iter().any(|target| target.measurement == name);
+        if let (false, Outcome::Skipped(why)) = (is_row, &measurement.outcome) {
+            let _ = writeln!(out, "| {name} | | | - | not measured: {} |", one_line(why));
+        }
+    }
     out
 }
 

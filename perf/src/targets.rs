@@ -124,14 +124,20 @@ pub const TARGETS: &[Target] = &[
         measurement: "dumpcap",
         what: "packets captured without loss, content verified",
         against: "dpdk-dumpcap",
-        criteria: &[criterion("", Ratio("dumpcap/rate"), AtLeast(4.0), "x")],
+        criteria: &[
+            criterion("64 B", Ratio("dumpcap/64"), AtLeast(4.0), "x"),
+            criterion("1514 B", Ratio("dumpcap/1514"), AtLeast(4.0), "x"),
+        ],
     },
     Target {
         id: "veth",
         measurement: "veth",
         what: "the same",
         against: "best of tcpdump, netsniff-ng on the same veth",
-        criteria: &[criterion("", Ratio("veth/rate"), AtLeast(1.5), "x")],
+        criteria: &[
+            criterion("64 B", Ratio("veth/64"), AtLeast(1.5), "x"),
+            criterion("1514 B", Ratio("veth/1514"), AtLeast(1.5), "x"),
+        ],
     },
     Target {
         id: "iperf3",

@@ -3,6 +3,7 @@
 mod checkpoint;
 mod cover;
 mod divergence;
+mod links;
 pub mod next_life;
 mod reload;
 mod requests;
@@ -28,7 +29,7 @@ use understudy_api::{
 use understudy_config::{CloneMode, CommitPolicy, Config};
 use understudy_fastpath::MS;
 use understudy_fastpath::command::{Command, ControlBody, DataRole, Event, Snapshot};
-use understudy_linux::rtnl::{self, LinkMonitor};
+use understudy_linux::rtnl::LinkMonitor;
 use understudy_proto::{
     Config as ProtoConfig, DpCommand, Held, LocalFact, LogState, Node, Output, Path, Paths,
     Persisted, ServiceCommand, To,
@@ -378,30 +379,6 @@ impl Control {
 
     // ---- inputs -------------------------------------------------------------
 
-    fn initial_links(&mut self) {
-        let now_ns = self.clock.now_ns();
-        let up = |name: Option<&str>| name.is_none_or(|n| rtnl::carrier(n).unwrap_or(false));
-        let config = Arc::clone(&self.config);
-        let client = up(config.client_interface());
-        let replica = up(config.replica_interface());
-        let host = crate::node_capsule::HOST_INTERFACE;
-        for (name, up) in [
-            (config.client_interface(), client),
-            (config.replica_interface(), replica),
-            (Some(host), up(Some(host))),
-        ] {
-            name.into_iter().for_each(|name| self.note_carrier(name, up));
-        }
-        self.dataplane.order(Command::ClientLink { up: client });
-        let client = client || !self.follows_client_link();
-        self.node.handle_local(now_ns, LocalFact::ClientLink(client));
-        self.node.handle_local(now_ns, LocalFact::ReplicaLink(replica));
-        self.node.handle_local(now_ns, LocalFact::Withdrawn(self.withdrawn));
-        if let Err(e) = self.carry_out(now_ns) {
-            warn!("{e:#}");
-        }
-    }
-
     fn take_from_dataplane(&mut self, now_ns: u64) {
         while let Some(event) = self.dataplane.event() {
             match event {
@@ -469,32 +446,6 @@ impl Control {
             }
         }
         self.second.shake_hands(now_ns);
-    }
-
-    fn take_links(&mut self, now_ns: u64) {
-        let (mut facts, mut carriers) = (Vec::new(), Vec::new());
-        let config = Arc::clone(&self.config);
-        self.links.drain(|name, up| {
-            carriers.push((name.to_string(), up));
-            if config.client_interface() == Some(name) {
-                facts.push(LocalFact::ClientLink(up));
-            }
-            if config.replica_interface() == Some(name) {
-                facts.push(LocalFact::ReplicaLink(up));
-            }
-        });
-        carriers.iter().for_each(|(name, up)| self.note_carrier(name, *up));
-        for fact in facts {
-            info!(?fact, "link");
-            if let LocalFact::ClientLink(up) = fact {
-                self.dataplane.order(Command::ClientLink { up });
-                if !self.follows_client_link() {
-                    continue;
-                }
-            }
-            self.node.handle_local(now_ns, fact);
-            self.done(now_ns);
-        }
     }
 
     fn take_arbiter(&mut self, now_ns: u64) {

@@ -24,7 +24,7 @@ use understudy_seal::{Channel, entropy};
 use understudy_wire::frame::Mac;
 
 use crate::node_capsule::FLOWS_MAX;
-use crate::ports::{CapsuleLink, DeviceCounts, DpdkPorts, NodeClock};
+use crate::ports::{CapsuleLink, DeviceCounts, DpdkPorts, NodeClock, PortLinks};
 
 /// Orders the poll-mode thread may be behind.
 const COMMANDS_MAX: usize = 1024;
@@ -35,6 +35,8 @@ const ADOPTED_MAX: usize = FLOWS_MAX as usize;
 const SNAPSHOT_INTERVAL_NS: u64 = MS / 4;
 /// Counting free packet buffers walks the caches of all cores.
 const BUFFERS_INTERVAL_NS: u64 = 100 * MS;
+/// Drivers are asked for their links this often.
+const LINKS_INTERVAL_NS: u64 = 5 * MS;
 /// Frames that wait are packet buffers: of a small pool no more than a half waits at the gate and a
 /// quarter is retained. With none left nothing is received, and what waits would wait for ever.
 const GATE_FRAMES_MAX: usize = 8192;
@@ -48,6 +50,7 @@ struct Queues {
     events: ArrayQueue<Event>,
     snapshot: ArrayQueue<Snapshot>,
     devices: ArrayQueue<DeviceCounts>,
+    links: ArrayQueue<PortLinks>,
     adopted: Arc<ArrayQueue<FlowKey>>,
     probes: Arc<ArrayQueue<DeathProbe>>,
     idle: ArrayQueue<IdleConfig>,
@@ -73,6 +76,7 @@ pub fn link() -> anyhow::Result<(DataplaneEnd, ControlEnd)> {
         events: ArrayQueue::new(EVENTS_MAX),
         snapshot: ArrayQueue::new(1),
         devices: ArrayQueue::new(1),
+        links: ArrayQueue::new(1),
         adopted: Arc::new(ArrayQueue::new(ADOPTED_MAX)),
         probes: Arc::new(ArrayQueue::new(PROBES_MAX)),
         idle: ArrayQueue::new(1),
@@ -118,6 +122,11 @@ impl ControlEnd {
     /// What the devices counted, once.
     pub fn devices(&self) -> Option<DeviceCounts> {
         self.0.devices.pop()
+    }
+
+    /// The links that only drivers know of, when they have changed.
+    pub fn links(&self) -> Option<PortLinks> {
+        self.0.links.pop()
     }
 
     /// The next connection that was adopted.
@@ -215,7 +224,8 @@ fn poll_loop(
     let queues = &end.0;
     let mut idle = idle.clone();
     let mut busy_at_ns = clock.now_ns();
-    let (mut published_at_ns, mut counted_at_ns) = (0, 0);
+    let (mut published_at_ns, mut counted_at_ns, mut links_at_ns) = (0, 0, 0);
+    let mut links = PortLinks::default();
     let mut turn_ns = busy_at_ns;
     let mut was_open = false;
     while !queues.quit.load(Ordering::Acquire) {
@@ -256,6 +266,14 @@ fn poll_loop(
             let (free, all) = ports.buffers();
             queues.buffers.0.store(free, Ordering::Relaxed);
             queues.buffers.1.store(all, Ordering::Relaxed);
+        }
+        if now_ns >= links_at_ns + LINKS_INTERVAL_NS {
+            links_at_ns = now_ns;
+            let before = std::mem::replace(&mut links, ports.links());
+            if links != before {
+                queues.links.force_push(links);
+                queues.waker.wake();
+            }
         }
         if busy {
             busy_at_ns = now_ns;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use arrayvec::ArrayVec;
 use crossbeam::queue::ArrayQueue;
-use understudy_config::Config;
+use understudy_config::{Config, interface};
 use understudy_dpdk::clock::Clock;
 use understudy_dpdk::{
     Mbuf, Mempool, Port, PortConfig, RX_QUEUES_MAX, RxQueues, TxQueue, vdev_attach,
@@ -36,6 +36,8 @@ struct Device {
     port: Port,
     rx: RxQueues,
     tx: TxQueue,
+    /// No interface of the kernel's is below it, whose carrier would tell of the link.
+    asks_driver: bool,
 }
 
 /// What the data path asks of the capsule.
@@ -71,6 +73,16 @@ pub struct DpdkPorts {
     capsule: Option<CapsuleLink>,
     scratch: understudy_dpdk::Burst,
     chains_dropped: u64,
+}
+
+/// Whether there is a link, as the drivers know it: of ports with no interface of the kernel's, whose
+/// carrier it would tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortLinks {
+    /// The client port's, if it is such a port.
+    pub client: Option<bool>,
+    /// The replica port's.
+    pub replica: Option<bool>,
 }
 
 /// What the devices count beside the data path.
@@ -152,6 +164,12 @@ impl DpdkPorts {
         (self.pool.available(), self.buffers)
     }
 
+    /// The links that only the drivers know of. Seldom, not in every poll: some ask the kernel.
+    pub fn links(&self) -> PortLinks {
+        let up = |device: &Device| device.asks_driver.then(|| device.port.link_up());
+        PortLinks { client: self.client.as_ref().and_then(up), replica: up(&self.replica) }
+    }
+
     /// What the devices have counted so far.
     pub fn counts(&self) -> DeviceCounts {
         let client = self.client.as_ref().map(|device| device.rx.received());
@@ -180,7 +198,7 @@ fn open_device(what: &str, device: &str, rx_queues: u16, pool: &Mempool) -> anyh
     let id = vdev_attach(device).with_context(|| format!("cannot open {what}"))?;
     let (port, rx, tx) = Port::configure(id, &plan, pool)
         .with_context(|| format!("cannot configure {what} ({device})"))?;
-    Ok(Device { port, rx, tx })
+    Ok(Device { port, rx, tx, asks_driver: interface(device).is_none() })
 }
 
 impl Ports for DpdkPorts {

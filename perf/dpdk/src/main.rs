@@ -1,44 +1,75 @@
-//! The embedded generator: the shipped data path over DPDK's virtual devices, no network card.
+//! The embedded generator: the shipped data path over DPDK's virtual devices, no network card; and
+//! numbered frames at a rate, for whatever is to record them.
 //!
-//! It runs slices when told to on stdin, and tells what they cost on stdout, one JSON document a
-//! line, so that `perf` can let it and testpmd take turns. A process of its own, because DPDK's
-//! environment belongs to a whole process.
+//! It does what it is told on stdin, and tells what came of it on stdout, one JSON document a line,
+//! so that `perf` can let it and others take turns. A process of its own, because DPDK's environment
+//! belongs to a whole process.
 #![forbid(unsafe_code)]
 
 use std::io::{BufRead, Write};
 
 use anyhow::{Context, Result, bail};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use understudy_dpdk::Eal;
-use understudy_perf::world::{Primary, World, client_frame};
+use understudy_perf_gate::world::{Primary, World, client_frame};
 
+mod generate;
 mod ports;
 
+use generate::Generator;
 use ports::{Device, VdevPorts};
 
-/// Runs slices of client frames through the data path: `slice FRAMES` and `check` on stdin.
 #[derive(Parser)]
+#[command(about = "The embedded generator of the perf harness")]
 struct Options {
-    /// Where the client frames come from.
-    #[arg(long, value_enum, default_value = "null")]
-    device: Device,
-    /// Bytes of a client frame.
-    #[arg(long, default_value_t = 64)]
-    frame_len: usize,
-    /// The CPU that polls.
-    #[arg(long, default_value_t = 0)]
-    cpu: usize,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs slices of client frames through the data path: `slice FRAMES` and `check` on stdin.
+    DataPath {
+        /// Where the client frames come from.
+        #[arg(long, value_enum, default_value = "null")]
+        device: Device,
+        /// Bytes of a client frame.
+        #[arg(long, default_value_t = 64)]
+        frame_len: usize,
+        /// The CPU that polls.
+        #[arg(long, default_value_t = 0)]
+        cpu: usize,
+    },
+    /// Sends numbered frames to a device: `offer FRAMES PER_SECOND` on stdin.
+    Generate {
+        /// Devargs of a virtual device.
+        #[arg(long)]
+        device: String,
+        /// Bytes of a frame.
+        #[arg(long, default_value_t = 64)]
+        frame_len: usize,
+        /// Where its thread may run, as EAL's --lcores.
+        #[arg(long, default_value = "0@0")]
+        lcores: String,
+    },
 }
 
 fn main() -> Result<()> {
-    let options = Options::parse();
-    let cpu = options.cpu.to_string();
-    let mut args = ["-l", &cpu, "--no-pci", "--no-telemetry", "--log-level=error", "--in-memory"]
-        .map(String::from)
-        .to_vec();
-    args.extend(["-m", "192"].map(String::from));
-    let _eal = Eal::init(&args)?;
-    let ports = VdevPorts::open(options.device, &client_frame(options.frame_len)?)?;
+    match Options::parse().command {
+        Command::DataPath { device, frame_len, cpu } => data_path(device, frame_len, cpu),
+        Command::Generate { device, frame_len, lcores } => generate(&device, frame_len, &lcores),
+    }
+}
+
+fn eal(lcores: &str, memory_mb: &str) -> Result<Eal> {
+    let args = ["--lcores", lcores, "--no-pci", "--no-telemetry", "--log-level=error"];
+    let args = [&args[..], &["--in-memory", "-m", memory_mb]].concat();
+    Ok(Eal::init(&args.into_iter().map(String::from).collect::<Vec<_>>())?)
+}
+
+fn data_path(device: Device, frame_len: usize, cpu: usize) -> Result<()> {
+    let _eal = eal(&format!("0@{cpu}"), "192")?;
+    let ports = VdevPorts::open(device, &client_frame(frame_len)?)?;
     let mut primary = Primary::new(ports)?;
     say(&serde_json::json!({ "ready": true, "huge_pages": primary.plane.log().is_huge() }))?;
     for line in std::io::stdin().lock().lines() {
@@ -46,6 +77,23 @@ fn main() -> Result<()> {
         match line.split_whitespace().collect::<Vec<_>>().as_slice() {
             ["slice", frames] => say(&slice(&mut primary, frames.parse()?))?,
             ["check"] => say(&check(&mut primary)?)?,
+            _ => bail!("what is {line:?}?"),
+        }
+    }
+    Ok(())
+}
+
+fn generate(device: &str, frame_len: usize, lcores: &str) -> Result<()> {
+    let _eal = eal(lcores, "64")?;
+    let mut generator = Generator::open(device, frame_len)?;
+    say(&serde_json::json!({ "ready": true }))?;
+    for line in std::io::stdin().lock().lines() {
+        let line = line?;
+        match line.split_whitespace().collect::<Vec<_>>().as_slice() {
+            ["offer", frames, per_s] => {
+                let offered = generator.offer(frames.parse()?, per_s.parse()?)?;
+                say(&serde_json::json!({ "per_s": offered.per_s, "refused": offered.refused }))?;
+            }
             _ => bail!("what is {line:?}?"),
         }
     }

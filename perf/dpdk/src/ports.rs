@@ -8,7 +8,7 @@ use understudy_dpdk::clock::Clock;
 use understudy_dpdk::{Mbuf, Mempool, Port, PortConfig, RxQueues, TxQueue, vdev_attach};
 use understudy_fastpath::adoption::AdoptAttrs;
 use understudy_fastpath::ports::{Burst, Frame, PortRole, Ports};
-use understudy_perf::world::{Replicas, World};
+use understudy_perf_gate::world::{Replicas, World};
 use understudy_wire::tcp::FlowKey;
 
 /// Mbufs of the pool that frames come from, as testpmd is told.

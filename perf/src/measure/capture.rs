@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use understudy_lab::node;
+use understudy_perf_gate::gate;
 use understudy_wire::pdu::DATA_HEADER_LEN;
 
 use super::{Plan, first_and_last_cpu, sealing};
 use crate::findings::{Findings, Sides};
-use crate::gate;
 use crate::noise::Watched;
 use crate::paired::{self, Pair, Pairs};
 use crate::peers::embedded::Embedded;
@@ -113,7 +114,9 @@ pub fn run(plan: &Plan, findings: &mut Findings) -> Result<()> {
 /// What a frame's cycles go into, as far as callgrind can say.
 fn explain(findings: &mut Findings, sealed: &Pairs, seal_cycles: f64) {
     let (ours, theirs) = (sealed.subject().median, sealed.baseline().median);
-    let heaviest = match gate::heaviest("capture-64", HEAVIEST) {
+    let heaviest = match node::binary("perf-gate")
+        .and_then(|own| gate::heaviest(&own, "capture-64", HEAVIEST))
+    {
         Ok(functions) => {
             let words = functions.iter().map(|(name, count)| {
                 let parts: Vec<&str> = name.split("::").collect();

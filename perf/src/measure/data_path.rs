@@ -16,8 +16,8 @@ use crate::findings::{Findings, Sides};
 use crate::noise::Watched;
 use crate::paired;
 use crate::stats::Spread;
-use crate::world::memory::MemoryPorts;
-use crate::world::{Primary, World, client_frame};
+use understudy_perf_gate::world::memory::MemoryPorts;
+use understudy_perf_gate::world::{Primary, World, client_frame};
 
 /// What it is.
 pub const ABOUT: &str = "What a client frame costs the primary's poll-mode thread, over ports in \

@@ -16,7 +16,7 @@ use understudy_wire::pdu::{
 use crate::noise::Watched;
 use crate::paired;
 use crate::stats::Spread;
-use crate::world::{ME, REPLICAS, channel};
+use understudy_perf_gate::world::{ME, REPLICAS, channel};
 
 /// Pairs that are run and not counted.
 const WARM_UP_PAIRS: usize = 5;

@@ -38,7 +38,7 @@ impl Embedded {
     pub fn start(device: &str, frame_len: usize, cpu: usize) -> Result<Embedded> {
         let mut command = built("perf-dpdk")?;
         let (len, cpu) = (frame_len.to_string(), cpu.to_string());
-        command.args(["--device", device, "--frame-len", &len, "--cpu", &cpu]);
+        command.args(["data-path", "--device", device, "--frame-len", &len, "--cpu", &cpu]);
         let mut lines = Lines::start(command)?;
         lines.expect("readiness", TIMEOUT, |line| line.contains("\"ready\"").then_some(()))?;
         Ok(Embedded { lines })

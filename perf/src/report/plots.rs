@@ -7,6 +7,7 @@ use anyhow::{Result, anyhow};
 use plotters::coord::ranged1d::AsRangedCoord;
 use plotters::prelude::*;
 
+use super::number;
 use crate::findings::{Parts, Run, Series};
 use crate::targets::{Bound, Source, TARGETS};
 
@@ -14,6 +15,9 @@ const WIDTH: u32 = 900;
 const HEIGHT: u32 = 480;
 /// Height of a bar with its gap.
 const ROW: u32 = 34;
+/// Height of a plot's title, and of a row of its legend.
+const HEAD: u32 = 46;
+const LEGEND_ROW: u32 = 22;
 const COLOURS: [RGBColor; 8] = [
     RGBColor(31, 119, 180),
     RGBColor(214, 39, 40),
@@ -102,11 +106,16 @@ fn draw_ratios(path: &Path, ratios: &[Ratio]) -> Outcome {
     let most = ratios.iter().map(|r| r.high.max(limit(r))).fold(1.0, f64::max) * 1.1;
     let rows = ratios.len() as f64;
     let mut chart = ChartBuilder::on(&area)
-        .caption("ours over theirs; line: target", ("sans-serif", 18))
+        .caption("Ours over theirs; thick line: the target", ("sans-serif", 22))
         .margin(12)
         .x_label_area_size(30)
         .build_cartesian_2d(0.0..most, rows..0.0)?;
-    chart.configure_mesh().disable_y_axis().disable_y_mesh().x_desc("ratio").draw()?;
+    chart
+        .configure_mesh()
+        .disable_y_axis()
+        .disable_y_mesh()
+        .x_desc("ratio (1: as the other; bar: median, thin line: 95 % interval)")
+        .draw()?;
     for (row, ratio) in ratios.iter().enumerate() {
         let top = row as f64;
         let met = ratio.target.is_none_or(|bound| bound.holds(ratio.median));
@@ -125,28 +134,74 @@ fn draw_ratios(path: &Path, ratios: &[Ratio]) -> Outcome {
     Ok(area.present()?)
 }
 
+/// What a plot of distributions is called, and what its times are.
+fn titles(plot: &str) -> (String, &'static str) {
+    match plot {
+        "stall" => (
+            "How long clients wait when something fails".into(),
+            "longest time without a reply on a connection, in milliseconds (logarithmic)",
+        ),
+        "latency" => (
+            "Reply latency".into(),
+            "from the moment a request was due to its reply, in milliseconds (logarithmic)",
+        ),
+        other => (format!("Times: {other}"), "milliseconds (logarithmic)"),
+    }
+}
+
 fn draw_series(path: &Path, plot: &str, series: &[&Series]) -> Outcome {
-    let area = SVGBackend::new(path, (WIDTH, HEIGHT)).into_drawing_area();
+    // The legend is above the lines, a row for each: it must cover none of them.
+    let legend_height = LEGEND_ROW * series.len() as u32;
+    let area = SVGBackend::new(path, (WIDTH, HEIGHT + legend_height)).into_drawing_area();
     area.fill(&WHITE)?;
+    let (title, x_words) = titles(plot);
+    let (head, below) = area.split_vertically(HEAD + legend_height);
+    head.draw_text(&title, &("sans-serif", 22).into_text_style(&head), (60, 12))?;
+    for (index, series) in series.iter().enumerate() {
+        let y = (HEAD + LEGEND_ROW * index as u32) as i32;
+        let patch = [(62, y + 3), (86, y + 13)];
+        head.draw(&Rectangle::new(patch, colour(index).filled()))?;
+        let t = &series.times;
+        let text = format!(
+            "{}: median {} ms, 99 % within {} ms (n = {})",
+            series.what,
+            number(t.p50_ms),
+            number(t.p99_ms),
+            t.count
+        );
+        head.draw_text(&text, &("sans-serif", 15).into_text_style(&head), (94, y))?;
+    }
     let all = || series.iter().flat_map(|s| s.times.curve.iter().map(|(_, ms)| *ms));
     let least = all().fold(f64::INFINITY, f64::min).max(0.001);
     let most = all().fold(0.001, f64::max);
     let (from, to) = (least / 1.2, most.max(least * 1.5) * 1.2);
-    let mut chart = ChartBuilder::on(&area)
-        .caption(format!("{plot}: share of samples not above"), ("sans-serif", 18))
-        .margin(12)
-        .x_label_area_size(40)
-        .y_label_area_size(50)
-        .build_cartesian_2d((from..to).log_scale(), 0.0..100.0)?;
-    chart.configure_mesh().x_desc("ms").y_desc("%").draw()?;
+    let mut chart = ChartBuilder::on(&below)
+        .margin(14)
+        .x_label_area_size(48)
+        .y_label_area_size(58)
+        .build_cartesian_2d((from..to).log_scale().with_key_points(ticks(from, to)), 0.0..100.0)?;
+    chart
+        .configure_mesh()
+        .label_style(("sans-serif", 14))
+        .axis_desc_style(("sans-serif", 15))
+        .light_line_style(WHITE)
+        .bold_line_style(RGBColor(221, 221, 221))
+        .x_label_formatter(&|ms| number(*ms))
+        .x_desc(x_words)
+        .y_desc("share of samples not above, in %")
+        .draw()?;
     for (index, series) in series.iter().enumerate() {
         let points = series.times.curve.iter().map(|&(share, ms)| (ms.max(from), share));
-        let line = LineSeries::new(points, colour(index).stroke_width(2));
-        let label = format!("{} (n = {})", series.what, series.times.count);
-        legend(chart.draw_series(line)?.label(label), index);
+        chart.draw_series(LineSeries::new(points, colour(index).stroke_width(3)))?;
     }
-    labels(&mut chart)?;
     Ok(area.present()?)
+}
+
+/// 1, 2 and 5 of every decade between two values.
+fn ticks(from: f64, to: f64) -> Vec<f64> {
+    let decades = from.log10().floor() as i32..=to.log10().ceil() as i32;
+    let all = decades.flat_map(|decade| [1.0, 2.0, 5.0].map(|digit| digit * 10f64.powi(decade)));
+    all.filter(|tick| (from..=to).contains(tick)).collect()
 }
 
 fn draw_parts(path: &Path, all: &[&Parts]) -> Outcome {
@@ -162,11 +217,11 @@ fn draw_parts(path: &Path, all: &[&Parts]) -> Outcome {
         }
     }
     let mut chart = ChartBuilder::on(&area)
-        .caption("what a stall is made of (medians)", ("sans-serif", 18))
+        .caption("What a stall is made of (medians)", ("sans-serif", 22))
         .margin(12)
         .x_label_area_size(40)
         .build_cartesian_2d(0.0..most, all.len() as f64..0.0)?;
-    chart.configure_mesh().disable_y_axis().disable_y_mesh().x_desc("ms").draw()?;
+    chart.configure_mesh().disable_y_axis().disable_y_mesh().x_desc("milliseconds").draw()?;
     for (index, name) in names.iter().enumerate() {
         let bars = all.iter().enumerate().filter_map(|(row, parts)| {
             let at = parts.parts_ms.iter().position(|(n, _)| n == name)?;

@@ -8,6 +8,7 @@
 pub mod apps;
 pub mod bgp;
 pub mod capture;
+pub mod captures;
 pub mod clients;
 pub mod cmd;
 pub mod demo;

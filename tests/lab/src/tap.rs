@@ -14,10 +14,12 @@ use crate::topology::{Lab, Member};
 use crate::{cmd, sys};
 
 /// Where frames are sent.
-const SENDER: &str = "tx0";
+pub const SENDER: &str = "tx0";
 /// Where they arrive.
-const LISTENER: &str = "rx0";
+pub const LISTENER: &str = "rx0";
 const MTU: u32 = 9600;
+/// The longest frame that its link carries.
+pub const FRAME_LEN_MAX: usize = MTU as usize + 14;
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
 const CLI_TIMEOUT: Duration = Duration::from_secs(40);
 
@@ -56,27 +58,7 @@ impl Tap {
     /// The same, heard by other devices.
     pub fn on(devices: &[&str], lines: &str) -> Result<Tap> {
         let lab = Lab::new()?;
-        let (client, node) = (lab.client_netns(), lab.node_netns(Member::A));
-        let peer = node.file_name().and_then(|n| n.to_str()).context("a namespace's name")?;
-        let mtu = MTU.to_string();
-        cmd::run_inside(
-            &client,
-            &[
-                "ip", "link", "add", SENDER, "mtu", &mtu, "type", "veth", "peer", "name", LISTENER,
-                "netns", peer,
-            ],
-        )?;
-        cmd::run_inside(&node, &["ip", "link", "set", LISTENER, "mtu", &mtu])?;
-        for (netns, name) in [(&client, SENDER), (&node, LISTENER)] {
-            // Nothing is heard but what is replayed.
-            let path = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
-            sys::in_netns(netns, || fs::write(&path, "1"))??;
-            for feature in ["tx", "rx", "tso", "gso", "gro", "txvlan", "rxvlan"] {
-                // Not every kernel lets all of them be changed.
-                let _ = cmd::run_inside(netns, &["ethtool", "-K", name, feature, "off"]);
-            }
-            cmd::run_inside(netns, &["ip", "link", "set", name, "up"])?;
-        }
+        link(&lab)?;
         let directory = lab.dir().join("segments");
         let socket = lab.dir().join("tap.sock");
         let config = lab.dir().join("tap.toml");
@@ -228,8 +210,30 @@ impl Tap {
     }
 }
 
+/// A link more in a lab, from the client's namespace to node a's; nothing is on it by itself.
+pub fn link(lab: &Lab) -> Result<()> {
+    let (client, node) = (lab.client_netns(), lab.node_netns(Member::A));
+    let peer = node.file_name().and_then(|n| n.to_str()).context("a namespace's name")?;
+    let mtu = MTU.to_string();
+    let words =
+        ["ip", "link", "add", SENDER, "mtu", &mtu, "type", "veth", "peer", "name", LISTENER];
+    cmd::run_inside(&client, &[&words[..], &["netns", peer]].concat())?;
+    cmd::run_inside(&node, &["ip", "link", "set", LISTENER, "mtu", &mtu])?;
+    for (netns, name) in [(&client, SENDER), (&node, LISTENER)] {
+        // Nothing is heard but what is sent on purpose.
+        let path = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
+        sys::in_netns(netns, || fs::write(&path, "1"))??;
+        for feature in ["tx", "rx", "tso", "gso", "gro", "txvlan", "rxvlan"] {
+            // Not every kernel lets all of them be changed.
+            let _ = cmd::run_inside(netns, &["ethtool", "-K", name, feature, "off"]);
+        }
+        cmd::run_inside(netns, &["ip", "link", "set", name, "up"])?;
+    }
+    Ok(())
+}
+
 /// A pcap file with ns.
-fn pcap(frames: &[Vec<u8>], interval_ns: u64) -> Vec<u8> {
+pub fn pcap(frames: &[Vec<u8>], interval_ns: u64) -> Vec<u8> {
     let mut out = Vec::new();
     // Magic of ns resolution, version 2.4, zone, accuracy, longest frame, Ethernet.
     for word in [0xa1b2_3c4d_u32, 0x0004_0002, 0, 0, 262_144, 1] {

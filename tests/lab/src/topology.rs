@@ -449,7 +449,8 @@ fn set_sysctl(netns: &Path, name: &str, value: &str) -> Result<()> {
     sys::in_netns(netns, || fs::write(&path, value))?.with_context(|| format!("set {name}"))
 }
 
-fn offloads_off(netns: &Path, interface: &str) -> Result<()> {
+/// Frames of an interface leave whole: no checksum and no segmentation is left to a device.
+pub fn offloads_off(netns: &Path, interface: &str) -> Result<()> {
     let mut words = vec!["ethtool", "-K", interface];
     for feature in ["tx", "rx", "tso", "gso", "gro"] {
         words.extend([feature, "off"]);

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use understudy_lab::captures::{as_tshark_reads, difference};
 use understudy_lab::tap::Tap;
 use understudy_lab::{cmd, mix, scenario, sys};
 
@@ -19,25 +20,6 @@ fn can_run() -> bool {
         eprintln!("skipped: no tcpreplay");
     }
     has_tcpreplay && scenario::can_run(&["understudyd", "understudy"])
-}
-
-/// The frames of a pcapng file as tshark reads them: ns and bytes.
-fn read(path: &Path) -> Vec<(u64, Vec<u8>)> {
-    let out = path.with_extension("tshark");
-    let (from, to) = (path.to_str().unwrap(), out.to_str().unwrap());
-    cmd::run(&["tshark", "-n", "-r", from, "-w", to, "-F", "nsecpcap"]).unwrap();
-    let file = fs::read(&out).unwrap();
-    assert_eq!(file[..4], 0xa1b2_3c4d_u32.to_le_bytes());
-    let (mut frames, mut at) = (Vec::new(), 24);
-    while at < file.len() {
-        let word = |i: usize| u32::from_le_bytes(file[at + 4 * i..][..4].try_into().unwrap());
-        let len = word(2) as usize;
-        assert_eq!(word(2), word(3), "a frame that was cut");
-        let ns = u64::from(word(0)) * 1_000_000_000 + u64::from(word(1));
-        frames.push((ns, file[at + 16..at + 16 + len].to_vec()));
-        at += 16 + len;
-    }
-    frames
 }
 
 fn bytes(frames: &[(u64, Vec<u8>)]) -> Vec<&[u8]> {
@@ -113,12 +95,12 @@ fn tshark_reads_what_tcpreplay_sent() {
     assert_eq!(cmd::run(&[&tshark[..], &fields].concat()).unwrap(), "lo\t127.0.0.1\n");
     let (past_path, query) = tap.query("past.pcapng", &ALL).unwrap();
     assert!(query.captured > frames.len() as u64 && query.dropped == 0, "{query:?}");
-    let all = read(&past_path);
+    let all = as_tshark_reads(&past_path).unwrap();
     // Kernels have things to say of their own now and then.
     let replayed = |frames: &[(u64, Vec<u8>)]| -> Vec<(u64, Vec<u8>)> {
         frames.iter().filter(|(_, bytes)| mix::is_of_it(bytes)).cloned().collect()
     };
-    let (live, past) = (replayed(&read(&live_path)), replayed(&all));
+    let (live, past) = (replayed(&as_tshark_reads(&live_path).unwrap()), replayed(&all));
     let sent: Vec<&[u8]> = frames.iter().map(|f| &f[..]).collect();
     assert!(bytes(&past) == sent, "{}", difference(&bytes(&past), &sent));
     assert!(live == past, "memory and disk differ");
@@ -165,19 +147,6 @@ fn ns_of(text: &str) -> u64 {
     s.parse::<u64>().unwrap() * 1_000_000_000 + ns.parse::<u64>().unwrap()
 }
 
-fn difference(found: &[&[u8]], sent: &[&[u8]]) -> String {
-    let at = found.iter().zip(sent).position(|(a, b)| a != b);
-    match at {
-        Some(at) => format!(
-            "frame {at} of {} differs: {:02x?}.. instead of {:02x?}..",
-            sent.len(),
-            &found[at][..found[at].len().min(40)],
-            &sent[at][..sent[at].len().min(40)]
-        ),
-        None => format!("{} frames instead of {}", found.len(), sent.len()),
-    }
-}
-
 #[test]
 fn a_query_reads_only_what_it_must_and_a_kill_costs_only_what_waited() {
     if !can_run() {
@@ -196,12 +165,12 @@ fn a_query_reads_only_what_it_must_and_a_kill_costs_only_what_waited() {
     words.push("host 10.9.0.77 and udp");
     let (path, one) = tap.query("one.pcapng", &words).unwrap();
     println!("all: {all:?}\none host: {one:?}");
-    let found = read(&path);
+    let found = as_tshark_reads(&path).unwrap();
     assert_eq!(found.len(), 10);
     assert!(found.iter().all(|(_, bytes)| bytes[26..30] == mix::host(77)));
     assert!(one.blocks_read <= 4 && one.blocks_read * 20 < all.blocks_read, "{one:?}");
     // By time alone: the last tenth of a second.
-    let newest_ns = read(&tap.dir().join("all.pcapng")).last().unwrap().0;
+    let newest_ns = as_tshark_reads(&tap.dir().join("all.pcapng")).unwrap().last().unwrap().0;
     let from_ns = newest_ns - 100_000_000;
     let from = format!("@{}.{:09}", from_ns / 1_000_000_000, from_ns % 1_000_000_000);
     let (_, late) = tap.query("late.pcapng", &["--from", &from, "--to", "-0s"]).unwrap();
@@ -233,7 +202,7 @@ fn a_query_reads_only_what_it_must_and_a_kill_costs_only_what_waited() {
     let (path, query) = tap.query("after.pcapng", &ALL).unwrap();
     println!("{written} records were written before the kill, {} are there", query.captured);
     assert!(query.captured >= written, "{query:?}");
-    let mut found = read(&path);
+    let mut found = as_tshark_reads(&path).unwrap();
     found.retain(|(_, bytes)| mix::is_of_it(bytes));
     let sent: Vec<&[u8]> = frames.iter().chain(&more).map(|f| &f[..]).take(found.len()).collect();
     assert!(bytes(&found) == sent, "{}", difference(&bytes(&found), &sent));
@@ -246,7 +215,7 @@ fn a_query_reads_only_what_it_must_and_a_kill_costs_only_what_waited() {
     println!("{}", said.stderr);
     assert_eq!(said.code, 0, "{}", said.stderr);
     let again = found.iter().filter(|(_, bytes)| bytes[26..30] == mix::host(77));
-    assert!(read(&path).iter().eq(again), "{}", said.stderr);
+    assert!(as_tshark_reads(&path).unwrap().iter().eq(again), "{}", said.stderr);
 }
 
 /// A small disk; it goes with this.
@@ -299,7 +268,7 @@ fn a_full_disk_is_told_and_a_filter_in_the_data_path_keeps_out() {
     assert_eq!(store.unwritten_records, 0, "{store:?}");
     let (path, query) = tap.query("newest.pcapng", &ALL).unwrap();
     assert!(query.captured > 1000, "{query:?}");
-    assert_eq!(read(&path).last().unwrap().1, *passing.last().unwrap());
+    assert_eq!(as_tshark_reads(&path).unwrap().last().unwrap().1, *passing.last().unwrap());
 
     // Others take whatever room there is, also what goes of ours: in the end nothing is left to go.
     let mut others = fs::File::create(tap.directory().join("others")).unwrap();
@@ -324,7 +293,7 @@ fn a_full_disk_is_told_and_a_filter_in_the_data_path_keeps_out() {
     let (path, query) = tap.query("again.pcapng", &ALL).unwrap();
     println!("{query:?}");
     assert!(query.dropped > 0, "what was not written is told: {query:?}");
-    assert_eq!(read(&path).last().unwrap().1, passing[399]);
+    assert_eq!(as_tshark_reads(&path).unwrap().last().unwrap().1, passing[399]);
 
     // A segment that cannot be ended for want of room is there all the same.
     let full = tap.directory().join("others");

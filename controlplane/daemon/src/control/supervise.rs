@@ -14,9 +14,9 @@ use understudy_proto::supervise::{
 };
 use understudy_proto::{PeerView, View};
 
+use super::links::Links;
 use super::*;
 use crate::clocks::Clocks;
-use crate::node_capsule::HOST_INTERFACE;
 use crate::probes::{DiskProbe, HealthProbe};
 
 /// How often it is looked what this node is.
@@ -28,10 +28,10 @@ const MIB: u64 = 1 << 20;
 
 /// When something is to be looked at again.
 #[derive(Clone, Copy, Debug, Default)]
-struct Due(u64);
+pub(super) struct Due(u64);
 
 impl Due {
-    fn is_now(&mut self, now_ns: u64, interval_ms: u64) -> bool {
+    pub(super) fn is_now(&mut self, now_ns: u64, interval_ms: u64) -> bool {
         let is_now = now_ns >= self.0;
         if is_now {
             self.0 = now_ns + interval_ms * MS;
@@ -40,20 +40,11 @@ impl Due {
     }
 }
 
-/// The carriers of the three ports, as far as an interface shows them.
-#[derive(Clone, Copy, Debug, Default)]
-struct Carriers {
-    client: Option<bool>,
-    replica: Option<bool>,
-    host: Option<bool>,
-}
-
 #[derive(Default)]
 struct Dues {
     act: Due,
     application: Due,
     health: Due,
-    links: Due,
     paths: Due,
     lag: Due,
     memory: Due,
@@ -71,7 +62,7 @@ pub(super) struct Supervision {
     disk: DiskProbe,
     disk_looks: u64,
     clocks: Clocks,
-    carriers: Carriers,
+    pub(super) links: Links,
     dues: Dues,
     /// The reign that this node serves in, since when, and whether it took over.
     reign: Option<(Epoch, u64, bool)>,
@@ -96,7 +87,7 @@ impl Supervision {
             disk: DiskProbe::start(&config.control.state_dir, &s.disk)?,
             disk_looks: 0,
             clocks: Clocks::new(s.clock.step_ms, s.clock.drift_ppm),
-            carriers: Carriers::default(),
+            links: Links::default(),
             dues: Dues::default(),
             reign: None,
             handing_over: None,
@@ -119,7 +110,7 @@ impl Supervision {
         self.health.as_ref().is_some_and(HealthProbe::is_asking)
     }
 
-    fn sample(&mut self, now_ns: u64, resource: Resource, seen: Result<(), Fault>) {
+    pub(super) fn sample(&mut self, now_ns: u64, resource: Resource, seen: Result<(), Fault>) {
         self.supervisor.sample(now_ns, Key::own(resource), seen);
     }
 }
@@ -280,44 +271,6 @@ impl Control {
             }
             None => {}
         }
-    }
-
-    /// What an interface's carrier is now; the ports' are remembered.
-    pub(super) fn note_carrier(&mut self, name: &str, up: bool) {
-        let carriers = &mut self.supervision.carriers;
-        if self.config.client_interface() == Some(name) {
-            carriers.client = Some(up);
-        }
-        if self.config.replica_interface() == Some(name) {
-            carriers.replica = Some(up);
-        }
-        if name == HOST_INTERFACE && self.capsule.is_some() {
-            carriers.host = Some(up);
-        }
-        self.supervision.dues.links = Due::default();
-    }
-
-    fn look_at_links(&mut self, now_ns: u64) {
-        let interval_ms = self.config.supervise.links.interval_ms;
-        if !self.supervision.dues.links.is_now(now_ns, interval_ms) {
-            return;
-        }
-        let carriers = self.supervision.carriers;
-        let config = Arc::clone(&self.config);
-        for (resource, name, up) in [
-            (Resource::ClientLink, config.client_interface(), carriers.client),
-            (Resource::ReplicaLink, config.replica_interface(), carriers.replica),
-            (Resource::HostLink, Some(HOST_INTERFACE), carriers.host),
-        ] {
-            let (Some(name), Some(up)) = (name, up) else { continue };
-            let fault = || Fault::new(Cause::NoCarrier, format!("{name} has no carrier"));
-            self.supervision.sample(now_ns, resource, up.then_some(()).ok_or_else(fault));
-        }
-    }
-
-    /// Whether the client port's link decides who serves.
-    pub(super) fn follows_client_link(&self) -> bool {
-        self.config.supervise.links.policy != ConfigPolicy::Alert
     }
 
     fn look_at_paths(&mut self, now_ns: u64, peers: &[PeerView]) {

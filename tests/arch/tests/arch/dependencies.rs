@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::tree::{self, field};
 
 /// Every crate of ours with all it may depend on: as a dependency of any kind.
-const ALLOWED: [(&str, &[&str]); 25] = [
+const ALLOWED: [(&str, &[&str]); 26] = [
     ("dpdk-sys", &[]),
     ("understudy-dpdk", &["dpdk-sys"]),
     ("understudy-wire", &[]),
@@ -68,11 +68,22 @@ const ALLOWED: [(&str, &[&str]); 25] = [
             "understudy-checkpoint",
             "understudy-api",
             "understudy-lab",
+            "understudy-perf-gate",
         ],
     ),
     (
         "understudy-perf-dpdk",
-        &["understudy-dpdk", "understudy-fastpath", "understudy-perf", "understudy-wire"],
+        &[
+            "understudy-dpdk",
+            "understudy-fastpath",
+            "understudy-perf",
+            "understudy-perf-gate",
+            "understudy-wire",
+        ],
+    ),
+    (
+        "understudy-perf-gate",
+        &["understudy-fastpath", "understudy-log", "understudy-seal", "understudy-wire"],
     ),
     (
         "understudy-sim",

@@ -3,7 +3,7 @@
 use crate::tree::{self, field};
 
 /// Crates whose every target forbids unsafe code.
-const FORBIDDING: [&str; 15] = [
+const FORBIDDING: [&str; 16] = [
     "understudy-wire",
     "understudy-pcap",
     "understudy-segments",
@@ -19,6 +19,7 @@ const FORBIDDING: [&str; 15] = [
     "understudy-daemon",
     "understudy-perf",
     "understudy-perf-dpdk",
+    "understudy-perf-gate",
 ];
 const FORBID: &str = "#![forbid(unsafe_code)]";
 

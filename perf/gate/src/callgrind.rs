@@ -2,11 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
-
-use crate::measure::find;
 
 /// Crates whose code depends on what the CPU offers.
 const BY_CPU: [&str; 3] = ["ring::", "memchr::", "crc32fast::"];
@@ -14,23 +13,27 @@ const BY_CPU: [&str; 3] = ["ring::", "memchr::", "crc32fast::"];
 /// A function and whether its instructions count.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Function {
+    /// Its path, demangled.
     pub name: String,
+    /// Whether it is Rust of this program that no CPU's features choose.
     pub is_counted: bool,
 }
 
-/// Instructions of every function of a case, without those that it calls.
-pub fn count(case: &str) -> Result<BTreeMap<Function, u64>> {
-    let valgrind = find("valgrind").context("valgrind is not installed (dpdk-build/setup.sh)")?;
+/// Instructions of every function of a case, without those that it calls, as `program --work CASE`
+/// runs it.
+///
+/// # Errors
+/// If valgrind cannot run it, or saw nothing.
+pub fn count(program: &Path, case: &str) -> Result<BTreeMap<Function, u64>> {
     let dir = tempfile::tempdir()?;
     let out = dir.path().join("callgrind.out");
-    let program = std::env::current_exe()?;
-    let output = Command::new(valgrind)
+    let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--demangle=no", "--toggle-collect=*counted_slice*"])
         .arg(format!("--callgrind-out-file={}", out.display()))
-        .arg(&program)
-        .args(["gate", "--work", case])
+        .arg(program)
+        .args(["--work", case])
         .output()
-        .context("cannot run valgrind")?;
+        .context("cannot run valgrind (dpdk-build/setup.sh installs it)")?;
     if !output.status.success() {
         bail!("valgrind failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     }

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::Counts;
+use crate::gate::Counts;
 
 /// Builds the last commit that changed the baseline, apart, and counts.
 pub fn counts_of_baseline(baseline: &Path) -> Result<Counts> {
@@ -28,10 +28,10 @@ fn git_worktree(words: &[&str], tree: &Path, commit: Option<&str>) -> Result<()>
 
 fn count(tree: &Path, target: &Path) -> Result<Counts> {
     let mut build = Command::new("cargo");
-    build.args(["build", "--locked", "--release", "-p", "understudy-perf", "--bin", "perf"]);
+    build.args(["build", "--locked", "--release", "-p", "understudy-perf-gate"]);
     said(build.current_dir(tree).env("CARGO_TARGET_DIR", target))?;
-    let mut perf = Command::new(target.join("release/perf"));
-    Ok(serde_json::from_str(&said(perf.args(["gate", "--json"]).current_dir(tree))?)?)
+    let mut gate = Command::new(target.join("release/perf-gate"));
+    Ok(serde_json::from_str(&said(gate.arg("--json").current_dir(tree))?)?)
 }
 
 fn said(command: &mut Command) -> Result<String> {

@@ -9,15 +9,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::machine;
-
-mod callgrind;
-mod rebuild;
-mod work;
+use crate::{callgrind, rebuild, work};
 
 /// Raised when a field changes its meaning or goes, or when other work is counted.
 const SCHEMA_VERSION: u32 = 1;
@@ -38,7 +35,7 @@ pub struct Options {
     #[arg(long)]
     list: bool,
     /// The baseline.
-    #[arg(long, default_value = "perf/baseline.json")]
+    #[arg(long, default_value = "perf/gate/baseline.json")]
     baseline: PathBuf,
     /// Print what is counted as a JSON document, and compare nothing.
     #[arg(long)]
@@ -50,7 +47,7 @@ pub struct Options {
 
 /// What was counted, by case.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Counts {
+pub(crate) struct Counts {
     schema_version: u32,
     rustc: String,
     cases: BTreeMap<String, Case>,
@@ -77,7 +74,7 @@ pub fn run(options: &Options) -> Result<bool> {
         return work::run(case).map(|()| true);
     }
     ensure!(!cfg!(debug_assertions), "not a release build: there is nothing to compare with");
-    let now = count()?;
+    let now = count(&std::env::current_exe()?)?;
     if options.json {
         println!("{}", serde_json::to_string_pretty(&now)?);
         return Ok(true);
@@ -103,12 +100,12 @@ pub fn run(options: &Options) -> Result<bool> {
     Ok(is_good)
 }
 
-/// The functions that need most of a case's instructions per packet.
+/// The functions that need most of a case's instructions per packet, as this `perf-gate` counts them.
 ///
 /// # Errors
 /// If nothing can be counted.
-pub fn heaviest(case: &str, most: usize) -> Result<Vec<(String, f64)>> {
-    let counted = callgrind::count(case)?;
+pub fn heaviest(gate: &Path, case: &str, most: usize) -> Result<Vec<(String, f64)>> {
+    let counted = callgrind::count(gate, case)?;
     let mut all: Vec<(String, f64)> = counted
         .into_iter()
         .map(|(function, count)| (function.name, count as f64 / work::PACKETS as f64))
@@ -120,7 +117,7 @@ pub fn heaviest(case: &str, most: usize) -> Result<Vec<(String, f64)>> {
 
 /// The committed one, or what its commit needs when built by this compiler.
 fn baseline(path: &Path, now: &Counts) -> Result<Counts> {
-    let renew = "; `perf gate --update` makes it";
+    let renew = "; `perf-gate --update` makes it";
     let text = fs::read_to_string(path)
         .with_context(|| format!("no baseline at {}{renew}", path.display()))?;
     let before: Counts = serde_json::from_str(&text)
@@ -133,11 +130,11 @@ fn baseline(path: &Path, now: &Counts) -> Result<Counts> {
     rebuild::counts_of_baseline(path)
 }
 
-fn count() -> Result<Counts> {
+fn count(program: &Path) -> Result<Counts> {
     let mut cases = BTreeMap::new();
     for name in work::CASES {
         let mut case = Case::default();
-        for (function, instructions) in callgrind::count(name)? {
+        for (function, instructions) in callgrind::count(program, name)? {
             let per_packet = instructions as f64 / work::PACKETS as f64;
             let rounded = (per_packet * 1000.0).round() / 1000.0;
             let into = match function.is_counted {
@@ -155,7 +152,12 @@ fn count() -> Result<Counts> {
         case.total = (case.total * 1000.0).round() / 1000.0;
         cases.insert(name.to_string(), case);
     }
-    Ok(Counts { schema_version: SCHEMA_VERSION, rustc: machine::rustc(), cases })
+    Ok(Counts { schema_version: SCHEMA_VERSION, rustc: rustc()?, cases })
+}
+
+fn rustc() -> Result<String> {
+    let output = Command::new("rustc").arg("--version").output().context("cannot run rustc")?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().into())
 }
 
 struct Verdict {
@@ -173,7 +175,7 @@ fn judge(before: &Case, now: &Case) -> Verdict {
         growth * 100.0
     );
     if growth < -GROWTH_MAX {
-        text += ": better; renew the baseline with `perf gate --update`";
+        text += ": better; renew the baseline with `perf-gate --update`";
     }
     if !is_good {
         text += &format!(": more than {:.0} % more; grown:", GROWTH_MAX * 100.0);

@@ -4,6 +4,7 @@ mod checkpoint;
 mod cover;
 mod divergence;
 mod links;
+pub mod next_life;
 mod reload;
 mod requests;
 mod restore;
@@ -30,8 +31,8 @@ use understudy_fastpath::MS;
 use understudy_fastpath::command::{Command, ControlBody, DataRole, Event, Snapshot};
 use understudy_linux::rtnl::LinkMonitor;
 use understudy_proto::{
-    Config as ProtoConfig, DpCommand, LocalFact, LogState, Node, Output, Path, Paths, Persisted,
-    ServiceCommand, To,
+    Config as ProtoConfig, DpCommand, Held, LocalFact, LogState, Node, Output, Path, Paths,
+    Persisted, ServiceCommand, To,
 };
 use understudy_seal::Keyring;
 use understudy_wire::control::Control as Message;
@@ -71,12 +72,6 @@ const RESTART_DELAY_NS: u64 = 150 * MS;
 const CHECKPOINT_SWITCHOVER_NS: u64 = 2_500 * MS;
 /// How long a stop waits for another node to take over.
 const STOP_LIMIT_NS: u64 = 3_000 * MS;
-/// A life shorter than this is a failure to start: the next one is delayed, ever longer.
-const SHORT_LIFE_NS: u64 = 10_000 * MS;
-const BACKOFF_FIRST_MS: u64 = 500;
-const BACKOFF_LAST_MS: u64 = 30_000;
-/// Tells a life how long the one before it was delayed.
-pub const BACKOFF_VARIABLE: &str = "UNDERSTUDY_RESTART_BACKOFF_MS";
 const READY_CHECK_NS: u64 = 20 * MS;
 /// How long the disk may take with the last events before the daemon ends.
 const EVENTS_FLUSH: Duration = Duration::from_millis(300);
@@ -91,6 +86,8 @@ pub enum Ending {
     Restart {
         /// How long this life waited before it ended; the next waits longer if it is short too.
         backoff_ms: u64,
+        /// What this life can have acknowledged, if it knows.
+        held: Option<Held>,
     },
 }
 
@@ -181,6 +178,7 @@ struct Control {
     /// An operator wants this node to serve nobody.
     withdrawn: bool,
     restart_at_ns: Option<u64>,
+    held: Option<Held>,
     backoff_ms: u64,
     counters: BTreeMap<&'static str, u64>,
     devices: DeviceCounts,
@@ -205,7 +203,8 @@ impl Control {
         // The store holds the directory's lock.
         let events = EventLog::open(&config.control.state_dir, &config.me().name);
         let store = store.into_writer(dataplane.waker().clone())?;
-        let node = Node::new(proto_config(&config, now_ns), persisted, now_ns, now_ns)?;
+        let proto = ProtoConfig { held: next_life::held(), ..proto_config(&config, now_ns) };
+        let node = Node::new(proto, persisted, now_ns, now_ns)?;
         let links = LinkMonitor::new()?;
         let arbiter = arbiter::start(&config, dataplane.waker().clone())?;
         let (sender, calls) = bounded(16);
@@ -268,6 +267,7 @@ impl Control {
             withdrawn,
             restart_at_ns: None,
             backoff_ms: 0,
+            held: None,
             counters: BTreeMap::new(),
             devices: DeviceCounts::default(),
         })
@@ -331,7 +331,7 @@ impl Control {
             return Ok(Some(if stop {
                 Ending::Stop
             } else {
-                Ending::Restart { backoff_ms: self.backoff_ms }
+                Ending::Restart { backoff_ms: self.backoff_ms, held: self.held }
             }));
         }
         if !self.stop.load(Ordering::Acquire) {
@@ -543,7 +543,10 @@ impl Control {
                     arbiter.ask.send(request).context("the arbiter's thread is gone")?;
                 }
                 Output::Dataplane(command) => self.order(command),
-                Output::Service(ServiceCommand::Restart) => self.restart(now_ns),
+                Output::Service(ServiceCommand::Restart { held }) => {
+                    self.held = held;
+                    self.restart(now_ns);
+                }
                 Output::Event(event) => {
                     self.note(event.at_ns, event.epoch, status::event_name(event.kind), event.text);
                 }
@@ -619,7 +622,7 @@ impl Control {
             self.dataplane.order(Command::Service { up: false });
             self.stop_app();
             self.app = App::Gone;
-            self.backoff_ms = backoff_ms(now_ns - self.started_ns);
+            self.backoff_ms = next_life::backoff_ms(now_ns - self.started_ns);
             self.restart_at_ns = Some(now_ns + RESTART_DELAY_NS + self.backoff_ms * MS);
             if self.backoff_ms > 0 {
                 warn!("the service did not last; starting anew in {} ms", self.backoff_ms);
@@ -674,20 +677,6 @@ fn start_app(
     dataplane.watch_application(probe);
     info!(pid, "application started");
     Ok(App::Starting { since_ns: now_ns, checked_ns: 0 })
-}
-
-/// How long to wait after a life that lasted `life_ns`.
-fn backoff_ms(life_ns: u64) -> u64 {
-    if life_ns >= SHORT_LIFE_NS {
-        return 0;
-    }
-    let last = std::env::var(BACKOFF_VARIABLE).ok().and_then(|v| v.parse::<u64>().ok());
-    match last {
-        // One quick return is no pattern: a switchover does that.
-        None => 0,
-        Some(0) => BACKOFF_FIRST_MS,
-        Some(ms) => (2 * ms).min(BACKOFF_LAST_MS),
-    }
 }
 
 fn proto_config(config: &Config, incarnation: u64) -> ProtoConfig {

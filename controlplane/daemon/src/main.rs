@@ -216,12 +216,14 @@ fn run(file: &std::path::Path, log_filter: Filter) -> ExitCode {
             running.forget();
             ExitCode::SUCCESS
         }
-        Ok(control::Ending::Restart { backoff_ms }) => {
+        Ok(control::Ending::Restart { backoff_ms, held }) => {
             supervisor::begins_anew();
             let backoff_ms = OsString::from(backoff_ms.to_string());
+            let held = held.map(control::next_life::write_held);
             let (kept, path) = running.note_for_next_life();
             let e = understudy_linux::restart::restart_self(&[
-                (control::BACKOFF_VARIABLE, Some(&backoff_ms)),
+                (control::next_life::BACKOFF_VARIABLE, Some(&backoff_ms)),
+                (control::next_life::HELD_VARIABLE, held.as_deref()),
                 (kept, path.as_deref()),
             ]);
             eprintln!("understudyd: cannot start itself anew: {e}");

@@ -174,7 +174,6 @@ impl DpdkPorts {
             buffers: config.dpdk.mbufs - 1,
             clock,
             capsule: Some(capsule),
-            scratch: understudy_dpdk::Burst::new(),
             chains_dropped: 0,
         })
     }

@@ -7,6 +7,8 @@ use understudy_wire::{
     control::{CONTROL_LEN_MAX, VOTERS_MAX},
 };
 
+use crate::io::Held;
+
 /// The settings of one node. Times are in nanoseconds of the node's monotonic clock.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Config {
@@ -18,6 +20,9 @@ pub struct Config {
     pub priority: u8,
     /// Grows with each life of this node (wall-clock nanoseconds at start will do).
     pub incarnation: u64,
+    /// All that the life before can have acknowledged, if it knew and ended by `ServiceCommand::Restart`, and nothing
+    /// of it ran since. A node that knows what it lost may vote for whoever holds that.
+    pub held: Option<Held>,
     /// A node that votes and holds no clone; it leads only to hand its log over.
     pub witness: bool,
     /// A group of two with an external arbiter: see [`crate::arbiter`].
@@ -59,6 +64,7 @@ impl Config {
             voters,
             priority: 100,
             incarnation: 1,
+            held: None,
             witness: false,
             arbiter: false,
             alone_allowed: false,

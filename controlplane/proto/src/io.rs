@@ -151,8 +151,14 @@ pub enum DpCommand {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ServiceCommand {
     /// Kill the application, empty the log, report `LocalFact::ServiceFresh`, start a fresh capsule, report `AppReady`.
-    Restart,
+    Restart {
+        /// For the next life, if the process ends with this one: see `Config::held`.
+        held: Option<Held>,
+    },
 }
+
+/// Where a log ended: the reign it is of, and the position.
+pub type Held = (Epoch, Position);
 
 /// A mark on the time line of a takeover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -20,7 +20,7 @@ mod view;
 
 pub use config::{Config, ConfigError};
 pub use io::{
-    DpCommand, LocalFact, LogState, Output, Path, Paths, ServiceCommand, TimelineEvent,
+    DpCommand, Held, LocalFact, LogState, Output, Path, Paths, ServiceCommand, TimelineEvent,
     TimelineKind, To,
 };
 pub use node::Node;

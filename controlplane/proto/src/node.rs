@@ -24,7 +24,7 @@ use understudy_wire::{
 use crate::{
     config::{Config, ConfigError},
     io::{
-        DpCommand, LocalFact, LogState, Output, Path, Paths, ServiceCommand, TimelineEvent,
+        DpCommand, Held, LocalFact, LogState, Output, Path, Paths, ServiceCommand, TimelineEvent,
         TimelineKind, To,
     },
     peers::Peer,
@@ -174,7 +174,7 @@ pub struct Node {
     seq: u64,
     recovering: bool,
     /// What this node held when it emptied its log itself: enough to judge a candidate by.
-    floor: Option<(Epoch, Position)>,
+    floor: Option<Held>,
     /// The highest epoch in which this node may have acknowledged what it lost.
     lost_epoch: Epoch,
     recover_at: Option<Position>,
@@ -252,7 +252,7 @@ impl Node {
             seq: 0,
             recovering: persisted.epoch > 0,
             lost_epoch: persisted.epoch,
-            floor: None,
+            floor: cfg.held.filter(|(epoch, _)| *epoch <= persisted.epoch),
             recover_at: None,
             all_lost: false,
             needs_restart: false,
@@ -584,7 +584,8 @@ impl Node {
         self.joined = 0;
         self.ballot = None;
         self.log = LogState::default();
-        self.outputs.push_back(Output::Service(ServiceCommand::Restart));
+        let restart = ServiceCommand::Restart { held: self.floor };
+        self.outputs.push_back(Output::Service(restart));
         self.event(now_ns, TimelineKind::ServiceRestart, why);
     }
 }

@@ -9,6 +9,7 @@
 //! clone so far.
 
 mod again;
+mod order;
 
 use std::collections::VecDeque;
 
@@ -26,8 +27,10 @@ use crate::adoption::{SynAckInfo, SynInfo, attributes};
 use crate::audit::Auditor;
 use crate::command::Resume;
 use crate::counters::Counters;
-use crate::flows::{FlowRef, FlowState, FlowTable, SynTable};
+use crate::flows::{Flow, FlowRef, FlowState, FlowTable, SynTable};
 use crate::ports::{Frame, Outbox, Ports};
+use order::Order;
+pub use order::moves_application;
 
 /// Frames parked or not yet acknowledged at most.
 const PENDING_MAX: usize = 16384;
@@ -164,6 +167,7 @@ pub struct Apply {
     unconfirmed: usize,
     confirmed_at_ns: u64,
     waiting_since_ns: Option<u64>,
+    order: Order,
     scan: u64,
     scan_due_ns: u64,
     output_seen: bool,
@@ -193,6 +197,7 @@ impl Apply {
             unconfirmed: 0,
             confirmed_at_ns: 0,
             waiting_since_ns: None,
+            order: Order::default(),
             scan: 0,
             scan_due_ns: 0,
             output_seen: false,
@@ -210,6 +215,7 @@ impl Apply {
         self.pending.clear();
         self.unconfirmed = 0;
         self.waiting_since_ns = None;
+        self.order = Order::default();
         self.fit = true;
         self.seen = Seen::default();
     }
@@ -348,7 +354,11 @@ impl Apply {
                 self.apply_audit(cx, record);
                 true
             }
-            (RecordKind::SynAck | RecordKind::Audit, Mode::Primary)
+            (RecordKind::Said, Mode::Clone) => {
+                self.apply_said(cx, record);
+                true
+            }
+            (RecordKind::SynAck | RecordKind::Audit | RecordKind::Said, Mode::Primary)
             | (RecordKind::Epoch | RecordKind::Checkpoint, _) => true,
             // Of a capture-only node, which replicates nothing: whoever sent it is mistaken.
             (RecordKind::LinkFrame, _) => true,
@@ -396,7 +406,10 @@ impl Apply {
             cx.counters.seen_before += 1;
             return true;
         }
-        let Some(segment) = intact else { return cx.deliver(frame) };
+        let Some(segment) = intact else {
+            let waits = mode == Mode::Clone && self.waits_for_others(cx, frame, None, None);
+            return !waits && cx.deliver(frame);
+        };
         let key = segment.key_from_client();
         let found = self.flows.find(&key);
         if segment.has(SYN) && !segment.has(ACK) {
@@ -409,6 +422,9 @@ impl Apply {
         let half_open = self.flows.get(at).is_some_and(|f| f.state == FlowState::HalfOpen);
         if half_open && !self.adopt(cx, frame, &segment, at) {
             return true;
+        }
+        if mode == Mode::Clone && self.waits_for_others(cx, frame, Some(&segment), Some(at)) {
+            return false;
         }
         self.apply_segment(cx, mode, frame, &segment, at)
     }
@@ -425,6 +441,7 @@ impl Apply {
 
     /// From here on the clone's output is the service's; `log_now_ns`: now on the log's clock.
     pub fn serve(&mut self, now_ns: u64, log_now_ns: u64) {
+        self.order = Order::default();
         self.flows.iter_mut().for_each(|flow| flow.ts.serve(now_ns, log_now_ns));
     }
 
@@ -592,6 +609,9 @@ impl Apply {
             Some(_) => {
                 cx.counters.ack_waits_expired += 1;
                 self.fit &= !cx.expiry_is_divergence;
+                if let Some(flow) = self.flows.get_mut(at) {
+                    flow.overdue = true;
+                }
                 false
             }
         }
@@ -641,6 +661,7 @@ impl Apply {
         }
         if let Some(f) = self.flows.get_mut(flow) {
             f.parked += 1;
+            self.order.parked += u32::from(!f.overdue);
         }
         cx.counters.parked += 1;
         let state = PendingState::Parked { since_ns: cx.now_ns };
@@ -670,6 +691,7 @@ impl Apply {
         }
         let Some(flow) = self.flows.get_mut(at) else { return true };
         flow.parked -= u32::from(given == Given::WasParked);
+        flow.overdue &= given != Given::WasParked || flow.parked > 0;
         flow.note_client(segment);
         if segment.has(RST) || flow.is_closed() {
             self.flows.remove(at);
@@ -729,7 +751,7 @@ impl Apply {
     }
 }
 
-fn verdict(flow: &crate::flows::Flow, segment: &Segment) -> Verdict {
+fn verdict(flow: &Flow, segment: &Segment) -> Verdict {
     if segment.has(RST) {
         return Verdict::Untracked;
     }

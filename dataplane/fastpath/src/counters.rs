@@ -152,6 +152,16 @@ counters! {
     syns_dropped,
     /// Connections not tracked: the flow table is full.
     flows_full,
+    /// Records of how far the application's output had come, written to the log as the primary.
+    said_notes,
+    /// Such records that found no room in the log: a clone may take effect before cause.
+    said_dropped,
+    /// Connections of such records for which there was no room here, as the clone.
+    said_overflow,
+    /// Times that a client's data waited for what came before it on other connections of the clone.
+    order_waits,
+    /// Such waits that passed their limit: the data went first.
+    order_waits_expired,
     /// Digests of the application's output written to the log, as the primary.
     audit_notes,
     /// Records of them that found no room in the log; later ones cover the same bytes.

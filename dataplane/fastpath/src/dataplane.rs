@@ -11,6 +11,7 @@ mod owed;
 mod release;
 mod replica_port;
 mod role;
+mod said;
 mod view;
 
 use std::collections::VecDeque;
@@ -19,7 +20,6 @@ use std::net::IpAddr;
 use arrayvec::ArrayVec;
 use understudy_log::{CaptureLog, LogError};
 use understudy_seal::{Channel, OpenError};
-use understudy_wire::audit::AuditRecord;
 use understudy_wire::control::CONTROL_LEN_MAX;
 use understudy_wire::frame::{ETH_LEN, Ethernet, Mac, mac_word};
 use understudy_wire::neighbor::{build_announcement, is_neighbor_discovery, parse_solicitation};
@@ -28,7 +28,7 @@ use understudy_wire::pdu::{
     PDU_TAG_LEN, PduError, PduHeader, PduKind, TARGET_ALL, group_mac, in_frame,
 };
 use understudy_wire::record::{RecordKind, stored_len};
-use understudy_wire::tcp::{ACK, FIN, RST, SYN, Segment, before, set_tsval};
+use understudy_wire::tcp::{ACK, FIN, FlowKey, RST, SYN, Segment, before, later, set_tsval};
 use understudy_wire::{Epoch, NodeId, Position};
 
 use crate::MS;
@@ -177,6 +177,7 @@ pub struct Dataplane<P: Ports> {
     diverged_at_ns: u64,
     /// End of the log before the notes at its end, and the end of these.
     notes_at_end: (Position, Position),
+    said: said::Said,
     gate: Gate<Waiting<P::Frame>>,
     waits: Waits,
     retained: Retained<P::Frame>,
@@ -218,6 +219,7 @@ impl<P: Ports> Dataplane<P> {
                 .map(|audit| Box::new(Auditor::new(audit.seed, config.flows_max))),
             diverged_at_ns: 0,
             notes_at_end: (0, 0),
+            said: said::Said::default(),
             gate: Gate::new(config.gate_frames_max),
             waits: Waits::default(),
             retained: Retained::new(config.retained_frames_max),

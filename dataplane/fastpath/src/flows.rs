@@ -69,6 +69,12 @@ pub struct Flow {
     pub adopted_at_ns: u64,
     /// Frames of it in the parking ring.
     pub parked: u32,
+    /// It was given data, and has said nothing since.
+    pub asked: bool,
+    /// When it last said something new.
+    pub spoke_at_ns: u64,
+    /// Others have waited for it in vain, and wait no more until it says something.
+    pub overdue: bool,
     /// Scan of the ring that found it blocked.
     pub blocked_in_scan: u64,
     /// The clocks of the timestamp option.
@@ -149,6 +155,9 @@ impl Flow {
             adoptions: 0,
             adopted_at_ns: 0,
             parked: 0,
+            asked: false,
+            spoke_at_ns: 0,
+            overdue: false,
             blocked_in_scan: 0,
             ts: TsClocks::default(),
             client_fin: None,
@@ -178,6 +187,7 @@ impl Flow {
             self.client_tsval = Some(self.client_tsval.map_or(tsval, |t| later(t, tsval)));
         }
         self.client_edge = later(self.client_edge, edge);
+        self.asked |= segment.payload_len > 0;
         if segment.has(FIN) {
             self.client_fin = Some(segment.seq_end());
         }
@@ -202,6 +212,9 @@ impl Flow {
         if segment.seq_len() > 0 && before(segment.seq, self.snd_nxt) {
             self.sends_again = true;
         }
+        if before(self.snd_nxt, segment.seq_end()) {
+            (self.asked, self.overdue, self.spoke_at_ns) = (false, false, now_ns);
+        }
         self.rcv_nxt = later(self.rcv_nxt, segment.ack);
         self.rcv_edge = later(self.rcv_edge, edge);
         self.snd_nxt = later(self.snd_nxt, segment.seq_end());
@@ -216,6 +229,11 @@ impl Flow {
     pub fn is_untouched(&self) -> bool {
         self.rcv_nxt == self.syn.isn.wrapping_add(1)
             && self.snd_nxt == self.synack.isn.wrapping_add(1)
+    }
+
+    /// It owes an answer, and nothing but the application's work can keep its kernel from sending some.
+    pub fn computes(&self) -> bool {
+        self.asked && self.snd_nxt == self.client_acked
     }
 
     /// Both sides closed and both closes acknowledged.

@@ -1,19 +1,17 @@
 //! Whole data paths over queues: a primary, a clone and a takeover, frame by frame.
 
-#[path = "dataplane/sealing.rs"]
-mod sealing;
-
-#[path = "dataplane/delivery.rs"]
-mod delivery;
-
 #[path = "dataplane/checkpoint.rs"]
 mod checkpoint;
-
 #[path = "dataplane/covered.rs"]
 mod covered;
-
+#[path = "dataplane/delivery.rs"]
+mod delivery;
 #[path = "dataplane/oracle.rs"]
 mod oracle;
+#[path = "dataplane/order.rs"]
+mod order;
+#[path = "dataplane/sealing.rs"]
+mod sealing;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

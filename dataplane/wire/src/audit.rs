@@ -74,29 +74,13 @@ impl Note {
         out.extend(self.to.to_le_bytes());
         out.extend(self.len.to_le_bytes());
         out.extend(self.digest.to_le_bytes());
-        for (address, _) in [client, server] {
-            match address {
-                IpAddr::V4(a) => out.extend(a.octets()),
-                IpAddr::V6(a) => out.extend(a.octets()),
-            }
-        }
+        put_addresses(&self.key, out);
     }
 
     /// The note at the start of `bytes`, and what follows.
     fn decode(bytes: &[u8]) -> Option<(Note, &[u8])> {
         let (b, rest) = bytes.split_first_chunk::<NOTE_FIXED_LEN>()?;
-        let (client, server, rest) = match b[0] {
-            4 => {
-                let (a, rest) = rest.split_first_chunk::<8>()?;
-                (ip4([a[0], a[1], a[2], a[3]]), ip4([a[4], a[5], a[6], a[7]]), rest)
-            }
-            6 => {
-                let (client, rest) = rest.split_first_chunk::<16>()?;
-                let (server, rest) = rest.split_first_chunk::<16>()?;
-                (IpAddr::from(*client), IpAddr::from(*server), rest)
-            }
-            _ => return None,
-        };
+        let (client, server, rest) = take_addresses(b[0], rest)?;
         let port = |at: usize| u16::from_le_bytes([b[at], b[at + 1]]);
         let word = |at: usize| u64::from_le_bytes(b[at..at + 8].try_into().unwrap_or_default());
         let note = Note {
@@ -109,8 +93,31 @@ impl Note {
     }
 }
 
-fn ip4(octets: [u8; 4]) -> IpAddr {
-    IpAddr::from(octets)
+/// The client's address, then the service's.
+pub(crate) fn put_addresses(key: &FlowKey, out: &mut impl Extend<u8>) {
+    for (address, _) in [key.client, key.server] {
+        match address {
+            IpAddr::V4(a) => out.extend(a.octets()),
+            IpAddr::V6(a) => out.extend(a.octets()),
+        }
+    }
+}
+
+/// Both addresses at the start of `bytes`, and what follows.
+pub(crate) fn take_addresses(family: u8, bytes: &[u8]) -> Option<(IpAddr, IpAddr, &[u8])> {
+    fn both<const N: usize>(bytes: &[u8]) -> Option<(IpAddr, IpAddr, &[u8])>
+    where
+        IpAddr: From<[u8; N]>,
+    {
+        let (client, rest) = bytes.split_first_chunk::<N>()?;
+        let (server, rest) = rest.split_first_chunk::<N>()?;
+        Some((IpAddr::from(*client), IpAddr::from(*server), rest))
+    }
+    match family {
+        4 => both::<4>(bytes),
+        6 => both::<16>(bytes),
+        _ => None,
+    }
 }
 
 impl AuditRecord {

@@ -12,6 +12,7 @@ pub mod ids;
 pub mod neighbor;
 pub mod pdu;
 pub mod record;
+pub mod said;
 pub mod tcp;
 
 pub use ids::{Epoch, NodeId, Position};

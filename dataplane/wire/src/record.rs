@@ -31,6 +31,9 @@ pub enum RecordKind {
     /// A checkpoint was taken, and output waits for the replicas to store it; the payload is a
     /// [`CheckpointRecord`].
     Checkpoint = 5,
+    /// Egress notes: how far the primary's application had come on its connections when it was given
+    /// what follows, see [`crate::said`].
+    Said = 6,
     /// A frame of a link that a capture-only node listens to; the payload begins with a [`LinkFrame`].
     LinkFrame = 16,
 }
@@ -44,6 +47,7 @@ impl RecordKind {
             3 => Some(RecordKind::Audit),
             4 => Some(RecordKind::Epoch),
             5 => Some(RecordKind::Checkpoint),
+            6 => Some(RecordKind::Said),
             16 => Some(RecordKind::LinkFrame),
             _ => None,
         }

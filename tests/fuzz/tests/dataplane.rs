@@ -19,6 +19,7 @@ use understudy_wire::pdu::{
     Ack, DataHeader, ETHERTYPE_REPLICA, Nak, PDU_HEADER_LEN, PDU_TAG_LEN, PduKind, TARGET_ALL,
 };
 use understudy_wire::record::RecordKind;
+use understudy_wire::said::{Progress, SaidRecord};
 use understudy_wire::tcp::{ACK, FIN, FlowKey, RST, SYN, Segment, build_segment};
 
 const CLUSTER: u64 = 77;
@@ -222,8 +223,14 @@ fn sayings() -> Vec<Saying> {
     let mut log = CaptureLog::new(LOG_LEN).expect("a little memory");
     log.append_epoch(1, 2, 5, 0).expect("room");
     let (client, service) = (segments(true), segments(false));
+    let mut said = SaidRecord::default();
     for (asked, answered) in client.iter().zip(&service) {
+        log.append(RecordKind::Said, 6, &said.encode(), 0).expect("room");
         log.append(RecordKind::ClientFrame, 6, asked, 0).expect("room");
+        if let Some(segment) = Segment::parse(answered) {
+            let progress = Progress { key: segment.key_from_server(), to: segment.seq_end() };
+            said.progress = [progress].into_iter().collect();
+        }
         if answered[answered.len().min(47)] & SYN != 0 {
             log.append(RecordKind::SynAck, 6, answered, 0).expect("room");
         }

@@ -13,6 +13,7 @@ use understudy_wire::pdu::{
 use understudy_wire::record::{
     EpochRecord, RECORD_HEADER_LEN, RECORD_PAYLOAD_MAX, RecordHeader, RecordKind,
 };
+use understudy_wire::said::{Progress, SAID_LEN_MAX, SAID_MAX, SaidRecord};
 use understudy_wire::tcp::FlowKey;
 
 const CLUSTER: u64 = 0x7e57_c105_7e57;
@@ -143,7 +144,7 @@ fn control() {
 }
 
 fn record(rng: &mut Rng) -> Vec<u8> {
-    let kinds = [RecordKind::ClientFrame, RecordKind::SynAck, RecordKind::Audit, RecordKind::Epoch];
+    let kinds = [RecordKind::ClientFrame, RecordKind::SynAck, RecordKind::Said, RecordKind::Epoch];
     let kind = *rng.pick(&kinds);
     let len = rng.below(RECORD_PAYLOAD_MAX * 2) as u32;
     RecordHeader { len, kind, timestamp_ns: rng.word() }.encode().to_vec()
@@ -205,4 +206,29 @@ fn audit() {
         }
     });
     println!("{understood} audit records were understood");
+}
+
+#[test]
+fn said() {
+    let progress = |n: usize| {
+        let [client, server] = match n % 3 {
+            0 => ["fd77::1", "fd77::100"],
+            _ => ["10.77.0.1", "10.77.0.100"],
+        };
+        let end = |text: &str, port| (text.parse().expect("an address"), port);
+        let key = FlowKey { client: end(client, 40000 + n as u16), server: end(server, 6379) };
+        Progress { key, to: n as u32 * 4096 }
+    };
+    let record = |n: usize| SaidRecord { progress: (0..n).map(progress).collect() };
+    let seeds = [0, 1, 2, 7, SAID_MAX].map(|n| record(n).encode().to_vec());
+    let mut understood = 0;
+    fuzz("said", 1, |rng| {
+        let bytes = mutated(rng, &seeds);
+        if let Some(record) = SaidRecord::decode(&bytes) {
+            understood += 1;
+            assert!(bytes.len() <= SAID_LEN_MAX);
+            assert_eq!(record.encode()[..], bytes, "{record:?} has two encodings");
+        }
+    });
+    println!("{understood} progress records were understood");
 }

@@ -432,6 +432,21 @@ fn switchover() {
     scenario.check_wire(1).unwrap();
 }
 
+/// The old primary starts itself anew, with an empty log; meanwhile the new one dies. It knows what it
+/// held, and helps the third node, which holds all of it.
+#[test]
+fn switchover_then_death() {
+    let Some(mut scenario) = ready(&NodeOptions::default()) else { return };
+    let old = scenario.primary().unwrap();
+    let [to, third]: [Member; 2] = old.others().collect::<Vec<_>>().try_into().unwrap();
+    let tasks = [counter(&scenario, vip4(REDIS), "count"), short(&scenario, vip4(REDIS))];
+    scenario.trio.node(old).switchover(Some(to)).unwrap();
+    let killed_ns = scenario.trio.crash(&scenario.lab, to).unwrap();
+    tasks.into_iter().for_each(|task| go_on(task, killed_ns));
+    assert_eq!(scenario.trio.wait_primary(Some(to), READY_TIMEOUT).unwrap(), third);
+    scenario.check_wire(2).unwrap();
+}
+
 #[test]
 fn second_failure() {
     let Some(mut scenario) = ready(&NodeOptions::default()) else { return };

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use understudy_proto::arbiter::{ArbiterAnswer, ArbiterRequest};
 use understudy_proto::{
-    DpCommand, LocalFact, Node, Output, Path, Persisted, ServiceCommand, TimelineKind, To,
+    Config, DpCommand, Held, LocalFact, Node, Output, Path, Persisted, ServiceCommand,
+    TimelineKind, To,
 };
 use understudy_wire::control::{Ballot, Control};
 use understudy_wire::pdu::TARGET_ALL;
@@ -49,6 +50,8 @@ pub struct Machine {
     pub writing: VecDeque<Persisted>,
     /// It gave itself up and is about to start anew.
     pub dying: bool,
+    /// What it had by then, if it knew: for the next life.
+    pub held: Option<Held>,
     /// It stands still.
     pub paused: bool,
     /// What waits for it meanwhile.
@@ -72,6 +75,7 @@ impl Machine {
             disk: Persisted::default(),
             writing: VecDeque::new(),
             dying: false,
+            held: None,
             paused: false,
             mailbox: Vec::new(),
             asking: None,
@@ -109,7 +113,7 @@ impl Machine {
     pub fn crash(&mut self) {
         self.plane = self.plane.emptied();
         (self.digest, self.node, self.asking) = (0, None, None);
-        (self.dying, self.paused) = (false, false);
+        (self.dying, self.held, self.paused) = (false, None, false);
         self.writing.clear();
         self.mailbox.clear();
     }
@@ -121,10 +125,16 @@ impl Machine {
         self.digest = digest(self).max(1);
     }
 
-    /// Begins a life.
-    pub fn start(&mut self, scope: &Scope, now_ns: u64, effects: &mut Vec<Effect>) {
+    /// Begins a life; `held`: what the one before handed down.
+    pub fn start(
+        &mut self,
+        scope: &Scope,
+        now_ns: u64,
+        held: Option<Held>,
+        effects: &mut Vec<Effect>,
+    ) {
         self.life += 1;
-        let config = scope.node(self.id, self.life);
+        let config = Config { held, ..scope.node(self.id, self.life) };
         let node = Node::new(config, self.disk, now_ns, u64::from(self.id));
         self.node = Some(node.expect("the settings agree"));
         for fact in [LocalFact::ClientLink(true), LocalFact::ReplicaLink(true), LocalFact::AppReady]
@@ -257,7 +267,9 @@ impl Machine {
                 self.writing.push_back(Persisted { epoch, voted_for });
             }
             Output::Dataplane(command) => return self.order(scope, now_ns, command, effects),
-            Output::Service(ServiceCommand::Restart) => self.dying = true,
+            Output::Service(ServiceCommand::Restart { held }) => {
+                (self.dying, self.held) = (true, held);
+            }
             Output::Arbiter(request) => self.asking = Some(request),
             Output::Event(event) => {
                 if event.kind == TimelineKind::AllLost {

@@ -16,6 +16,7 @@ use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use understudy_proto::Held;
 use understudy_proto::arbiter::Register;
 use understudy_wire::control::Control;
 use understudy_wire::{Epoch, NodeId};
@@ -178,7 +179,7 @@ impl World {
             frame: 0,
         };
         for id in scope.voters() {
-            world.start(scope, id);
+            world.start(scope, id, None);
         }
         if !scope.cold {
             world.settle(scope);
@@ -364,8 +365,9 @@ impl World {
             }
             Action::Start(id) => {
                 next.arbiter.forget(id);
+                let held = next.machine_mut(id).held;
                 next.machine_mut(id).crash();
-                next.start(scope, id);
+                next.start(scope, id, held);
             }
             Action::Pause(id) => {
                 next.left.pauses -= 1;
@@ -389,8 +391,8 @@ impl World {
         next
     }
 
-    fn start(&mut self, scope: &Scope, id: NodeId) {
-        self.at(scope, id, |machine, now_ns, effects| machine.start(scope, now_ns, effects));
+    fn start(&mut self, scope: &Scope, id: NodeId, held: Option<Held>) {
+        self.at(scope, id, |machine, now_ns, effects| machine.start(scope, now_ns, held, effects));
     }
 
     fn persisted(&mut self, scope: &Scope, id: NodeId) {

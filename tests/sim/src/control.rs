@@ -10,8 +10,8 @@ use understudy_fastpath::audit::Divergence;
 use understudy_fastpath::command::{Command, ControlBody, DataRole, Event, Snapshot};
 use understudy_proto::arbiter::{ArbiterAnswer, ArbiterRequest, Wish};
 use understudy_proto::{
-    Config, DpCommand, LocalFact, LogState, Node, Output, Path, Paths, Persisted, ServiceCommand,
-    TimelineEvent, To,
+    Config, DpCommand, Held, LocalFact, LogState, Node, Output, Path, Paths, Persisted,
+    ServiceCommand, TimelineEvent, To,
 };
 use understudy_seal::Channel;
 use understudy_wire::control::Control as Message;
@@ -46,6 +46,15 @@ pub enum App {
     Gone,
 }
 
+/// From one life to the next, if it ended by itself.
+#[derive(Clone, Copy, Debug)]
+pub struct HandedDown {
+    /// How long it was delayed.
+    pub backoff_ms: u64,
+    /// What it can have acknowledged, if it knew.
+    pub held: Option<Held>,
+}
+
 /// What the thread wants done outside of itself.
 #[derive(Clone, Debug)]
 pub enum Effect {
@@ -57,8 +66,8 @@ pub enum Effect {
     KillApp,
     /// Ask the arbiter.
     Arbiter(ArbiterRequest),
-    /// The process ends, to be started anew, and was delayed so long before.
-    Die(u64),
+    /// The process ends, to be started anew.
+    Die(HandedDown),
     /// Something for the time line.
     Note(TimelineEvent),
     /// The audit found that the clone says other bytes.
@@ -111,6 +120,7 @@ pub struct Control {
     started_ns: u64,
     /// How long the life before was delayed, if it ended by itself; then how long this one was.
     backoff_ms: Option<u64>,
+    held: Option<Held>,
     effects: Vec<Effect>,
     started: bool,
     mutation: Mutation,
@@ -149,6 +159,7 @@ impl Control {
             restart_at_ns: None,
             started_ns: now_ns,
             backoff_ms,
+            held: None,
             effects: Vec::new(),
             started: false,
         }
@@ -195,7 +206,8 @@ impl Control {
             self.carry_out(now_ns, q);
         }
         if self.restart_at_ns.is_some_and(|at| now_ns >= at) {
-            self.effects.push(Effect::Die(self.backoff_ms.unwrap_or(0)));
+            let backoff_ms = self.backoff_ms.unwrap_or(0);
+            self.effects.push(Effect::Die(HandedDown { backoff_ms, held: self.held }));
         }
         std::mem::take(&mut self.effects)
     }
@@ -312,7 +324,10 @@ impl Control {
                     self.effects.push(Effect::Arbiter(request));
                 }
                 Output::Dataplane(command) => self.order(command, q),
-                Output::Service(ServiceCommand::Restart) => self.restart(now_ns, q),
+                Output::Service(ServiceCommand::Restart { held }) => {
+                    self.held = held;
+                    self.restart(now_ns, q);
+                }
                 Output::Event(event) => self.effects.push(Effect::Note(event)),
                 Output::SwitchoverDone(result) => self.effects.push(Effect::Switchover(result)),
             }

@@ -15,7 +15,7 @@ use understudy_wire::control::Role;
 use understudy_wire::record::RecordKind;
 use understudy_wire::{NodeId, Position};
 
-use crate::control::{App, CapsuleFacts, Control, Queues};
+use crate::control::{App, CapsuleFacts, Control, HandedDown, Queues};
 use crate::disk::Disk;
 use crate::frames::{CLUSTER, SimFrame, VIP4, VIP6, VMAC, channel, replica_mac};
 use crate::kernel::{Kernel, KernelConfig};
@@ -134,7 +134,7 @@ impl Life {
     pub fn new(
         scenario: &Scenario,
         id: NodeId,
-        (disk, backoff_ms): (Persisted, Option<u64>),
+        (disk, handed_down): (Persisted, Option<HandedDown>),
         (clock, local_ns): (NodeClock, u64),
         mut rng: Rng,
     ) -> Life {
@@ -149,7 +149,8 @@ impl Life {
             clock,
             poisoned: scenario.mutation.poisons() && id == 2,
         };
-        let settings = proto_config(scenario, id, local_ns);
+        let held = handed_down.and_then(|h| h.held);
+        let settings = Config { held, ..proto_config(scenario, id, local_ns) };
         let mut ports = SimPorts::new(rng.fork(), scenario.trouble_ppm);
         ports.unordered = scenario.mutation == Mutation::UnorderedRelease;
         Life {
@@ -161,7 +162,7 @@ impl Life {
                 channel(id, scenario.nodes, Path::Second, &mut rng),
                 disk,
                 local_ns,
-                backoff_ms,
+                handed_down.map(|h| h.backoff_ms),
                 scenario.mutation,
             ),
             queues: Queues::default(),
@@ -189,7 +190,7 @@ impl Life {
         while self.fed.0 < applied
             && let Some(record) = log.record(self.fed.0)
         {
-            let given = record.header.kind != RecordKind::Audit;
+            let given = !matches!(record.header.kind, RecordKind::Audit | RecordKind::Said);
             self.fed = (record.next, if given { record.next } else { self.fed.1 });
         }
         self.fed.1
@@ -279,8 +280,8 @@ pub struct Machine {
     pub lives: u64,
     /// The process.
     pub life: Option<Life>,
-    /// How long the process that ended by itself was delayed; nothing after a crash.
-    pub backoff_ms: Option<u64>,
+    /// By the process that ended by itself; nothing after a crash.
+    pub handed_down: Option<HandedDown>,
     /// The data path of the process before, for what it had held.
     pub ghost: Option<Dataplane<SimPorts>>,
     /// The client port's carrier.
@@ -305,7 +306,7 @@ impl Machine {
             kept: None,
             lives: 0,
             life: None,
-            backoff_ms: None,
+            handed_down: None,
             ghost: None,
             client_carrier: true,
             replica_carrier: true,
@@ -324,7 +325,7 @@ impl Machine {
         let mut life = Life::new(
             scenario,
             self.id,
-            (found, self.backoff_ms.take()),
+            (found, self.handed_down.take()),
             (self.clock, self.clock.local(now_ns)),
             rng.fork(),
         );

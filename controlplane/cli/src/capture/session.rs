@@ -250,7 +250,7 @@ impl Session {
                 RecordKind::Epoch => self.epoch(payload)?,
                 RecordKind::Checkpoint => self.checkpoint(payload)?,
                 // Between the nodes: no packet, and several a second.
-                RecordKind::Audit => {}
+                RecordKind::Audit | RecordKind::Said => {}
                 RecordKind::ClientFrame => self.frame(CLIENTS, &header, payload)?,
                 RecordKind::SynAck => self.frame(SERVICE, &header, payload)?,
                 RecordKind::LinkFrame => self.link_frame(&header, payload)?,

@@ -19,7 +19,10 @@ struct Bench {
 
 impl Bench {
     fn new(voters: &[NodeId], persisted: Persisted) -> Self {
-        let cfg = Config::new(1, voters.to_vec(), 10 * MS, SUSPECT, 40 * MS);
+        Bench::of(Config::new(1, voters.to_vec(), 10 * MS, SUSPECT, 40 * MS), persisted)
+    }
+
+    fn of(cfg: Config, persisted: Persisted) -> Self {
         let now = 1000 * MS;
         let node = Node::new(cfg, persisted, now, 7).expect("valid");
         let log = LogState { clone_level: true, fit: true, ..LogState::default() };
@@ -165,6 +168,14 @@ impl Bench {
             _ => None,
         };
         self.out.iter().filter_map(order).collect()
+    }
+
+    /// That the service is to be restarted, and what is handed down.
+    fn restarts(&self) -> Option<Option<Held>> {
+        self.out.iter().find_map(|output| match output {
+            Output::Service(ServiceCommand::Restart { held }) => Some(*held),
+            _ => None,
+        })
     }
 
     fn sent(&self, is: impl Fn(&Control) -> bool) -> usize {
@@ -396,6 +407,19 @@ fn a_restarted_node_helps_the_one_that_holds_all_it_lost() {
 }
 
 #[test]
+fn a_restarted_node_that_knows_what_it_lost_helps_whoever_holds_that() {
+    for (log_epoch, position, helps) in [(5, 99, false), (5, 100, true), (6, 1, true)] {
+        let times = Config::new(1, vec![1, 2, 3], 10 * MS, SUSPECT, 40 * MS);
+        let cfg = Config { held: Some((5, 100)), ..times };
+        let mut bench = Bench::of(cfg, Persisted { epoch: 6, voted_for: None });
+        bench.pass(100 * MS);
+        assert!(bench.node.view(bench.now).recovering);
+        bench.get(3, 7, Control::Vote(vote(7, log_epoch, position)));
+        assert_eq!(!bench.orders().is_empty(), helps, "reign {log_epoch}, position {position}");
+    }
+}
+
+#[test]
 fn all_is_lost_only_when_every_voter_has_heard_these_lives() {
     let mut bench = Bench::new(&[1, 2, 3], Persisted { epoch: 1, voted_for: None });
     let heard = |node, incarnation| Heard { node, incarnation, on_replica: true };
@@ -432,7 +456,7 @@ fn a_clone_that_consumed_what_is_not_history_starts_anew() {
     bench.persisted(2);
     bench.promised(2);
     bench.echo(3, 2, &[(1, 0), (2, 70)]);
-    assert!(bench.out.contains(&Output::Service(ServiceCommand::Restart)));
+    assert!(bench.restarts().is_some());
     assert_eq!(bench.orders(), [DpCommand::Promise { epoch: 2 }]);
     bench.fact(LocalFact::ServiceFresh);
     let follow = DpCommand::Follow { epoch: 2, primary: 3, cut: 0 };
@@ -532,10 +556,9 @@ fn a_deposed_primary_restarts_its_service_before_it_follows() {
     bench.promised(2);
     bench.persisted(2);
     bench.reign(3, 2, &[(1, 0), (2, 8)]);
-    let restart = Output::Service(ServiceCommand::Restart);
-    assert!(!bench.out.contains(&restart), "what arrived may be as old as this node's pause");
+    assert_eq!(bench.restarts(), None, "what arrived may be as old as this node's pause");
     bench.echo(3, 2, &[(1, 0), (2, 8)]);
-    assert!(bench.out.contains(&restart));
+    assert_eq!(bench.restarts(), Some(Some((1, 8))), "what was committed of its reign");
     assert_eq!(bench.orders().first(), Some(&DpCommand::Fence { epoch: 1 }));
 }
 
@@ -690,7 +713,7 @@ fn who_cannot_serve_leads_to_hand_over_what_the_others_lack() {
     bench.reign(3, 3, &[(1, 0), (2, 100), (3, 108)]);
     bench.promised(3);
     bench.persisted(3);
-    assert!(!bench.out.contains(&Output::Service(ServiceCommand::Restart)), "it was fed nothing");
+    assert_eq!(bench.restarts(), None, "it was fed nothing");
     let follow = DpCommand::Follow { epoch: 3, primary: 3, cut: 108 };
     assert_eq!(bench.orders().last(), Some(&follow));
 }

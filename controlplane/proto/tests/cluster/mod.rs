@@ -517,7 +517,7 @@ impl Cluster {
                 self.note(format!("node {id} orders {command:?}"));
                 self.push(at_ns, id, Event::Order { life, command });
             }
-            Output::Service(ServiceCommand::Restart) => {
+            Output::Service(ServiceCommand::Restart { .. }) => {
                 let at_ns = self.now_ns + self.rng.below(50 * MS);
                 self.push(at_ns, id, Event::Reset { life });
             }

@@ -33,6 +33,7 @@ impl Apply {
         self.scan_due_ns = cx.now_ns + SCAN_INTERVAL_NS;
         self.scan += 1;
         self.unconfirmed = 0;
+        self.order.parked = 0;
         for i in 0..self.pending.len() {
             let entry = self.pending[i];
             let state = match entry.state {
@@ -44,6 +45,10 @@ impl Apply {
             };
             match (entry.state, state) {
                 (_, PendingState::Delivered { .. }) => self.unconfirmed += 1,
+                (_, PendingState::Parked { .. }) => {
+                    let counts = self.flows.get(entry.flow).is_some_and(|f| !f.overdue);
+                    self.order.parked += u32::from(counts);
+                }
                 (PendingState::Delivered { .. }, _) => self.confirmed_at_ns = cx.now_ns,
                 _ => {}
             }

@@ -25,22 +25,31 @@ impl<P: Ports> Dataplane<P> {
         };
         let record = audit.note(now_ns, self.log.end(), &mut self.counters);
         if let Some(record) = record {
-            self.append_notes(now_ns, &record);
+            let floor = self.floor(now_ns);
+            let noted = self.append_note(now_ns, RecordKind::Audit, &record.encode(), floor);
+            self.counters.audit_dropped += u64::from(!noted);
         }
     }
 
-    fn append_notes(&mut self, now_ns: u64, record: &AuditRecord) {
-        let (floor, stamp_ns) = (self.floor(now_ns), self.stamp(now_ns));
+    /// What the primary tells clones beside the frames. False: no room.
+    pub(super) fn append_note(
+        &mut self,
+        now_ns: u64,
+        kind: RecordKind,
+        bytes: &[u8],
+        floor: Position,
+    ) -> bool {
+        let stamp_ns = self.stamp(now_ns);
         let (cause, at) = (self.cause_end(), self.log.end());
         let level = self.apply.cursor() == at;
-        if self.log.append(RecordKind::Audit, stamp_ns, &record.encode(), floor).is_err() {
-            self.counters.audit_dropped += 1;
-            return;
+        if self.log.append(kind, stamp_ns, bytes, floor).is_err() {
+            return false;
         }
         self.notes_at_end = (cause, self.log.end());
         if level {
             self.apply.skip_to(self.log.end());
         }
+        true
     }
 
     /// The end of what can have caused output. Notes cause none: nobody waits for their commit.

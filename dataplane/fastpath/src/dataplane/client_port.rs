@@ -143,6 +143,9 @@ impl<P: Ports> Dataplane<P> {
 
     /// As [`Dataplane::capture_burst`], of one frame. `floor`: a recent one.
     pub(super) fn capture(&mut self, now_ns: u64, frame: P::Frame, floor: Position, ports: &mut P) {
+        if !self.said.is_empty() {
+            self.note_causes(now_ns, frame.bytes(), floor);
+        }
         let stamp_ns = self.stamp(now_ns);
         let (kind, bytes) = (RecordKind::ClientFrame, frame.bytes());
         let appended = match self.log.append(kind, stamp_ns, bytes, floor) {

@@ -79,6 +79,7 @@ impl<P: Ports> Dataplane<P> {
                 return;
             }
             self.audit_output(now_ns, &segment, frame.bytes());
+            self.note_progress(now_ns, &segment);
         }
         let tag = self.cause_end();
         self.counters.gate_in += 1;

@@ -94,6 +94,7 @@ impl<P: Ports> Dataplane<P> {
 
     /// What one reign held back, or the device did not take, no later one may send.
     fn drop_output(&mut self) {
+        self.said.clear();
         self.counters.gate_fenced += (self.gate.clear() + self.client_out.clear()) as u64;
     }
 

@@ -67,15 +67,18 @@ impl<P: Ports> Dataplane<P> {
         busy
     }
 
-    /// The clone has answered what it was given: from here on what it says is new. What it says of
-    /// the past (that a connection is closed, say) no client must hear.
+    /// The clone has answered what it was given, and said what the old primary had: from here on what it
+    /// says is new. What it says of the past (that a connection is closed, say) no client must hear.
     fn is_quiet(&mut self, now_ns: u64) -> bool {
         if !self.service_up || self.is_held() {
             return false;
         }
-        let quiet = now_ns >= self.host_used_at_ns + QUIET_NS;
         let Role::Lead(reign) = &mut self.role else { return false };
         let since_ns = *reign.applied_at_ns.get_or_insert(now_ns);
+        if self.apply.owes_until(now_ns, since_ns, FINISH_WAIT_NS).is_some_and(|at| now_ns < at) {
+            return false;
+        }
+        let quiet = now_ns >= self.host_used_at_ns + QUIET_NS;
         quiet || now_ns >= since_ns + QUIET_WAIT_NS
     }
 

@@ -210,12 +210,12 @@ impl World {
             Effect::Arbiter(request) => self.ask_arbiter(id, lives, request),
             Effect::KillApp if self.has(Mutation::KeptClone) => {}
             Effect::KillApp => self.kill_app(id),
-            Effect::Die(backoff_ms) => {
+            Effect::Die(handed_down) => {
                 self.note(format!("node {id} starts anew"));
                 let (scenario, mut rng) = (self.scenario.clone(), self.rng.fork());
                 let machine = self.machine(id);
                 machine.crash(&scenario, &mut rng);
-                machine.backoff_ms = Some(backoff_ms);
+                machine.handed_down = Some(handed_down);
                 let at = self.now_ns + self.rng.range(10 * MS, 200 * MS);
                 self.push(at, Event::Boot(id));
             }

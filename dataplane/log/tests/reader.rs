@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use proptest::prelude::*;
 use understudy_log::{CaptureLog, LogReader, Read};
-use understudy_wire::record::{RECORD_HEADER_LEN, RecordHeader, RecordKind};
+use understudy_wire::record::{RECORD_HEADER_LEN, RecordHeader, RecordKind, stored_len};
 
 /// A payload from which its number, and any damage, can be seen.
 fn payload(number: u64) -> Vec<u8> {
@@ -174,7 +174,7 @@ proptest! {
         };
         let young = held.iter().filter(|n| **n >= wanted).count();
         prop_assert_eq!(found.iter().filter(|n| **n >= wanted).count(), young);
-        let before: u64 = found.iter().filter(|n| **n < wanted).map(|n| payload(*n).len() as u64 + 24).sum();
+        let before: u64 = found.iter().filter(|n| **n < wanted).map(|n| stored_len(payload(*n).len()) as u64).sum();
         prop_assert!(before <= 2 << 16, "{} bytes before it, from {}", before, from);
     }
 }

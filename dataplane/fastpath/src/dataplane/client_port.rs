@@ -94,6 +94,9 @@ impl<P: Ports> Dataplane<P> {
     fn capture_burst(&mut self, now_ns: u64, mut burst: Burst<P::Frame>, ports: &mut P) {
         // Only what comes by the replica port raises it, but for this node's own clone.
         let floor = self.floor(now_ns);
+        if !self.said.is_empty() {
+            burst.iter().for_each(|frame| self.note_causes(now_ns, frame.bytes(), floor));
+        }
         let Ok(mut at) = self.log_burst(now_ns, &burst, floor) else {
             // Some may fit.
             burst.into_iter().for_each(|frame| self.capture(now_ns, frame, floor, ports));

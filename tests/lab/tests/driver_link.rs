@@ -72,12 +72,12 @@ fn a_link_that_only_the_driver_knows_decides_who_serves() {
     plugged.kill_tree(&[]);
     let new = it.trio.wait_primary(Some(member), SOON).unwrap();
     task.wait_progress(200, STALL_MAX).unwrap();
-    let told = it.trio.node(member).events(since).unwrap().events;
-    let bad = told.iter().find(|e| e.event == "resource_bad").expect("it says why");
-    assert_eq!(bad.resource.as_deref(), Some("client_link"), "{bad:?}");
     assert_ne!(new, member);
     let _plugged = cable(&it, member);
     is_fit(&mut it, member);
+    let told = it.trio.node(member).events(since).unwrap().events;
+    let bad = told.iter().find(|e| e.event == "resource_bad").expect("it says why");
+    assert_eq!(bad.resource.as_deref(), Some("client_link"), "{bad:?}");
     let verdict = task.finish().unwrap();
     println!("{verdict}");
     verdict.assert_pass();

@@ -25,6 +25,7 @@ use understudy_wire::tcp::{FIN, FlowKey, RST, SYN, Segment};
 
 use crate::MS;
 use crate::counters::Counters;
+use crate::slots::Slots;
 use digest::{Key, Running};
 use entry::{Claim, Entry, Outcome};
 
@@ -93,8 +94,7 @@ impl Ration {
 pub struct Auditor {
     key: Box<Key>,
     index: HashMap<FlowKey, u32, RandomState>,
-    slots: Vec<Option<(FlowKey, Entry)>>,
-    free: Vec<u32>,
+    slots: Slots<(FlowKey, Entry)>,
     hand: usize,
     /// Connections with something to note, and when: in order.
     due: VecDeque<(u32, u64)>,
@@ -142,8 +142,7 @@ impl Auditor {
         Auditor {
             key: Box::new(Key::new(seed)),
             index: HashMap::with_capacity_and_hasher(capacity, hasher),
-            slots: vec![None; capacity],
-            free: (0..capacity as u32).rev().collect(),
+            slots: Slots::new(capacity),
             hand: 0,
             due: VecDeque::with_capacity(2 * capacity),
             ration: Ration::default(),
@@ -155,11 +154,9 @@ impl Auditor {
 
     /// The clone is another one from now on.
     pub fn clear(&mut self) {
-        let capacity = self.slots.len();
         self.index.clear();
-        self.slots.fill(None);
-        self.free.clear();
-        self.free.extend((0..capacity as u32).rev());
+        self.slots.clear();
+        self.hand = 0;
         self.due.clear();
         self.late.clear();
         self.found = None;
@@ -167,7 +164,7 @@ impl Auditor {
 
     /// A handshake is in the log: `seq` is the service's first byte.
     pub fn open(&mut self, now_ns: u64, key: &FlowKey, seq: u32, c: &mut Counters) {
-        let known = self.index.get(key).and_then(|&slot| self.slots[slot as usize].as_ref());
+        let known = self.index.get(key).and_then(|&slot| self.slots.get(slot));
         if known.is_none_or(|(_, entry)| entry.opened != Some(seq)) {
             self.insert(now_ns, key, Entry::new(&self.key, seq, Some(seq)), c);
         }
@@ -182,32 +179,32 @@ impl Auditor {
         if let Some(&slot) = self.index.get(key) {
             self.remove(slot, c);
         }
-        let slot = self.free.pop().unwrap_or_else(|| self.evict(now_ns, c));
+        if self.slots.is_full() {
+            self.evict(now_ns, c);
+        }
+        let Some(slot) = self.slots.insert((*key, entry)) else { return };
         self.index.insert(*key, slot);
-        self.slots[slot as usize] = Some((*key, entry));
     }
 
-    /// Gives up a connection, an idle one if there is one near.
-    fn evict(&mut self, now_ns: u64, c: &mut Counters) -> u32 {
+    /// Gives up a connection of a full table, an idle one if there is one near.
+    fn evict(&mut self, now_ns: u64, c: &mut Counters) {
+        let mut slot = self.hand as u32;
         for _ in 0..EVICT_LOOKS {
-            let slot = self.hand;
-            self.hand = (self.hand + 1) % self.slots.len();
-            let entry = self.slots[slot].as_ref();
+            slot = self.hand as u32;
+            self.hand = (self.hand + 1) % self.slots.used();
+            let entry = self.slots.get(slot);
             if entry.is_none_or(|(_, e)| !e.is_uncovered() && now_ns > e.spoke_at_ns + IDLE_NS) {
                 break;
             }
         }
-        let slot = (self.hand + self.slots.len() - 1) % self.slots.len();
         c.audit_evicted += 1;
-        self.remove(slot as u32, c);
-        self.free.pop().unwrap_or_default()
+        self.remove(slot, c);
     }
 
     fn remove(&mut self, slot: u32, c: &mut Counters) {
-        let Some((key, entry)) = self.slots[slot as usize].take() else { return };
+        let Some((key, entry)) = self.slots.remove(slot) else { return };
         c.audit_uncovered += u64::from(entry.is_uncovered());
         self.index.remove(&key);
-        self.free.push(slot);
     }
 
     /// The capsule's kernel sent this segment, which is whole in `frame`.
@@ -233,7 +230,7 @@ impl Auditor {
                 self.index.get(&key).copied().unwrap_or_default()
             }
         };
-        let Some((_, entry)) = &mut self.slots[slot as usize] else { return };
+        let Some((_, entry)) = self.slots.get_mut(slot) else { return };
         let said = entry.said(&self.key, segment.seq, payload, segment.has(FIN));
         c.audit_gaps += u64::from(said.gap);
         if said.new {
@@ -249,7 +246,7 @@ impl Auditor {
     }
 
     fn count(&mut self, slot: u32, outcome: Outcome, c: &mut Counters) {
-        let Some((key, entry)) = &self.slots[slot as usize] else { return };
+        let Some((key, entry)) = self.slots.get(slot) else { return };
         match outcome {
             Outcome::Same => c.audit_same += 1,
             Outcome::Aligned => c.audit_aligned += 1,
@@ -306,7 +303,7 @@ impl Auditor {
     }
 
     fn note_of(&mut self, now_ns: u64, slot: u32, c: &mut Counters) -> Option<Note> {
-        let (key, entry) = self.slots[slot as usize].as_mut()?;
+        let (key, entry) = self.slots.get_mut(slot)?;
         if !std::mem::take(&mut entry.queued) {
             return None;
         }
@@ -336,7 +333,7 @@ impl Auditor {
                 c.audit_skipped += 1;
                 continue;
             };
-            let Some((_, entry)) = &mut self.slots[slot as usize] else { continue };
+            let Some((_, entry)) = self.slots.get_mut(slot) else { continue };
             let claim = Claim::from(note);
             let outcome = entry.hear(&claim);
             if outcome == Outcome::TooLate && !self.late.is_full() {
@@ -352,7 +349,7 @@ impl Auditor {
     pub fn take_late(&mut self) -> ArrayVec<Late, LATE_MAX> {
         let mut late = std::mem::take(&mut self.late);
         for one in &mut late {
-            let entry = self.slots[one.slot as usize].as_ref();
+            let entry = self.slots.get(one.slot);
             one.until = entry.map_or(one.until, |(_, entry)| entry.next());
         }
         late
@@ -360,7 +357,7 @@ impl Auditor {
 
     /// A note and all that is known of what was said since.
     pub fn settle(&mut self, late: &Late, c: &mut Counters) {
-        if let Some((key, entry)) = &mut self.slots[late.slot as usize]
+        if let Some((key, entry)) = self.slots.get_mut(late.slot)
             && *key == late.key
         {
             let outcome = entry.hear_late(&late.claim, &late.rest);
@@ -370,7 +367,7 @@ impl Auditor {
 
     fn change_key(&mut self, seed: Seed) {
         *self.key = Key::new(seed);
-        for (_, entry) in self.slots.iter_mut().flatten() {
+        for (_, entry) in self.slots.iter_mut() {
             entry.change_key(&self.key);
         }
     }

@@ -6,6 +6,7 @@ use understudy_wire::Position;
 use understudy_wire::tcp::{FIN, FlowKey, Segment, TcpOptions, before, later};
 
 use crate::adoption::{SynAckInfo, SynInfo};
+use crate::slots::Slots;
 use crate::tsclock::TsClocks;
 
 /// The old primary fell silent longer ago, even in a planned switchover between two nodes whose
@@ -246,18 +247,16 @@ impl Flow {
 /// All connections of a clone, bounded.
 pub struct FlowTable {
     index: HashMap<FlowKey, u32>,
-    slots: Vec<Option<Flow>>,
-    free: Vec<u32>,
+    slots: Slots<Flow>,
     generation: u32,
 }
 
 impl FlowTable {
-    /// A table for at most `capacity` connections; all memory is taken now.
+    /// A table for at most `capacity` connections; all memory is reserved now.
     pub fn new(capacity: usize) -> FlowTable {
         FlowTable {
             index: HashMap::with_capacity(capacity),
-            slots: vec![None; capacity],
-            free: (0..capacity as u32).rev().collect(),
+            slots: Slots::new(capacity),
             generation: 0,
         }
     }
@@ -275,19 +274,19 @@ impl FlowTable {
     /// The flow of a key.
     pub fn find(&self, key: &FlowKey) -> Option<FlowRef> {
         let slot = *self.index.get(key)?;
-        let flow = self.slots[slot as usize].as_ref()?;
+        let flow = self.slots.get(slot)?;
         Some(FlowRef { slot, generation: flow.generation })
     }
 
     /// The flow, if it still is that one.
     pub fn get(&self, at: FlowRef) -> Option<&Flow> {
-        let flow = self.slots.get(at.slot as usize)?.as_ref()?;
+        let flow = self.slots.get(at.slot)?;
         (flow.generation == at.generation).then_some(flow)
     }
 
     /// The flow, to be changed.
     pub fn get_mut(&mut self, at: FlowRef) -> Option<&mut Flow> {
-        let flow = self.slots.get_mut(at.slot as usize)?.as_mut()?;
+        let flow = self.slots.get_mut(at.slot)?;
         (flow.generation == at.generation).then_some(flow)
     }
 
@@ -318,11 +317,11 @@ impl FlowTable {
     }
 
     fn insert(&mut self, mut flow: Flow) -> bool {
-        let Some(slot) = self.free.pop() else { return false };
         self.generation = self.generation.wrapping_add(1);
         flow.generation = self.generation;
-        self.index.insert(flow.key, slot);
-        self.slots[slot as usize] = Some(flow);
+        let key = flow.key;
+        let Some(slot) = self.slots.insert(flow) else { return false };
+        self.index.insert(key, slot);
         true
     }
 
@@ -330,28 +329,24 @@ impl FlowTable {
     pub fn remove(&mut self, at: FlowRef) {
         if let Some(key) = self.get(at).map(|f| f.key) {
             self.index.remove(&key);
-            self.slots[at.slot as usize] = None;
-            self.free.push(at.slot);
+            self.slots.remove(at.slot);
         }
     }
 
     /// Every flow.
     pub fn iter(&self) -> impl Iterator<Item = &Flow> {
-        self.slots.iter().flatten()
+        self.slots.iter()
     }
 
     /// All of them, to be changed.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Flow> {
-        self.slots.iter_mut().flatten()
+        self.slots.iter_mut()
     }
 
     /// Forgets all.
     pub fn clear(&mut self) {
-        let capacity = self.slots.len();
         self.index.clear();
-        self.slots.fill(None);
-        self.free.clear();
-        self.free.extend((0..capacity as u32).rev());
+        self.slots.clear();
     }
 }
 

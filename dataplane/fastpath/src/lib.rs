@@ -20,6 +20,7 @@ pub mod ports;
 pub mod receiver;
 pub mod retained;
 pub mod sender;
+mod slots;
 pub mod tsclock;
 pub mod waits;
 

@@ -45,9 +45,16 @@ pub struct Config {
     pub hold_down_ns: u64,
     /// How long a planned switchover may drain, and then may take to find its new primary.
     pub switchover_limit_ns: u64,
-    /// How long a new primary that hears a majority in its epoch may be without a lease (they may be restarting).
+    /// How long a primary may be without a lease that would have a successor, or hears nobody. More than a
+    /// suspicion: followers that got no CPU for a moment must not cost a clone.
+    pub unleased_limit_ns: u64,
+    /// How long a primary may be without a lease that nobody could succeed: a new one whose followers may be
+    /// restarting, or one that hears only nodes which could not serve.
     pub takeover_limit_ns: u64,
 }
+
+/// So long a thread may have to wait for a CPU.
+const STARVED_NS: u64 = 100_000_000;
 
 impl Config {
     /// Settings derived from the three times that matter.
@@ -59,6 +66,7 @@ impl Config {
         suspect_after_ns: u64,
         lease_ns: u64,
     ) -> Self {
+        let unleased_limit_ns = suspect_after_ns + (3 * suspect_after_ns).min(STARVED_NS);
         Self {
             me,
             voters,
@@ -73,9 +81,10 @@ impl Config {
             lease_ns,
             startup_grace_ns: 3 * suspect_after_ns,
             stagger_ns: suspect_after_ns / 2,
-            election_timeout_ns: 2 * suspect_after_ns,
+            election_timeout_ns: unleased_limit_ns.max(2 * suspect_after_ns),
             hold_down_ns: 10 * suspect_after_ns,
             switchover_limit_ns: 500_000_000,
+            unleased_limit_ns,
             takeover_limit_ns: 30_000_000_000,
         }
     }

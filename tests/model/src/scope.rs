@@ -102,6 +102,7 @@ impl Scope {
             stagger_ns: TICK_NS,
             hold_down_ns: 6 * TICK_NS,
             switchover_limit_ns: 6 * TICK_NS,
+            unleased_limit_ns: suspect_ns + TICK_NS,
             takeover_limit_ns: 10 * TICK_NS,
             ..Config::new(me, self.voters(), TICK_NS, suspect_ns, lease_ns)
         }

@@ -115,7 +115,8 @@ impl Node {
         }
         self.vacate(now_ns);
         if grants {
-            // Give the candidate its time.
+            // Give the candidate its time. It may win and be slow to be heard: whoever stands then asks first.
+            self.direct = false;
             self.schedule_stand(now_ns, self.cfg.election_timeout_ns);
         }
     }

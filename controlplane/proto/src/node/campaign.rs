@@ -55,8 +55,8 @@ impl Node {
         heard_by + 1 + self.arbiter_counts() >= self.cfg.majority()
     }
 
-    /// May not serve, but holds what everyone who may serve lacks: then nobody could win. It leads for as long as it
-    /// takes to hand the log over.
+    /// May not serve, but holds what everyone who may serve lacks, or who would once it holds that: then nobody
+    /// could win. It leads for as long as it takes to hand the log over.
     pub(super) fn is_caretaker(&self, now_ns: u64) -> bool {
         let obstacles = self.obstacles(now_ns);
         if obstacles.is_empty() || !obstacles.iter().all(|obstacle| obstacle.is_of_service()) {
@@ -64,6 +64,8 @@ impl Node {
         }
         let silence_ns = self.cfg.suspect_after_ns;
         let held = self.vote_floor();
+        // Its own clone is sooner there than one that begins anew.
+        let may_soon = obstacles[..] == [Obstacle::HoldDown];
         let mut heirs = 0;
         for peer in &self.peers {
             let Some(last) = peer.alive(now_ns, silence_ns) else { continue };
@@ -74,6 +76,8 @@ impl Node {
                 if (last.log_epoch, last.position) >= held {
                     return false;
                 }
+                heirs += 1;
+            } else if last.flags.recovering && last.flags.client_link_up && !may_soon {
                 heirs += 1;
             }
         }

@@ -89,10 +89,6 @@ impl Node {
         let Phase::Lead(lead) = &self.phase else { return };
         let alone = self.peers.is_empty();
         let unleased_ns = lead.unleased_since_ns.map_or(0, |since_ns| now_ns - since_ns);
-        // A new reign's followers may first have to restart; wait for those that are heard in this epoch.
-        let patient = !lead.leased_once
-            && self.majority_in_epoch(now_ns)
-            && now_ns - lead.since_ns < self.cfg.takeover_limit_ns;
         let arbiter = self.cfg.arbiter;
         let overdue = lead.caretaker && now_ns - lead.since_ns > self.cfg.takeover_limit_ns;
         let reason = if !self.app_ready && !lead.caretaker {
@@ -106,7 +102,7 @@ impl Node {
         {
             Some(StepDownReason::ClientLinkDown)
         } else if overdue
-            || unleased_ns > self.cfg.suspect_after_ns && !patient && !alone && !arbiter
+            || unleased_ns > self.lease_patience_ns(now_ns, lead) && !alone && !arbiter
         {
             // With an arbiter it is the register that says who may lead: without a lease nothing leaves, and the
             // reign goes on when the replica or the arbiter is back.
@@ -116,6 +112,22 @@ impl Node {
         };
         if let Some(reason) = reason {
             self.abdicate(now_ns, reason, None);
+        }
+    }
+
+    /// How long a reign goes on without a lease. Nothing leaves meanwhile, and who abdicates has spent its clone:
+    /// it is worth it only for a successor. Followers that could not run for a moment are no reason.
+    fn lease_patience_ns(&self, now_ns: u64, lead: &Lead) -> u64 {
+        let silence_ns = self.cfg.suspect_after_ns;
+        let mut peers = self.peers.iter();
+        let hears_any = peers.any(|peer| peer.alive(now_ns, silence_ns).is_some());
+        let has_heir = self.successor(now_ns).is_some() || self.has_last_resort(now_ns);
+        // A new reign's followers may first have to restart; wait for those that are heard in this epoch.
+        let is_awaited = !lead.leased_once && self.majority_in_epoch(now_ns);
+        if is_awaited || hears_any && !has_heir {
+            self.cfg.takeover_limit_ns
+        } else {
+            self.cfg.unleased_limit_ns
         }
     }
 

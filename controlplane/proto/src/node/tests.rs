@@ -107,10 +107,14 @@ impl Bench {
 
     /// Lets time pass with node 3 alive.
     fn pass(&mut self, for_ns: u64) {
+        self.pass_with(for_ns, |_| {});
+    }
+
+    fn pass_with(&mut self, for_ns: u64, change: impl Fn(&mut Heartbeat)) {
         let until = self.now + for_ns;
         while self.now < until {
             self.now += 5 * MS;
-            self.beat(3, 0, |_| {});
+            self.beat(3, 0, &change);
             self.node.handle_timeout(self.now);
             self.drain();
         }
@@ -497,14 +501,55 @@ fn a_primary_without_client_link_stays_if_nobody_could_do_better() {
 }
 
 #[test]
-fn a_lost_lease_ends_a_reign_after_the_suspicion_time() {
+fn a_lost_lease_ends_a_reign_when_followers_had_time_to_run_again() {
     let mut bench = Bench::leading();
     bench.log.lease_valid = false;
     bench.report();
+    bench.pass(SUSPECT + 80 * MS);
+    assert!(!bench.kinds().contains(&TimelineKind::SteppedDown));
     bench.pass(40 * MS);
+    assert!(bench.kinds().contains(&TimelineKind::SteppedDown));
+}
+
+#[test]
+fn a_lost_lease_ends_no_reign_that_nobody_could_succeed() {
+    let mut bench = Bench::leading();
+    bench.log.lease_valid = false;
+    bench.report();
+    bench.pass_with(2000 * MS, |m| (m.flags.electable, m.flags.recovering) = (false, true));
     assert!(!bench.kinds().contains(&TimelineKind::SteppedDown));
     bench.pass(20 * MS);
-    assert!(bench.kinds().contains(&TimelineKind::SteppedDown));
+    assert!(bench.kinds().contains(&TimelineKind::SteppedDown), "now somebody could");
+}
+
+#[test]
+fn who_cannot_serve_leads_for_those_who_lost_what_it_holds() {
+    let mut bench = Bench::following(&[1, 2, 3]);
+    bench.fact(LocalFact::ClientLink(false));
+    let asked = |bench: &Bench| bench.sent(|m| matches!(m, Control::PreVote(_)));
+    let mut other = bench.clone();
+    other.pass_with(1000 * MS, |m| (m.flags.electable, m.position) = (false, 0));
+    assert_eq!(asked(&other), 0, "nobody would be the heir");
+    bench.pass_with(1000 * MS, |m| {
+        (m.flags.electable, m.flags.recovering, m.position) = (false, true, 0);
+    });
+    assert!(asked(&bench) > 0);
+}
+
+#[test]
+fn who_voted_for_another_asks_before_it_stands() {
+    let mut bench = Bench::following(&[1, 2, 3]);
+    let notice =
+        StepDown { epoch: 1, reason: StepDownReason::AppExited, position: 100, to: Some(3) };
+    bench.get(2, 1, Control::StepDown(notice));
+    bench.get(3, 2, Control::Vote(vote(2, 1, 100)));
+    bench.promised(2);
+    bench.persisted(2);
+    assert_eq!(bench.sent(granted), 1);
+    bench.take();
+    bench.pass(1000 * MS);
+    assert!(bench.sent(|m| matches!(m, Control::PreVote(_))) > 0);
+    assert_eq!(bench.sent(|m| matches!(m, Control::Vote(_))), 0, "it may have won");
 }
 
 #[test]

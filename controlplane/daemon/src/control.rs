@@ -44,7 +44,7 @@ use crate::capture::{Captures, Told};
 use crate::drain;
 use crate::events::EventLog;
 use crate::keys::Keys;
-use crate::lcore::{ControlEnd, Up};
+use crate::lcore::{self, ControlEnd, Up};
 use crate::logging::Filter;
 use crate::node_capsule::NodeCapsule;
 use crate::ports::{DeviceCounts, NodeClock};
@@ -119,6 +119,7 @@ pub fn spawn(
     let thread = std::thread::Builder::new().name("control".into()).spawn(move || {
         // The data path did not come up: its own error says why.
         let Ok(up) = started.recv() else { return Ok(Ending::Stop) };
+        lcore::ask_short_slices();
         let result = Control::new(settings, store, capsule, dataplane, second, keys, stop, up)
             .and_then(|mut control| control.run());
         if let Err(e) = &result {
@@ -619,10 +620,13 @@ impl Control {
             if let Some(to) = self.node.view(now_ns).primary.filter(|&id| id != me) {
                 self.end_switchover(now_ns, Ok(to));
             }
+            // What a takeover cost a life that worked is no failure to start.
+            if !matches!(self.app, App::Ready) {
+                self.backoff_ms = next_life::backoff_ms(now_ns - self.started_ns);
+            }
             self.dataplane.order(Command::Service { up: false });
             self.stop_app();
             self.app = App::Gone;
-            self.backoff_ms = next_life::backoff_ms(now_ns - self.started_ns);
             self.restart_at_ns = Some(now_ns + RESTART_DELAY_NS + self.backoff_ms * MS);
             if self.backoff_ms > 0 {
                 warn!("the service did not last; starting anew in {} ms", self.backoff_ms);

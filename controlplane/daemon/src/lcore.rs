@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use crossbeam::channel::Sender;
 use crossbeam::queue::ArrayQueue;
-use tracing::info;
+use tracing::{info, warn};
 use understudy_config::{AuditMode, CommitPolicy, Config, DpdkConfig, IdleConfig};
 use understudy_dpdk::Eal;
 use understudy_fastpath::MS;
@@ -18,6 +18,7 @@ use understudy_fastpath::dataplane::{Dataplane, DataplaneConfig};
 use understudy_fastpath::sender::{self, SenderConfig};
 use understudy_linux::adopt::{Adopter, FlowKey};
 use understudy_linux::capsule::DeathProbe;
+use understudy_linux::slice;
 use understudy_linux::wake::Waker;
 use understudy_log::{CaptureLog, LogView};
 use understudy_seal::{Channel, entropy};
@@ -209,6 +210,7 @@ pub fn run(
     if start.send(Up { clock: clock.clone(), log: view }).is_err() {
         anyhow::bail!("the control plane is gone");
     }
+    ask_short_slices();
     poll_loop(&mut dataplane, &mut ports, &clock, end, &config.idle);
     end.finished();
     Ok(())
@@ -280,6 +282,13 @@ fn poll_loop(
         } else {
             rest(now_ns - busy_at_ns, &idle);
         }
+    }
+}
+
+/// For the calling thread, whom others wait for: where CPUs are shared, it goes first when it wakes.
+pub fn ask_short_slices() {
+    if let Err(error) = slice::ask(slice::SHORTEST) {
+        warn!("this thread may have to wait for a CPU: {error}");
     }
 }
 

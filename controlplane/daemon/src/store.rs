@@ -16,6 +16,8 @@ use tracing::error;
 use understudy_linux::wake::Waker;
 use understudy_proto::Persisted;
 
+use crate::lcore;
+
 const FILE_NAME: &str = "epoch";
 /// Writes the control plane may have outstanding.
 const QUEUE_MAX: usize = 64;
@@ -61,6 +63,7 @@ impl Store {
         let (submit, jobs) = bounded::<Persisted>(QUEUE_MAX);
         let (confirm, done) = bounded(QUEUE_MAX);
         std::thread::Builder::new().name("store".into()).spawn(move || {
+            lcore::ask_short_slices();
             for state in jobs {
                 // Without it on disk there is no vote: try until the disk takes it.
                 while let Err(e) = self.slots.write(&state) {

@@ -20,6 +20,7 @@ pub mod preflight;
 mod ptrace;
 pub mod restart;
 pub mod rtnl;
+pub mod slice;
 pub mod socks;
 pub mod space;
 pub mod standstill;

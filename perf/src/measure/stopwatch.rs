@@ -43,6 +43,8 @@ const LIVENESS: Duration = Duration::from_secs(20);
 /// Quiet work before a failure.
 const SETTLE: Duration = Duration::from_millis(500);
 const PORT: u16 = 6379;
+/// Set in the environment, every failure is told.
+const TRACE: &str = "UNDERSTUDY_PERF_TRACE";
 
 /// What fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -150,14 +152,51 @@ fn block_of(kind: Kind, count: usize, tally: &mut Tally) -> Result<()> {
     let mut failures = Vec::with_capacity(count);
     for number in 0..count {
         std::thread::sleep(SETTLE);
+        let since_ns = unix_ns();
         let failure = fail(kind, &lab, &mut trio, &clients);
+        if failure.is_err() && traces() {
+            eprintln!("{}: failure {}", kind.name(), number + 1);
+            trace_nodes(&mut trio, since_ns);
+        }
         failures.push(failure.with_context(|| format!("failure {}", number + 1))?);
     }
     let records = clients.finish()?;
     for failure in &failures {
         tally.add(failure, &records);
+        if traces() {
+            trace(kind, failure, &records);
+        }
     }
     Ok(())
+}
+
+/// Tells a failure's stalls, and what the nodes did about it.
+fn trace(kind: Kind, failure: &Failure, records: &[Record]) {
+    let ms = |ns: u64| (ns as f64 - failure.at_ns as f64) / 1e6;
+    let stalls = records.iter().filter_map(|r| r.stall(failure.at_ns));
+    let silences: Vec<_> =
+        stalls.map(|(length, end)| format!("{:.1}..{:.1}", ms(end - length), ms(end))).collect();
+    eprintln!("{}: silences, ms after it: {}", kind.name(), silences.join(", "));
+    trace_events(&failure.timeline, failure.at_ns);
+}
+
+fn trace_events(timeline: &[(Member, TimelineEvent)], since_ns: u64) {
+    for (member, event) in timeline {
+        let (at, epoch) = ((event.unix_ns as f64 - since_ns as f64) / 1e6, event.epoch);
+        eprintln!("  {at:9.1} {member} epoch {epoch} {} {}", event.event, event.detail);
+    }
+}
+
+/// Tells how the nodes are after a failure that was not survived.
+fn trace_nodes(trio: &mut Trio, since_ns: u64) {
+    trace_events(&trio.timeline(since_ns), since_ns);
+    for node in &mut trio.nodes {
+        eprintln!("  {}: {:?}", node.member, node.status());
+    }
+}
+
+fn traces() -> bool {
+    std::env::var_os(TRACE).is_some()
 }
 
 /// One failure: caused, survived, and mended.

@@ -315,26 +315,36 @@ impl Sender {
     /// The next PDU to send, until `None`.
     #[inline]
     pub fn next(&mut self, now_ns: u64, log: &CaptureLog, c: &mut Counters) -> Option<Outgoing> {
-        // New bytes for all and old ones for one take turns; the lease's clock waits for neither.
+        if self.peers.iter().any(|peer| !peer.resend.is_empty()) {
+            return self.next_in_turn(now_ns, log, c);
+        }
+        self.resent_last = false;
+        self.next_new(now_ns, log, c).or_else(|| self.next_sign_of_life(now_ns, log))
+    }
+
+    /// New bytes for all and old ones for one take turns; the lease's clock waits for neither.
+    #[inline(never)]
+    fn next_in_turn(
+        &mut self,
+        now_ns: u64,
+        log: &CaptureLog,
+        c: &mut Counters,
+    ) -> Option<Outgoing> {
         let life_due = now_ns >= self.heartbeat_due_ns;
-        let asked = self.peers.iter().any(|peer| !peer.resend.is_empty());
-        let resend_first = asked && !self.resent_last && !life_due;
-        let mut out = None;
-        if resend_first {
-            out = self.next_retransmission(now_ns, log, c);
-        }
-        if out.is_none() {
-            out = self.next_new(now_ns, log, c);
-        }
-        if out.is_none() && asked && !resend_first {
-            let life = life_due.then(|| self.next_sign_of_life(now_ns, log)).flatten();
-            out = life.or_else(|| self.next_retransmission(now_ns, log, c));
-        }
+        let resend_first = !self.resent_last && !life_due;
+        let out = match resend_first {
+            true => {
+                self.next_retransmission(now_ns, log, c).or_else(|| self.next_new(now_ns, log, c))
+            }
+            false => self
+                .next_new(now_ns, log, c)
+                .or_else(|| life_due.then(|| self.next_sign_of_life(now_ns, log)).flatten())
+                .or_else(|| self.next_retransmission(now_ns, log, c)),
+        };
         self.resent_last = out.is_some_and(|o| o.target != TARGET_ALL);
         out.or_else(|| self.next_sign_of_life(now_ns, log))
     }
 
-    #[inline(never)]
     fn next_retransmission(
         &mut self,
         now_ns: u64,

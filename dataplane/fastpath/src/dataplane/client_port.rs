@@ -5,15 +5,20 @@ use super::*;
 impl<P: Ports> Dataplane<P> {
     pub(super) fn poll_client_port(&mut self, now_ns: u64, ports: &mut P) -> bool {
         let mut busy = false;
+        let mut floor = 0;
         for _ in 0..BURSTS_PER_POLL {
             let mut burst = Burst::new();
             ports.rx(PortRole::Client, &mut burst);
             if burst.is_empty() {
                 break;
             }
+            if !busy {
+                // Only what comes by the replica port raises it, but for this node's own clone.
+                floor = self.floor(now_ns);
+            }
             busy = true;
             let full = burst.len() == BURST;
-            self.on_client_burst(now_ns, &mut burst, ports);
+            self.on_client_burst(now_ns, &mut burst, floor, ports);
             if !full {
                 break;
             }
@@ -42,14 +47,20 @@ impl<P: Ports> Dataplane<P> {
         self.log_clock_ahead_ns = self.log_clock_ns(now_ns).wrapping_sub(now_ns) as i64;
     }
 
-    fn on_client_burst(&mut self, now_ns: u64, burst: &mut Burst<P::Frame>, ports: &mut P) {
+    fn on_client_burst(
+        &mut self,
+        now_ns: u64,
+        burst: &mut Burst<P::Frame>,
+        floor: Position,
+        ports: &mut P,
+    ) {
         if !self.learn_all_to_service(burst) {
             let came = burst.len();
             burst.retain(|frame| self.learn_for_service(frame.bytes()));
             self.counters.not_for_service += (came - burst.len()) as u64;
         }
         match self.role {
-            Role::Lead(ref r) if r.serve => self.capture_burst(now_ns, burst, ports),
+            Role::Lead(ref r) if r.serve => self.capture_burst(now_ns, burst, floor, ports),
             Role::Fenced => burst.iter().for_each(|frame| self.forward(frame.bytes(), ports)),
             _ => burst.drain(..).for_each(|frame| self.keep(now_ns, frame)),
         }
@@ -111,10 +122,14 @@ impl<P: Ports> Dataplane<P> {
     }
 
     /// The primary's way of client frames: log once, deliver. What is the same for all of a burst is
-    /// done once.
-    fn capture_burst(&mut self, now_ns: u64, burst: &mut Burst<P::Frame>, ports: &mut P) {
-        // Only what comes by the replica port raises it, but for this node's own clone.
-        let floor = self.floor(now_ns);
+    /// done once. `floor`: a recent one.
+    fn capture_burst(
+        &mut self,
+        now_ns: u64,
+        burst: &mut Burst<P::Frame>,
+        floor: Position,
+        ports: &mut P,
+    ) {
         for frame in burst.iter() {
             if self.said.is_empty() {
                 break;

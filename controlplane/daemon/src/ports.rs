@@ -32,6 +32,18 @@ impl Frame for MbufFrame {
     }
 }
 
+impl From<Mbuf> for MbufFrame {
+    fn from(mbuf: Mbuf) -> MbufFrame {
+        MbufFrame(mbuf)
+    }
+}
+
+impl From<MbufFrame> for Mbuf {
+    fn from(frame: MbufFrame) -> Mbuf {
+        frame.0
+    }
+}
+
 struct Device {
     port: Port,
     rx: RxQueues,
@@ -241,27 +253,21 @@ impl Ports for DpdkPorts {
     fn rx(&mut self, port: PortRole, out: &mut Burst<MbufFrame>) {
         // A device gives bursts of this length.
         debug_assert!(out.is_empty());
-        let mut received = understudy_dpdk::Burst::new();
         if let Some(device) = self.device(port) {
-            device.rx.rx_burst(&mut received);
+            device.rx.rx_burst(out);
         }
-        for mut mbuf in received {
-            // A chain is one frame to everybody above; a device that makes one is made to copy.
-            if mbuf.is_linear() || mbuf.linearize() {
-                out.push(MbufFrame(mbuf));
-            } else {
-                self.chains_dropped += 1;
-            }
+        // A chain is one frame to everybody above; a device that makes one is made to copy.
+        if !out.iter().all(|frame| frame.0.is_linear()) {
+            let came = out.len();
+            out.retain(|frame| frame.0.linearize());
+            self.chains_dropped += (came - out.len()) as u64;
         }
     }
 
     fn tx(&mut self, port: PortRole, frames: &mut Burst<MbufFrame>) {
-        let mut leaving = understudy_dpdk::Burst::new();
-        frames.drain(..).for_each(|frame| leaving.push(frame.0));
         if let Some(device) = self.device(port) {
-            device.tx.tx_burst(&mut leaving);
+            device.tx.tx_burst(frames);
         }
-        frames.extend(leaving.into_iter().map(MbufFrame));
     }
 
     fn clock_ns(&self) -> u64 {
@@ -273,13 +279,7 @@ impl Ports for DpdkPorts {
     }
 
     fn alloc(&mut self, parts: &[&[u8]]) -> Option<MbufFrame> {
-        let mut mbuf = self.pool.alloc()?;
-        for part in parts {
-            if !mbuf.extend_from_slice(part) {
-                return None;
-            }
-        }
-        Some(MbufFrame(mbuf))
+        self.pool.alloc_parts(parts).map(MbufFrame)
     }
 
     fn adopt(&mut self, key: &FlowKey, attrs: &AdoptAttrs) -> bool {

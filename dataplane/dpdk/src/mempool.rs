@@ -82,8 +82,14 @@ impl Mempool {
     /// An mbuf that holds a copy of `bytes`, or none if the pool is exhausted or `bytes` do not fit.
     #[inline]
     pub fn alloc_copy(&self, bytes: &[u8]) -> Option<Mbuf> {
+        self.alloc_parts(&[bytes])
+    }
+
+    /// As [`Mempool::alloc_copy`], of what `parts` are one after the other.
+    #[inline]
+    pub fn alloc_parts(&self, parts: &[&[u8]]) -> Option<Mbuf> {
         let mut mbuf = self.alloc()?;
-        mbuf.extend_from_slice(bytes).then_some(mbuf)
+        parts.iter().all(|part| mbuf.extend_from_slice(part)).then_some(mbuf)
     }
 
     /// Mbufs in the pool and its caches. Walks the caches of all cores: for statistics and tests.

@@ -345,6 +345,12 @@ impl Auditor {
         }
     }
 
+    /// Whether there are notes to be taken by [`Auditor::take_late`].
+    #[inline]
+    pub fn has_late(&self) -> bool {
+        !self.late.is_empty()
+    }
+
     /// Notes that may still be compared by what the clone has said since; each is to be given back.
     pub fn take_late(&mut self) -> ArrayVec<Late, LATE_MAX> {
         let mut late = std::mem::take(&mut self.late);

@@ -60,6 +60,8 @@ const PDU_BUDGET: usize = 64;
 const EVENTS_MAX: usize = 256;
 const NEIGHBORS_MAX: usize = 4096;
 const _: () = assert!(PEERS_MAX <= understudy_seal::PEERS_MAX);
+/// Bodies of full PDUs are a multiple of it: what is left over costs a cipher more than its length.
+const SEAL_STEP_LEN: usize = 64;
 /// Room in a frame for what the channel writes.
 const HEADER_ROOM: [u8; PDU_HEADER_LEN] = [0; PDU_HEADER_LEN];
 /// What is before the log bytes in a frame.
@@ -210,7 +212,8 @@ pub struct Dataplane<P: Ports> {
 impl<P: Ports> Dataplane<P> {
     /// A data path over an empty log, in no role. `channel`: this node's end of the replica port.
     pub fn new(mut config: DataplaneConfig, log: CaptureLog, channel: Channel) -> Dataplane<P> {
-        config.sender.chunk_len = config.replica_mtu - PDU_OVERHEAD_LEN - DATA_HEADER_LEN;
+        let body_len = config.replica_mtu - PDU_OVERHEAD_LEN;
+        config.sender.chunk_len = body_len / SEAL_STEP_LEN * SEAL_STEP_LEN - DATA_HEADER_LEN;
         Dataplane {
             apply: Apply::new(config.flows_max),
             audit: config

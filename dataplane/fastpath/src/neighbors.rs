@@ -54,7 +54,7 @@ impl Neighbors {
     #[inline(never)]
     fn look_up(&mut self, frame: &[u8]) {
         let Some((ip, mac)) = learn(frame) else { return };
-        let source = mac_word(mac) << 16 | u64::from(ETHERTYPE_IPV4);
+        let source = mac_word(mac) | u64::from(ETHERTYPE_IPV4.swap_bytes()) << 48;
         self.newest = Some(source);
         if let Some(known) = self.table.get_mut(&ip) {
             *known = mac;
@@ -79,7 +79,7 @@ impl Neighbors {
     /// Where frames for `ip` go: to it, or to whoever was heard last, a router perhaps.
     pub fn mac(&self, ip: IpAddr) -> Option<Mac> {
         let newest = || {
-            let [a, b, c, d, e, f, ..] = self.newest?.to_be_bytes();
+            let [a, b, c, d, e, f, ..] = self.newest?.to_le_bytes();
             Some([a, b, c, d, e, f])
         };
         self.table.get(&ip).copied().or_else(newest)

@@ -88,7 +88,7 @@ impl<F> Outbox<F> {
             self.flush(ports);
         }
         if self.is_empty() {
-            std::mem::swap(&mut self.frames, frames);
+            self.frames = std::mem::take(frames);
         } else if frames.len() <= self.room() {
             self.frames.extend(frames.drain(..));
         }

@@ -218,7 +218,13 @@ impl Sender {
         self.alone
     }
 
-    /// What happened to the replicas since this was asked last.
+    /// Whether anything happened to the replicas since that was asked last.
+    #[inline]
+    pub fn has_changes(&self) -> bool {
+        !self.changes.is_empty()
+    }
+
+    /// What happened to the replicas since this was asked last: a long list to move, and mostly empty.
     pub fn take_changes(&mut self) -> Changes {
         std::mem::take(&mut self.changes)
     }
@@ -296,17 +302,34 @@ impl Sender {
 
     /// The highest value that `count` replicas reach.
     fn held_by(&self, count: usize, value: impl Fn(&Peer) -> u64) -> u64 {
-        if count == 0 {
-            return 0;
+        let values = || self.peers.iter().map(&value);
+        let reach = |limit: u64| values().filter(|&v| v >= limit).count();
+        match count {
+            0 => 0,
+            1 => values().max().unwrap_or(0),
+            // Every value that so many reach, the highest of them; a group is small.
+            _ => values().filter(|&v| reach(v) >= count).max().unwrap_or(0),
         }
-        let reach = |limit: u64| self.peers.iter().filter(|p| value(p) >= limit).count();
-        // Every value that so many reach, the highest of them; a group is small.
-        self.peers.iter().map(&value).filter(|&v| reach(v) >= count).max().unwrap_or(0)
     }
 
     /// The next PDU to send, until `None`.
+    #[inline]
     pub fn next(&mut self, now_ns: u64, log: &CaptureLog, c: &mut Counters) -> Option<Outgoing> {
-        // New bytes for all and old ones for one take turns; the lease's clock waits for neither.
+        if self.peers.iter().any(|peer| !peer.resend.is_empty()) {
+            return self.next_in_turn(now_ns, log, c);
+        }
+        self.resent_last = false;
+        self.next_new(now_ns, log, c).or_else(|| self.next_sign_of_life(now_ns, log))
+    }
+
+    /// New bytes for all and old ones for one take turns; the lease's clock waits for neither.
+    #[inline(never)]
+    fn next_in_turn(
+        &mut self,
+        now_ns: u64,
+        log: &CaptureLog,
+        c: &mut Counters,
+    ) -> Option<Outgoing> {
         let life_due = now_ns >= self.heartbeat_due_ns;
         let resend_first = !self.resent_last && !life_due;
         let out = match resend_first {
@@ -345,6 +368,7 @@ impl Sender {
         None
     }
 
+    #[inline]
     fn next_new(&mut self, now_ns: u64, log: &CaptureLog, c: &mut Counters) -> Option<Outgoing> {
         if self.sent >= log.end() || self.peers.is_empty() {
             self.sent = self.sent.max(log.end());
@@ -363,6 +387,7 @@ impl Sender {
     }
 
     /// The slowest replica that the policy waits for sets the pace.
+    #[inline]
     fn window_end(&self, log_start: Position) -> Position {
         if self.alone {
             return Position::MAX;
@@ -387,6 +412,7 @@ impl Sender {
             .then(|| self.outgoing(TARGET_ALL, self.sent, self.sent, now_ns, log))
     }
 
+    #[inline]
     fn outgoing(
         &mut self,
         target: NodeId,

@@ -13,8 +13,14 @@ pub(crate) fn copy_frame(from: &[u8], to: &mut [u8]) {
             // These overlap where they must.
             copy_ends::<64>(&from[from.len() - 128..], last(to, 128));
         }
-        _ => to.copy_from_slice(from),
+        _ => copy_any(from, to),
     }
+}
+
+/// Not inlined: short copies would be made calls of the same function as this one.
+#[inline(never)]
+fn copy_any(from: &[u8], to: &mut [u8]) {
+    to.copy_from_slice(from);
 }
 
 /// Copies the first `N` bytes and the last, which are all if there are no more than twice as many.

@@ -189,20 +189,23 @@ impl CaptureLog {
     }
 
     /// Appends a record for each of `payloads`, of one kind and time: all of them, or none. Returns
-    /// the position of the first. Readers see them once all are written.
-    #[inline]
+    /// the position of the first, and the payloads' bytes. Readers see them once all are written.
+    // Its loops want the registers for themselves.
+    #[inline(never)]
     pub fn append_burst<'a>(
         &mut self,
         kind: RecordKind,
         timestamp_ns: u64,
         payloads: impl Iterator<Item = &'a [u8]> + Clone,
         floor: Position,
-    ) -> Result<Position, LogError> {
+    ) -> Result<(Position, u64), LogError> {
         debug_assert_eq!(self.end, self.boundary, "append to a log cut in mid-record");
-        let (mut stored, mut longest) = (0, 0);
+        let (mut stored, mut longest, mut bytes) = (0, 0, 0);
         for payload in payloads.clone() {
-            stored += stored_len(payload.len());
-            longest = longest.max(payload.len());
+            let len = payload.len();
+            stored += stored_len(len);
+            longest = longest.max(len);
+            bytes += len as u64;
         }
         if longest > RECORD_PAYLOAD_MAX {
             return Err(LogError::TooLong);
@@ -225,7 +228,7 @@ impl CaptureLog {
         self.end = end;
         self.boundary = end;
         self.tell_end(records);
-        Ok(first)
+        Ok((first, bytes))
     }
 
     /// Marks what of a burst about to be appended begins a stretch.
@@ -517,7 +520,8 @@ mod tests {
                     prop_assert_eq!(all.end(), end);
                     break;
                 }
-                prop_assert_eq!(burst, Ok(end));
+                let bytes = lens.iter().sum::<usize>() as u64;
+                prop_assert_eq!(burst, Ok((end, bytes)));
                 for payload in &payloads {
                     each.append(RecordKind::ClientFrame, n as u64, payload, floor).unwrap();
                 }

@@ -32,10 +32,10 @@ pub fn be32(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
-/// A MAC as a number.
+/// A MAC as a number: the low 48 bits.
 #[inline]
 pub fn mac_word(mac: Mac) -> u64 {
-    mac.iter().fold(0, |word, byte| word << 8 | u64::from(*byte))
+    mac.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))
 }
 
 /// A frame's Ethernet header.
@@ -61,15 +61,15 @@ impl Ethernet {
         })
     }
 
-    /// Destination and source of a frame as numbers to be compared: each a [`mac_word`] above 16 bits
-    /// of what comes after it; after the source, that is the EtherType.
+    /// Destination and source of a frame as numbers to be compared: each a [`mac_word`] below 16 bits
+    /// of what comes after it; after the source, that is the EtherType, its bytes swapped.
     #[inline]
     pub fn words(frame: &[u8]) -> Option<[u64; 2]> {
         let b: &[u8; ETH_LEN] = frame.first_chunk()?;
         let word = |at: usize| {
             let mut word = [0; 8];
             word.copy_from_slice(&b[at..at + 8]);
-            u64::from_be_bytes(word)
+            u64::from_le_bytes(word)
         };
         Some([word(0), word(6)])
     }
@@ -102,6 +102,7 @@ pub struct Ip {
 
 impl Ip {
     /// `None` for what is not an intact, unfragmented IPv4 or IPv6 packet.
+    #[inline]
     pub fn parse(frame: &[u8]) -> Option<Ip> {
         match be16(frame, 12)? {
             ETHERTYPE_IPV4 => Ip::parse_v4(frame),
@@ -110,22 +111,22 @@ impl Ip {
         }
     }
 
+    #[inline]
     fn parse_v4(frame: &[u8]) -> Option<Ip> {
         let ip = frame.get(ETH_LEN..)?;
-        let header_len = usize::from(ip.first()? & 0x0f) * 4;
-        let total_len = usize::from(be16(ip, 2)?);
-        let fragment = be16(ip, 6)? & 0x3fff != 0;
-        let intact = ip[0] >> 4 == 4
+        let b: &[u8; 20] = ip.first_chunk()?;
+        let header_len = usize::from(b[0] & 0x0f) * 4;
+        let total_len = usize::from(u16::from_be_bytes([b[2], b[3]]));
+        let fragment = u16::from_be_bytes([b[6], b[7]]) & 0x3fff != 0;
+        let intact = b[0] >> 4 == 4
             && header_len >= 20
             && total_len >= header_len
             && ip.len() >= total_len
             && !fragment;
-        intact.then_some(())?;
-        let addr = |at: usize| -> Option<IpAddr> { Some(Ipv4Addr::from(be32(ip, at)?).into()) };
-        Some(Ip {
-            src: addr(12)?,
-            dst: addr(16)?,
-            protocol: ip[9],
+        intact.then_some(Ip {
+            src: Ipv4Addr::new(b[12], b[13], b[14], b[15]).into(),
+            dst: Ipv4Addr::new(b[16], b[17], b[18], b[19]).into(),
+            protocol: b[9],
             payload_at: ETH_LEN + header_len,
             end: ETH_LEN + total_len,
         })
@@ -158,8 +159,9 @@ mod tests {
         #[test]
         fn words_are_the_header(frame in proptest::collection::vec(any::<u8>(), 0..20)) {
             let words = Ethernet::parse(&frame).map(|eth| {
-                let after_dst = u64::from(u16::from_be_bytes([eth.src[0], eth.src[1]]));
-                [mac_word(eth.dst) << 16 | after_dst, mac_word(eth.src) << 16 | u64::from(eth.ethertype)]
+                let after_dst = u64::from(u16::from_le_bytes([eth.src[0], eth.src[1]]));
+                let after_src = u64::from(eth.ethertype.swap_bytes());
+                [mac_word(eth.dst) | after_dst << 48, mac_word(eth.src) | after_src << 48]
             });
             prop_assert_eq!(Ethernet::words(&frame), words);
         }

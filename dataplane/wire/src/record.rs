@@ -120,8 +120,9 @@ impl RecordHeader {
 }
 
 /// Bytes a record with such a payload takes in the log.
+#[inline]
 pub const fn stored_len(payload_len: usize) -> usize {
-    (RECORD_HEADER_LEN + payload_len).next_multiple_of(8)
+    (RECORD_HEADER_LEN + payload_len + 7) & !7
 }
 
 /// What is before the frame in the payload of [`RecordKind::LinkFrame`].

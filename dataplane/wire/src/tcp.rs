@@ -82,20 +82,24 @@ impl Segment {
         if ip.protocol != PROTO_TCP {
             return None;
         }
-        let tcp = &frame[ip.payload_at..ip.end];
-        let header_len = usize::from(tcp.get(12)? >> 4) * 4;
+        let tcp = frame.get(ip.payload_at..ip.end)?;
+        let b: &[u8; 20] = tcp.first_chunk()?;
+        let header_len = usize::from(b[12] >> 4) * 4;
         if header_len < 20 || tcp.len() < header_len {
             return None;
         }
         Some(Segment {
             ip,
-            src_port: be16(tcp, 0)?,
-            dst_port: be16(tcp, 2)?,
-            seq: be32(tcp, 4)?,
-            ack: be32(tcp, 8)?,
-            flags: tcp[13],
-            window: be16(tcp, 14)?,
-            options: parse_options(&tcp[20..header_len], ip.payload_at + 20),
+            src_port: u16::from_be_bytes([b[0], b[1]]),
+            dst_port: u16::from_be_bytes([b[2], b[3]]),
+            seq: u32::from_be_bytes([b[4], b[5], b[6], b[7]]),
+            ack: u32::from_be_bytes([b[8], b[9], b[10], b[11]]),
+            flags: b[13],
+            window: u16::from_be_bytes([b[14], b[15]]),
+            options: match &tcp[20..header_len] {
+                [] => TcpOptions::default(),
+                options => parse_options(options, ip.payload_at + 20),
+            },
             payload_len: (tcp.len() - header_len) as u32,
         })
     }

@@ -42,6 +42,18 @@ impl Frame for MbufFrame {
     }
 }
 
+impl From<Mbuf> for MbufFrame {
+    fn from(mbuf: Mbuf) -> MbufFrame {
+        MbufFrame(mbuf)
+    }
+}
+
+impl From<MbufFrame> for Mbuf {
+    fn from(frame: MbufFrame) -> Mbuf {
+        frame.0
+    }
+}
+
 struct Queues {
     _port: Port,
     rx: RxQueues,
@@ -128,13 +140,9 @@ impl VdevPorts {
     }
 
     fn rx_client(&mut self, out: &mut Burst<MbufFrame>) {
-        let mut received = understudy_dpdk::Burst::new();
-        self.client.rx.rx_burst(&mut received);
-        self.received += received.len() as u64;
-        for mut mbuf in received {
-            if mbuf.is_linear() || mbuf.linearize() {
-                out.push(MbufFrame(mbuf));
-            }
+        self.received += self.client.rx.rx_burst(out) as u64;
+        if !out.iter().all(|frame| frame.0.is_linear()) {
+            out.retain(|frame| frame.0.linearize());
         }
     }
 
@@ -191,11 +199,8 @@ impl Ports for VdevPorts {
             frames.iter().for_each(|frame| self.replicas.take(begun_ns, frame.bytes()));
             self.replicas_ns += self.clock.now_ns() - begun_ns;
         }
-        let mut leaving = understudy_dpdk::Burst::new();
-        frames.drain(..).for_each(|frame| leaving.push(frame.0));
         let queues = if port == PortRole::Replica { &mut self.replica } else { &mut self.client };
-        queues.tx.tx_burst(&mut leaving);
-        frames.extend(leaving.into_iter().map(MbufFrame));
+        queues.tx.tx_burst(frames);
     }
 
     fn clock_ns(&self) -> u64 {
@@ -207,8 +212,7 @@ impl Ports for VdevPorts {
     }
 
     fn alloc(&mut self, parts: &[&[u8]]) -> Option<MbufFrame> {
-        let mut mbuf = self.pdus.alloc()?;
-        parts.iter().all(|part| mbuf.extend_from_slice(part)).then_some(MbufFrame(mbuf))
+        self.pdus.alloc_parts(parts).map(MbufFrame)
     }
 
     fn adopt(&mut self, _: &FlowKey, _: &AdoptAttrs) -> bool {

@@ -63,7 +63,7 @@ impl<P: Ports> Dataplane<P> {
     /// Notes that came when the clone had said more: what it has said since its client has not
     /// acknowledged, since the primary has not said it, so it is retained.
     fn settle_late_notes(&mut self) {
-        let Some(audit) = &mut self.audit else { return };
+        let Some(audit) = self.audit.as_mut().filter(|audit| audit.has_late()) else { return };
         for mut late in audit.take_late() {
             if let Some(flow) = self.apply.flows().find(&late.key) {
                 for frame in self.retained.of(flow) {

@@ -5,15 +5,20 @@ use super::*;
 impl<P: Ports> Dataplane<P> {
     pub(super) fn poll_client_port(&mut self, now_ns: u64, ports: &mut P) -> bool {
         let mut busy = false;
+        let mut floor = 0;
         for _ in 0..BURSTS_PER_POLL {
             let mut burst = Burst::new();
             ports.rx(PortRole::Client, &mut burst);
             if burst.is_empty() {
                 break;
             }
+            if !busy {
+                // Only what comes by the replica port raises it, but for this node's own clone.
+                floor = self.floor(now_ns);
+            }
             busy = true;
             let full = burst.len() == BURST;
-            self.on_client_burst(now_ns, burst, ports);
+            self.on_client_burst(now_ns, &mut burst, floor, ports);
             if !full {
                 break;
             }
@@ -42,22 +47,27 @@ impl<P: Ports> Dataplane<P> {
         self.log_clock_ahead_ns = self.log_clock_ns(now_ns).wrapping_sub(now_ns) as i64;
     }
 
-    fn on_client_burst(&mut self, now_ns: u64, mut burst: Burst<P::Frame>, ports: &mut P) {
-        if !burst.iter().all(|frame| self.is_to_service(frame.bytes())) {
+    fn on_client_burst(
+        &mut self,
+        now_ns: u64,
+        burst: &mut Burst<P::Frame>,
+        floor: Position,
+        ports: &mut P,
+    ) {
+        if !self.learn_all_to_service(burst) {
             let came = burst.len();
-            burst.retain(|frame| self.is_for_service(frame.bytes()));
+            burst.retain(|frame| self.learn_for_service(frame.bytes()));
             self.counters.not_for_service += (came - burst.len()) as u64;
         }
         match self.role {
-            Role::Lead(ref r) if r.serve => self.capture_burst(now_ns, burst, ports),
+            Role::Lead(ref r) if r.serve => self.capture_burst(now_ns, burst, floor, ports),
             Role::Fenced => burst.iter().for_each(|frame| self.forward(frame.bytes(), ports)),
-            _ => burst.into_iter().for_each(|frame| self.keep(now_ns, frame)),
+            _ => burst.drain(..).for_each(|frame| self.keep(now_ns, frame)),
         }
     }
 
     /// No primary takes it now; the next one will, if that is this node.
     pub(super) fn keep(&mut self, now_ns: u64, frame: P::Frame) {
-        self.neighbors.observe(frame.bytes());
         self.counters.kept_frames += 1;
         self.counters.kept_dropped += self.kept.push(now_ns, frame);
     }
@@ -76,12 +86,34 @@ impl<P: Ports> Dataplane<P> {
     /// To the virtual MAC, and not from it.
     #[inline]
     fn is_to_service(&self, frame: &[u8]) -> bool {
-        Ethernet::words(frame)
-            .is_some_and(|[dst, src]| dst >> 16 == self.vmac_word && src >> 16 != self.vmac_word)
+        let differs = |word: u64| (word ^ self.vmac_word) << 16 != 0;
+        Ethernet::words(frame).is_some_and(|[dst, src]| !differs(dst) && differs(src))
+    }
+
+    /// Whether all are to the service; the senders' addresses are learned up to the first that is not.
+    // The loop wants the registers for itself.
+    #[inline(never)]
+    fn learn_all_to_service(&mut self, burst: &[P::Frame]) -> bool {
+        burst.iter().map(Frame::bytes).all(|frame| {
+            let is_to_service = self.is_to_service(frame);
+            if is_to_service {
+                self.neighbors.observe(frame);
+            }
+            is_to_service
+        })
+    }
+
+    /// Whether it is for the service; then its sender's address is learned.
+    pub(super) fn learn_for_service(&mut self, frame: &[u8]) -> bool {
+        let is_for_service = self.is_for_service(frame);
+        if is_for_service {
+            self.neighbors.observe(frame);
+        }
+        is_for_service
     }
 
     /// To the virtual MAC, or asking for a virtual address.
-    pub(super) fn is_for_service(&self, frame: &[u8]) -> bool {
+    fn is_for_service(&self, frame: &[u8]) -> bool {
         let asked = || {
             Ethernet::parse(frame).is_some_and(|eth| eth.src != self.config.vmac)
                 && parse_solicitation(frame).is_some_and(|q| self.config.vips.contains(&q.target))
@@ -90,53 +122,46 @@ impl<P: Ports> Dataplane<P> {
     }
 
     /// The primary's way of client frames: log once, deliver. What is the same for all of a burst is
-    /// done once.
-    fn capture_burst(&mut self, now_ns: u64, mut burst: Burst<P::Frame>, ports: &mut P) {
-        // Only what comes by the replica port raises it, but for this node's own clone.
-        let floor = self.floor(now_ns);
-        if !self.said.is_empty() {
-            burst.iter().for_each(|frame| self.note_causes(now_ns, frame.bytes(), floor));
+    /// done once. `floor`: a recent one.
+    fn capture_burst(
+        &mut self,
+        now_ns: u64,
+        burst: &mut Burst<P::Frame>,
+        floor: Position,
+        ports: &mut P,
+    ) {
+        for frame in burst.iter() {
+            if self.said.is_empty() {
+                break;
+            }
+            self.note_causes(now_ns, frame.bytes(), floor);
         }
-        let Ok(mut at) = self.log_burst(now_ns, &burst, floor) else {
+        let (stamp_ns, frames) = (self.stamp(now_ns), burst.iter().map(Frame::bytes));
+        let appended = self.log.append_burst(RecordKind::ClientFrame, stamp_ns, frames, floor);
+        let Ok((mut at, bytes)) = appended else {
             // Some may fit.
-            burst.into_iter().for_each(|frame| self.capture(now_ns, frame, floor, ports));
+            burst.drain(..).for_each(|frame| self.capture(now_ns, frame, floor, ports));
             return;
         };
+        self.counters.captured_frames += burst.len() as u64;
+        self.counters.captured_bytes += bytes;
         // Otherwise the applier reaches them in their order.
         if !self.delivers_directly() || self.apply.cursor() != at {
             return;
         }
         let delivered = burst.len() as u64;
-        if self.apply.flows().is_empty() && self.host_out.try_push_all(ports, &mut burst) {
+        if self.apply.flows().is_empty() && self.host_out.try_push_all(ports, burst) {
             self.counters.delivered_frames += delivered;
             self.apply.skip_to(self.log.end());
             return;
         }
-        for frame in burst {
+        for frame in burst.drain(..) {
             if self.apply.cursor() != at {
                 break;
             }
             at += stored_len(frame.bytes().len()) as u64;
             self.deliver_direct(now_ns, frame, at, ports);
         }
-    }
-
-    /// Gives the position of the first; all are in the log, or none.
-    fn log_burst(
-        &mut self,
-        now_ns: u64,
-        burst: &[P::Frame],
-        floor: Position,
-    ) -> Result<Position, LogError> {
-        let stamp_ns = self.stamp(now_ns);
-        let mut payloads = ArrayVec::<&[u8], BURST>::new();
-        burst.iter().for_each(|frame| payloads.push(frame.bytes()));
-        let all = payloads.iter().copied();
-        let at = self.log.append_burst(RecordKind::ClientFrame, stamp_ns, all.clone(), floor)?;
-        self.counters.captured_frames += burst.len() as u64;
-        self.counters.captured_bytes += all.clone().map(<[u8]>::len).sum::<usize>() as u64;
-        all.for_each(|frame| self.neighbors.observe(frame));
-        Ok(at)
     }
 
     /// What is captured goes to the application at once, if all before it has.
@@ -169,7 +194,6 @@ impl<P: Ports> Dataplane<P> {
         };
         self.counters.captured_frames += 1;
         self.counters.captured_bytes += frame.bytes().len() as u64;
-        self.neighbors.observe(frame.bytes());
         if self.delivers_directly() && self.apply.cursor() == at {
             self.deliver_direct(now_ns, frame, self.log.end(), ports);
         }

@@ -97,7 +97,9 @@ impl<P: Ports> Dataplane<P> {
             at = record.next;
         }
         for at in frames.into_iter().rev() {
-            let frame = self.log.record(at).and_then(|record| ports.alloc(&[record.payload]));
+            let Some(record) = self.log.record(at) else { continue };
+            self.neighbors.observe(record.payload);
+            let frame = ports.alloc(&[record.payload]);
             if frame.is_some_and(|frame| self.kept.push_first(now_ns, frame)) {
                 self.counters.kept_frames += 1;
             }

@@ -13,14 +13,15 @@ impl<P: Ports> Dataplane<P> {
             }
             let mut burst = Burst::new();
             ports.rx(PortRole::Host, &mut burst);
+            self.seen_alive = false;
+            if burst.is_empty() {
+                break;
+            }
             // What is read is stamped now: the thread may have stood still since `now_ns`, and a
             // clone's TSval clock would seem ahead by as much.
             let read_ns = ports.clock_ns().max(now_ns);
-            self.seen_alive = false;
-            busy |= !burst.is_empty();
-            if !burst.is_empty() {
-                self.host_used_at_ns = now_ns;
-            }
+            busy = true;
+            self.host_used_at_ns = now_ns;
             let full = burst.len() == BURST;
             for frame in burst {
                 if serving {
@@ -66,20 +67,21 @@ impl<P: Ports> Dataplane<P> {
             self.client_out.push(ports, frame);
             return;
         }
-        if let Some(segment) = Segment::parse(frame.bytes()) {
-            let (fate, shift) = self.apply.observe_output(now_ns, &segment, &mut self.counters);
+        let parsed = Segment::parse(frame.bytes());
+        if let Some(segment) = &parsed {
+            let (fate, shift) = self.apply.observe_output(now_ns, segment, &mut self.counters);
             if fate == OutputFate::Swallow {
                 return;
             }
             if let Some((own, _)) = segment.options.timestamps.filter(|_| shift != 0) {
-                set_tsval(frame.bytes_mut(), &segment, own.wrapping_add(shift));
+                set_tsval(frame.bytes_mut(), segment, own.wrapping_add(shift));
             }
             if segment.has(SYN | ACK) && !self.note_synack(now_ns, frame.bytes()) {
                 // Without the note no clone could adopt: the kernel will answer again.
                 return;
             }
-            self.audit_output(now_ns, &segment, frame.bytes());
-            self.note_progress(now_ns, &segment);
+            self.audit_output(now_ns, segment, frame.bytes());
+            self.note_progress(now_ns, segment);
         }
         let tag = self.cause_end();
         self.counters.gate_in += 1;

@@ -22,7 +22,7 @@ impl<P: Ports> Dataplane<P> {
         self.tell_members();
         self.committed = self.committed.max(committed);
         let mut busy = false;
-        while self.client_link_up {
+        while self.client_link_up && !(self.gate.is_empty() && self.client_out.is_empty()) {
             let leaves_ns = ports.clock_ns().max(now_ns);
             if !self.gate_open(leaves_ns) {
                 break;

@@ -86,7 +86,7 @@ impl<P: Ports> Dataplane<P> {
 
     /// A client frame that reached a deposed primary.
     fn on_forwarded(&mut self, now_ns: u64, body: &[u8], ports: &mut P) -> Result<(), PduError> {
-        if !self.is_for_service(body) {
+        if !self.learn_for_service(body) {
             return Err(PduError::Malformed);
         }
         let Some(frame) = ports.alloc(&[body]) else { return Ok(()) };

@@ -28,11 +28,11 @@ impl Said {
     }
 
     /// False: no room.
-    fn add(&mut self, key: FlowKey, to: u32) -> bool {
+    fn add(&mut self, key: &FlowKey, to: u32) -> bool {
         let newest = self.progress.iter_mut().rev().take(LOOKS_MAX);
-        match newest.into_iter().find(|p| p.key == key) {
+        match newest.into_iter().find(|p| p.key == *key) {
             Some(known) => known.to = later(known.to, to),
-            None => return self.progress.try_push(Progress { key, to }).is_ok(),
+            None => return self.progress.try_push(Progress { key: *key, to }).is_ok(),
         }
         true
     }
@@ -49,10 +49,10 @@ impl<P: Ports> Dataplane<P> {
             return;
         }
         let (key, to) = (segment.key_from_server(), segment.seq_end());
-        if !self.said.add(key, to) {
+        if !self.said.add(&key, to) {
             let floor = self.floor(now_ns);
             self.write_progress(now_ns, floor);
-            self.said.add(key, to);
+            self.said.add(&key, to);
         }
     }
 

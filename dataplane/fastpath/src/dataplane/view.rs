@@ -14,6 +14,9 @@ impl<P: Ports> Dataplane<P> {
     /// Tells what happened to the replicas of this reign.
     pub(super) fn tell_members(&mut self) {
         let Role::Lead(reign) = &mut self.role else { return };
+        if !reign.sender.has_changes() {
+            return;
+        }
         let (epoch, changes) = (reign.epoch, reign.sender.take_changes());
         for (node, change) in changes {
             self.push_event(Event::Member { epoch, node, change });

@@ -46,7 +46,8 @@ impl Resend {
         self.to - self.from
     }
 
-    fn is_empty(&self) -> bool {
+    /// Nothing is left to be sent.
+    pub fn is_empty(&self) -> bool {
         self.pending() == 0
     }
 

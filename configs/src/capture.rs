@@ -119,7 +119,7 @@ impl NodeFile {
     /// The first thing wrong with the file, in one sentence.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
         let path = path.as_ref();
-        Self::parse(&read(path)?, path)
+        Self::parsed(&read(path)?, path)
     }
 
     /// Parses and validates `text`; `path` is only named in errors.
@@ -127,9 +127,11 @@ impl NodeFile {
     /// # Errors
     /// The first thing wrong with the text, in one sentence.
     pub fn parse(text: &str, path: impl AsRef<Path>) -> Result<Self, ConfigError> {
-        let path = path.as_ref();
-        let document =
-            toml::de::DeTable::parse(text).map_err(|e| locate::describe(&e, text, path, None))?;
+        Self::parsed(text, path.as_ref())
+    }
+
+    fn parsed(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let document = crate::document(text, path)?;
         let document = document.get_ref();
         if !document.contains_key("capture") {
             return Config::parse(text, path).map(|config| Self::Service(Box::new(config)));

@@ -71,6 +71,14 @@ pub(crate) fn read(path: &Path) -> Result<String, ConfigError> {
     })
 }
 
+/// Each value with its place in the text.
+fn document<'t>(
+    text: &'t str,
+    path: &Path,
+) -> Result<toml::Spanned<toml::de::DeTable<'t>>, ConfigError> {
+    toml::de::DeTable::parse(text).map_err(|e| locate::describe(&e, text, path, None))
+}
+
 impl Config {
     /// Reads, parses and validates a node's file.
     ///
@@ -78,7 +86,7 @@ impl Config {
     /// The first thing wrong with the file, in one sentence.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
         let path = path.as_ref();
-        Self::parse(&read(path)?, path)
+        Self::parsed(&read(path)?, path)
     }
 
     /// Parses and validates `text`; `path` is only named in errors.
@@ -86,9 +94,12 @@ impl Config {
     /// # Errors
     /// The first thing wrong with the text, in one sentence.
     pub fn parse(text: &str, path: impl AsRef<Path>) -> Result<Self, ConfigError> {
-        let path = path.as_ref();
-        let document =
-            toml::de::DeTable::parse(text).map_err(|e| locate::describe(&e, text, path, None))?;
+        Self::parsed(text, path.as_ref())
+    }
+
+    // Not generic: what reads TOML is compiled here, and not again in each crate that calls it.
+    fn parsed(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let document = document(text, path)?;
         let config: Self = toml::from_str(text)
             .map_err(|e| locate::describe(&e, text, path, Some(document.get_ref())))?;
         validate::validate(&config, &locate::Source { text, path, document: document.get_ref() })?;

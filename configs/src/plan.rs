@@ -45,7 +45,7 @@ impl Plan {
     /// The first thing wrong with the file.
     pub fn load(running: &Config, path: impl AsRef<Path>) -> Result<Plan, ConfigError> {
         let path = path.as_ref();
-        Self::parse(running, &crate::read(path)?, path)
+        Self::parsed(running, &crate::read(path)?, path)
     }
 
     /// As [`Plan::load`], of `text`; `path` is only named in errors.
@@ -57,10 +57,12 @@ impl Plan {
         text: &str,
         path: impl AsRef<Path>,
     ) -> Result<Plan, ConfigError> {
-        let path = path.as_ref();
+        Self::parsed(running, text, path.as_ref())
+    }
+
+    fn parsed(running: &Config, text: &str, path: &Path) -> Result<Plan, ConfigError> {
         let config = Config::parse(text, path)?;
-        let document = toml::de::DeTable::parse(text)
-            .map_err(|e| crate::locate::describe(&e, text, path, None))?;
+        let document = crate::document(text, path)?;
         let source = Source { text, path, document: document.get_ref() };
         let changes = changes(running, &config, &source);
         Ok(Plan { config, changes })
@@ -77,11 +79,13 @@ impl Plan<CaptureNode> {
         path: impl AsRef<Path>,
     ) -> Result<Self, ConfigError> {
         let path = path.as_ref();
-        let text = crate::read(path)?;
-        let document = toml::de::DeTable::parse(&text)
-            .map_err(|e| crate::locate::describe(&e, &text, path, None))?;
-        let source = Source { text: &text, path, document: document.get_ref() };
-        let NodeFile::Capture(config) = NodeFile::parse(&text, path)? else {
+        Self::parsed(running, &crate::read(path)?, path)
+    }
+
+    fn parsed(running: &CaptureNode, text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let document = crate::document(text, path)?;
+        let source = Source { text, path, document: document.get_ref() };
+        let NodeFile::Capture(config) = NodeFile::parse(text, path)? else {
             let why = "the daemon only captures, and this is the file of a node with a service";
             return Err(source.invalid(&["service"], why.into()));
         };

@@ -276,7 +276,10 @@ impl Control {
 
     fn run(&mut self) -> anyhow::Result<Ending> {
         self.note_start();
-        self.initial_links();
+        let now_ns = self.clock.now_ns();
+        self.initial_links(now_ns);
+        self.node.handle_local(now_ns, LocalFact::Withdrawn(self.withdrawn));
+        self.done(now_ns);
         let ending = loop {
             self.sleep();
             let now_ns = self.clock.now_ns();

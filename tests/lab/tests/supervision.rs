@@ -468,6 +468,12 @@ fn a_reload_changes_what_is_watched_and_what_is_done() {
     it.told(old, since, "failover", "health");
     println!("{new} serves");
     it.task.wait_progress(20, STALL_MAX).unwrap();
+    // It starts itself anew, and does not answer meanwhile.
+    cmd::wait_until("another life", SOON, || {
+        let events = it.scenario.trio.node(old).events(since);
+        Ok(events.is_ok_and(|all| all.events.iter().any(|e| e.event == "daemon_started")))
+    })
+    .unwrap();
     // No check, no fault: the node is fit again.
     reload(&mut it, old, &[("check", "none".into()), ("command", toml::Value::Array(Vec::new()))]);
     cmd::wait_until("a node without a fault", SOON, || {

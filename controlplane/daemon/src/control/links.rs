@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use tracing::{info, warn};
+use tracing::info;
 use understudy_config::Policy as ConfigPolicy;
 use understudy_fastpath::command::Command;
 use understudy_fastpath::ports::PortRole;
@@ -36,8 +36,7 @@ impl Links {
 }
 
 impl Control {
-    pub(super) fn initial_links(&mut self) {
-        let now_ns = self.clock.now_ns();
+    pub(super) fn initial_links(&mut self, now_ns: u64) {
         let config = Arc::clone(&self.config);
         let carrier = |name: Option<&str>| name.map(|n| rtnl::carrier(n).unwrap_or(false));
         let client = carrier(config.client_interface());
@@ -53,10 +52,6 @@ impl Control {
         // Of the others the drivers will tell.
         self.link_changed(now_ns, PortRole::Client, client.unwrap_or(true));
         self.link_changed(now_ns, PortRole::Replica, replica.unwrap_or(true));
-        self.node.handle_local(now_ns, LocalFact::Withdrawn(self.withdrawn));
-        if let Err(e) = self.carry_out(now_ns) {
-            warn!("{e:#}");
-        }
     }
 
     pub(super) fn take_links(&mut self, now_ns: u64) {

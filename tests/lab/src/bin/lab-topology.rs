@@ -73,6 +73,7 @@ fn main() -> Result<()> {
             Err(RecvTimeoutError::Timeout) => return Ok(()),
             Err(RecvTimeoutError::Disconnected) => {
                 thread::sleep(end.saturating_duration_since(Instant::now()));
+                return Ok(());
             }
         }
     }

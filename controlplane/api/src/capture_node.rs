@@ -71,6 +71,9 @@ pub struct StoreStatus {
     pub bytes: u64,
     /// What they may be.
     pub keep_bytes: u64,
+    /// Room on their disk beside them, if it says.
+    #[serde(default)]
+    pub free_bytes: Option<u64>,
     /// Time of the oldest record, ns since 1970.
     pub oldest_unix_ns: Option<u64>,
     /// Records written since the start.

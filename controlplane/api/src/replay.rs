@@ -29,7 +29,7 @@ pub struct Replay {
     pub verdict: ReplayVerdict,
     /// The node that it was recorded on.
     pub recorded_on: String,
-    /// Time of the oldest record, ns since 1970.
+    /// Time of the oldest record that was replayed, ns since 1970.
     pub from_unix_ns: u64,
     /// Time of the youngest.
     pub to_unix_ns: u64,
@@ -37,6 +37,9 @@ pub struct Replay {
     pub end: u64,
     /// Why it ends there, where that is not its end.
     pub incomplete: Option<String>,
+    /// With which the application came; without, it was a fresh one.
+    #[serde(default)]
+    pub checkpoint: Option<ReplayedCheckpoint>,
     /// Records that were given to the application, or told about it.
     pub records: u64,
     /// Position up to which that was.
@@ -55,12 +58,27 @@ pub struct Replay {
     pub notes_uncompared: u64,
     /// How long it took.
     pub took_ms: u64,
-    /// Connections in the recording.
+    /// Connections in the recording, those that a checkpoint brought included.
     pub connections_total: u64,
     /// Those that differ.
     pub connections_differing: u64,
     /// Connections, those that differ first; [`CONNECTIONS_TOLD_MAX`] at most.
     pub connections: Vec<ReplayedConnection>,
+}
+
+/// The checkpoint with which a replay began.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplayedCheckpoint {
+    /// The node that took it.
+    pub taken_on: String,
+    /// When, ns since 1970.
+    pub taken_unix_ns: u64,
+    /// Position in the log at which it was taken: before it, nothing was replayed.
+    pub position: u64,
+    /// The log was needed from here on.
+    pub floor: u64,
+    /// Connections that the application came with.
+    pub connections: u64,
 }
 
 /// A connection.
@@ -70,7 +88,7 @@ pub struct ReplayedConnection {
     pub client: String,
     /// Of the service.
     pub server: String,
-    /// When the service answered its handshake, ns since 1970.
+    /// When the service answered its handshake, ns since 1970; 0: before the checkpoint.
     pub opened_unix_ns: u64,
     /// Bytes of the client that were applied.
     pub applied_bytes: u64,
@@ -95,7 +113,8 @@ pub struct ReplayDifference {
     pub from_seq: u32,
     /// The first difference is before this.
     pub to_seq: u32,
-    /// Bytes of the service before `from_seq`, modulo 2^32.
+    /// Bytes of the service before `from_seq`, modulo 2^32; since the checkpoint, if that brought the
+    /// connection.
     pub offset: u64,
     /// Position of the primary's note in the log.
     pub position: u64,

@@ -77,8 +77,8 @@ pub enum Error {
     /// A generation is not what was written.
     #[error("checkpoint {generation} is damaged: {what}")]
     Damaged {
-        /// Which one.
-        generation: u64,
+        /// Its number, or where it is.
+        generation: String,
         /// What is wrong.
         what: String,
     },

@@ -341,7 +341,10 @@ fn write_images(path: &Path, images: &[SocketImage]) -> Result<()> {
 }
 
 fn read_images(path: &Path, generation: u64) -> Result<Vec<SocketImage>> {
-    let damaged = |what: &str| Error::Damaged { generation, what: format!("{SOCKETS}: {what}") };
+    let damaged = |what: &str| {
+        let generation = generation.to_string();
+        Error::Damaged { generation, what: format!("{SOCKETS}: {what}") }
+    };
     let len = path.metadata().map_err(file("look at", path))?.len();
     if len > IMAGES_BYTES_MAX {
         return Err(damaged("too long"));

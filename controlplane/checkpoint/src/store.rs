@@ -184,7 +184,8 @@ impl Store {
     /// # Errors
     /// [`Error::Damaged`] if what arrived is not what the manifest names.
     pub fn commit_incoming(&self, mut draft: Draft, manifest: Manifest) -> Result<Generation> {
-        let damaged = |what: String| Error::Damaged { generation: draft.number, what };
+        let generation = draft.number.to_string();
+        let damaged = |what: String| Error::Damaged { generation, what };
         let checked = match self.sync_all(&draft.dir) {
             Ok(files) if files == manifest.files => Ok(()),
             Ok(files) => Err(damaged(differs(&files, &manifest.files))),
@@ -289,17 +290,8 @@ impl Store {
     /// # Errors
     /// What is damaged, or could not be read.
     pub fn load(&self, number: u64) -> Result<Generation> {
-        let dir = self.dir.join(number.to_string());
-        let damaged = |what: String| Error::Damaged { generation: number, what };
-        let manifest = read_manifest(&dir).map_err(|what| damaged(what.to_string()))?;
-        for entry in &manifest.files {
-            match checksum(&dir.join(&entry.path)) {
-                Ok((len, crc32)) if (len, crc32) == (entry.len, entry.crc32) => {}
-                Ok(_) => return Err(damaged(format!("{} is not what was written", entry.path))),
-                Err(e) => return Err(damaged(e.to_string())),
-            }
-        }
-        Ok(Generation { number, dir, manifest })
+        let (dir, name) = (self.dir.join(number.to_string()), number.to_string());
+        Generation::checked(number, dir, &name)
     }
 
     /// The newest generation that is sound; those that are not are named in the log.
@@ -346,6 +338,31 @@ impl Store {
         let (dir, aside) = (self.dir.join(number.to_string()), self.dir.join(REJECTED));
         remove(&aside);
         fs::rename(&dir, &aside).map_err(file("put aside", &dir))
+    }
+}
+
+impl Generation {
+    /// One that was copied elsewhere, or lies in a node's directory, which is not touched. Every byte
+    /// of it is checked.
+    ///
+    /// # Errors
+    /// What is damaged, or could not be read.
+    pub fn read(dir: &Path) -> Result<Generation> {
+        let number = dir.file_name().and_then(|name| name.to_str()?.parse().ok());
+        Generation::checked(number.unwrap_or_default(), dir.into(), &dir.display().to_string())
+    }
+
+    fn checked(number: u64, dir: PathBuf, name: &str) -> Result<Generation> {
+        let damaged = |what: String| Error::Damaged { generation: name.into(), what };
+        let manifest = read_manifest(&dir).map_err(|what| damaged(what.to_string()))?;
+        for entry in &manifest.files {
+            match checksum(&dir.join(&entry.path)) {
+                Ok((len, crc32)) if (len, crc32) == (entry.len, entry.crc32) => {}
+                Ok(_) => return Err(damaged(format!("{} is not what was written", entry.path))),
+                Err(e) => return Err(damaged(e.to_string())),
+            }
+        }
+        Ok(Generation { number, dir, manifest })
     }
 }
 
@@ -484,6 +501,25 @@ mod tests {
         let error = store.load(1).unwrap_err().to_string();
         assert!(error.contains("it names ../x"), "{error}");
         assert!(matches!(store.newest(), Err(Error::None(_))));
+    }
+
+    #[test]
+    fn a_copy_is_read_wherever_it_is_and_named_by_that() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store"), 9).unwrap();
+        let kept = add(&store, &[7; 1000]);
+        assert_eq!(Generation::read(&kept.dir).unwrap(), kept);
+        let copy = dir.path().join("copy");
+        fs::rename(&kept.dir, &copy).unwrap();
+        let read = Generation::read(&copy).unwrap();
+        assert_eq!((read.manifest, read.dir), (kept.manifest, copy.clone()));
+        fs::write(copy.join("image/pages"), [8; 1000]).unwrap();
+        let error = Generation::read(&copy).unwrap_err().to_string();
+        let expected = format!("checkpoint {} is damaged: image/pages is not", copy.display());
+        assert!(error.starts_with(&expected), "{error}");
+        fs::remove_file(copy.join(MANIFEST)).unwrap();
+        let error = Generation::read(&copy).unwrap_err().to_string();
+        assert!(error.contains("cannot open"), "{error}");
     }
 
     #[test]

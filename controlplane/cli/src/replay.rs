@@ -24,8 +24,11 @@ const NAMED_MAX: usize = 20;
 /// What is said of `replay -h`.
 pub const AFTER_HELP: &str = "\
 RECORDING is made by: understudy capture --raw -w RECORDING, on any node, also on one that has failed
-if its daemon runs. It begins where the log does: what was overwritten since the service's start
-(log.size_mb) cannot be replayed. The application starts in namespaces of its own, with the address
+if its daemon runs. It begins where the log does. What was overwritten since the service's start
+(log.size_mb) cannot be replayed: begin then with a checkpoint that was taken later, by its number on the
+node of CONFIG, or a copy of its directory (STATE_DIR/checkpoints/NUMBER). Its application finds DIR, or an
+empty directory, as service.work_dir, and its own state in service.state_dirs; what it was saying as the
+checkpoint was taken, up to the next note, is not compared. A fresh application starts in namespaces of its own, with the address
 and the command of CONFIG, in an empty directory (or DIR), is fed as a clone is, and what it says is
 compared with the notes of the primary in the log. Clients and nodes notice nothing. Needs root.
 
@@ -41,6 +44,9 @@ pub struct ReplayArguments {
     /// A log that was recorded by capture --raw
     #[arg(value_name = "RECORDING")]
     recording: PathBuf,
+    /// Begin with a checkpoint of the node's, by number, or in a directory
+    #[arg(long, value_name = "CHECKPOINT", conflicts_with = "command")]
+    checkpoint: Option<String>,
     /// Also write what the application says to FILE, as pcapng
     #[arg(short, long, value_name = "FILE")]
     write: Option<PathBuf>,
@@ -72,7 +78,9 @@ pub fn replay(
     let NodeFile::Service(service) = &node else {
         return Err(usage("a node that only captures has no application to replay to"));
     };
-    if !service.service.state_dirs.is_empty() && is_running(service.control.socket.as_path()) {
+    // That of a checkpoint has its own.
+    let shares = arguments.checkpoint.is_none() && !service.service.state_dirs.is_empty();
+    if shares && is_running(service.control.socket.as_path()) {
         return Err(ApiError::new(
             ErrorCode::RefusedUnsafe,
             "the node of this configuration runs here, and the replayed application would share its \
@@ -89,6 +97,7 @@ pub fn replay(
     let mut words = vec![OsStr::new("--replay"), arguments.recording.as_os_str()];
     words.extend([OsStr::new("--config"), config.as_os_str()]);
     for (name, value) in [
+        ("--checkpoint", arguments.checkpoint.as_deref().map(OsStr::new)),
         ("--write", arguments.write.as_deref().map(Path::as_os_str)),
         ("--work-dir", arguments.work_dir.as_deref().map(Path::as_os_str)),
         ("--speed", factor.as_deref()),
@@ -143,6 +152,15 @@ pub fn text(found: &Replay) -> String {
         when::clock(found.from_unix_ns),
         when::clock(found.to_unix_ns)
     );
+    if let Some(checkpoint) = &found.checkpoint {
+        let _ = writeln!(
+            out,
+            "from a checkpoint of node {}, taken at position {}, with {} connections",
+            plain(&checkpoint.taken_on),
+            checkpoint.position,
+            checkpoint.connections
+        );
+    }
     let _ = writeln!(
         out,
         "applied: {} records to position {} of {}, {} bytes of clients; said: {} bytes; took {}",
@@ -184,12 +202,15 @@ pub fn text(found: &Replay) -> String {
 
 fn differs(c: &ReplayedConnection, d: &ReplayDifference) -> String {
     let how = if d.said_less { "said nothing more" } else { "said other bytes" };
+    let opened = match c.opened_unix_ns {
+        0 => "before the checkpoint".into(),
+        opened_ns => when::clock(opened_ns),
+    };
     format!(
-        "{} to {}, opened {}: {how} between sequence numbers {} and {}, after {} bytes; the primary noted \
+        "{} to {}, opened {opened}: {how} between sequence numbers {} and {}, after {} bytes; the primary noted \
          it at {}, position {}{}",
         c.client,
         c.server,
-        when::clock(c.opened_unix_ns),
         d.from_seq,
         d.to_seq,
         d.offset,

@@ -8,7 +8,6 @@ pub mod next_life;
 mod reload;
 mod requests;
 mod restore;
-mod resume;
 mod supervise;
 mod warm;
 

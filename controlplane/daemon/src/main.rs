@@ -24,6 +24,7 @@ mod preflight;
 mod privileges;
 mod probes;
 mod replay;
+mod resume;
 mod running;
 mod second_path;
 mod server;
@@ -80,6 +81,9 @@ struct Args {
 /// How a recorded log is fed; each needs --replay.
 #[derive(clap::Args)]
 struct Replayed {
+    /// Begin with the application of a checkpoint: the number of one of the node's, or a directory.
+    #[arg(long, value_name = "CHECKPOINT", requires = "replay", conflicts_with = "command")]
+    checkpoint: Option<String>,
     /// What the application says goes here too, as pcapng.
     #[arg(long, value_name = "FILE", requires = "replay")]
     write: Option<PathBuf>,
@@ -172,6 +176,7 @@ fn replay(config: &std::path::Path, recording: &std::path::Path, how: &Replayed)
     };
     let wanted = replay::Wanted {
         file: recording,
+        checkpoint: how.checkpoint.as_deref(),
         write: how.write.as_deref(),
         work_dir: how.work_dir.as_deref(),
         speed: how.speed,

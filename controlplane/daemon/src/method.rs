@@ -47,6 +47,11 @@ pub fn site(config: &Config) -> Site {
     }
 }
 
+/// Where the node's checkpoints are.
+pub fn checkpoints(config: &Config) -> PathBuf {
+    config.control.state_dir.join("checkpoints")
+}
+
 /// Where logs of CRIU and of the commands go.
 pub fn work_dir(config: &Config) -> PathBuf {
     config.control.state_dir.join(config.checkpoint.method.name())

@@ -12,6 +12,7 @@ mod error;
 pub mod health;
 pub mod hook;
 pub mod image;
+pub mod mounts;
 pub mod netns;
 mod nl;
 pub mod orphan;

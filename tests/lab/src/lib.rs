@@ -24,6 +24,7 @@ pub mod notices;
 pub mod pattern;
 pub mod plain;
 pub mod proc;
+pub mod prometheus;
 pub mod scenario;
 pub mod screens;
 pub mod server;

@@ -30,6 +30,19 @@ pub fn can_run(binaries: &[&str]) -> bool {
     false
 }
 
+/// Whether these programs are installed; otherwise as [`can_run`].
+pub fn has_programs(programs: &[&str]) -> bool {
+    let is_missing = |name: &&&str| cmd::run(&["sh", "-c", &format!("command -v {name}")]).is_err();
+    let missing: Vec<&str> = programs.iter().filter(is_missing).copied().collect();
+    if missing.is_empty() {
+        return true;
+    }
+    let why = format!("{} not installed: dpdk-build/setup.sh installs them", missing.join(", "));
+    assert!(std::env::var(REQUIRE).as_deref() != Ok("1"), "must not be skipped: {why}");
+    eprintln!("skipped: {why}");
+    false
+}
+
 /// Huge pages for three nodes; what is there already stays.
 pub fn prepare_machine() -> Result<()> {
     let path = "/proc/sys/vm/nr_hugepages";

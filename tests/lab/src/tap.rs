@@ -74,6 +74,11 @@ impl Tap {
         Ok(Tap { lab, config, socket, directory, process: None, notify: None })
     }
 
+    /// The lab that it is in.
+    pub fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
     /// The lab's directory.
     pub fn dir(&self) -> &Path {
         self.lab.dir()

@@ -8,12 +8,10 @@ use std::time::{Duration, Instant};
 use understudy_lab::capture::{Capture, Port, Recording, WHOLE};
 use understudy_lab::clients::Task;
 use understudy_lab::clients::pipelined::Pipelined;
-use understudy_lab::node::vip4;
 use understudy_lab::proc::Proc;
 use understudy_lab::topology::VMAC4;
 use understudy_lab::{NodeOptions, Scenario, cmd, scenario, sys};
 
-const REDIS: u16 = 6379;
 const CONNECTIONS: usize = 20;
 /// A bound on liveness.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -21,14 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const STILL: Duration = Duration::from_millis(700);
 
 fn clients(scenario: &Scenario, seed: u64) -> Task {
-    let plan = Pipelined {
-        target: vip4(REDIS),
-        prefix: format!("lane{seed}"),
-        connections: CONNECTIONS,
-        depth: 4,
-        pause: Duration::from_millis(2),
-        seed,
-    };
+    let plan = Pipelined::pressing(CONNECTIONS, seed);
     plan.start(&scenario.lab.client_netns()).unwrap()
 }
 

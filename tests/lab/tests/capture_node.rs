@@ -11,9 +11,12 @@ use std::time::Duration;
 
 use understudy_lab::captures::{as_tshark_reads, difference};
 use understudy_lab::notices::Notices;
+use understudy_lab::prometheus::{self, Prometheus};
 use understudy_lab::tap::Tap;
 use understudy_lab::{cmd, mix, scenario, sys};
 
+/// Of an answer of Prometheus: it has a value above 0.
+const SOME: &str = "(.data.result[0].value[1] | tonumber) > 0";
 const ALL: [&str; 4] = ["--from", "@0", "--to", "-0s"];
 
 fn can_run() -> bool {
@@ -349,6 +352,51 @@ fn get(tap: &Tap, path: &str) -> String {
         Ok(answer)
     };
     sys::in_netns(&tap.netns(), ask).unwrap().unwrap()
+}
+
+/// Rules and dashboard of such nodes, at a node whose disk is taken by others.
+#[test]
+fn who_watches_it_is_told_what_is_not_recorded() {
+    if !can_run() || !scenario::has_programs(&["jq", "promtool", "prometheus"]) {
+        return;
+    }
+    prometheus::check_rules().unwrap();
+    assert_eq!(prometheus::untested("capture_alerts").unwrap(), [""; 0]);
+    let mut tap = Tap::new("block_kb = 64\nsegment_mb = 1\nkeep_mb = 64\nflush_ms = 50").unwrap();
+    let text = fs::read_to_string(tap.config()).unwrap();
+    let listen = prometheus::LISTEN;
+    fs::write(tap.config(), format!("{text}[metrics]\nlisten = \"{listen}\"\n")).unwrap();
+    let _disk = Disk::mount(tap.directory(), "4m");
+    tap.start().unwrap();
+    let watcher = Prometheus::start(tap.lab(), &tap.netns()).unwrap();
+    watcher.wait("up", SOME).unwrap();
+    let frames: Vec<_> = (0..4000).map(|i| mix::of_host(i, 1400)).collect();
+    tap.replay_all(&frames[..400], 0, &["--pps=2000"]).unwrap();
+    watcher.wait("rate(understudy_capture_written_records_total[5s])", SOME).unwrap();
+    let text = prometheus::get(&tap.netns(), listen, "/metrics").unwrap();
+    cmd::run_with_input(&["promtool", "check", "metrics"], &text).unwrap();
+    for file in ["prometheus/capture_alerts.yml", "grafana/capture.json"] {
+        let unknown = prometheus::unknown_names(file, &text).unwrap();
+        assert_eq!(unknown, [""; 0], "{file} names what there is not");
+    }
+    watcher.check_dashboard("capture.json", &[("$node", "tap")]).unwrap();
+    // The disk is smaller than what it is told to keep, but nothing is lost.
+    let pending = "ALERTS{alertname=\"UnderstudyCaptureDiskSpace\",alertstate=\"pending\"}";
+    watcher.wait(pending, ".data.result[0].metric.node == \"tap\"").unwrap();
+    let firing = "ALERTS{alertstate=\"firing\"}";
+    assert!(watcher.query(firing, ".data.result == []").unwrap(), "too early");
+
+    let mut others = fs::File::create(tap.directory().join("others")).unwrap();
+    let mut replay = tap.replay(&frames, 0, &["--pps=4000", "--loop=10"]).unwrap();
+    cmd::wait_until("a disk that is too full", Duration::from_secs(20), || {
+        while std::io::Write::write_all(&mut others, &[0; 16384]).is_ok() {}
+        Ok(tap.status()?.store.unwritten_records > 0)
+    })
+    .unwrap();
+    replay.kill_tree(&[]);
+    watcher.wait_alert("UnderstudyCaptureDiskFails").unwrap();
+    watcher.wait_alert("UnderstudyCaptureDiskFull").unwrap();
+    watcher.stop().unwrap();
 }
 
 #[test]

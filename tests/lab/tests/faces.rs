@@ -2,25 +2,21 @@
 //! status page through Chromium, `top` through tmux. One group for all of it.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use understudy_lab::clients::Task;
 use understudy_lab::clients::counter::Counter;
 use understudy_lab::node::{READY_TIMEOUT, binary, vip4};
+use understudy_lab::prometheus::{self, LISTEN, Prometheus, get};
 use understudy_lab::screens::{Terminal, chromium};
-use understudy_lab::{Lab, Member, NodeOptions, Scenario, cmd, proc::Proc, scenario, sys};
+use understudy_lab::{Lab, Member, NodeOptions, Scenario, cmd, scenario};
 
 const REDIS: u16 = 6379;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long two scrapers give no rest.
 const SCRAPED: Duration = Duration::from_millis(700);
-const LISTEN: &str = "127.0.0.1:9464";
-const PROMETHEUS: &str = "127.0.0.1:9090";
 /// What the tests need beside the shipped binaries.
 const PROGRAMS: [&str; 5] = ["jq", "promtool", "prometheus", "chromium", "tmux"];
 
@@ -28,22 +24,8 @@ fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// All programs must be there, or the test says that it is skipped.
 fn can_run() -> bool {
-    if !scenario::can_run(&["understudyd", "understudy"]) {
-        return false;
-    }
-    let missing: Vec<&str> = PROGRAMS
-        .into_iter()
-        .filter(|name| cmd::run(&["sh", "-c", &format!("command -v {name}")]).is_err())
-        .collect();
-    if missing.is_empty() {
-        return true;
-    }
-    let why = format!("{} not installed: dpdk-build/setup.sh installs them", missing.join(", "));
-    assert!(std::env::var(scenario::REQUIRE).as_deref() != Ok("1"), "must not be skipped: {why}");
-    eprintln!("skipped: {why}");
-    false
+    scenario::can_run(&["understudyd", "understudy"]) && scenario::has_programs(&PROGRAMS)
 }
 
 fn start() -> (Scenario, Task) {
@@ -184,21 +166,6 @@ fn commands(shell: &Shell) {
     }
 }
 
-/// GET in a node's namespace.
-fn get(netns: &Path, address: &str, path: &str) -> Option<String> {
-    let ask = || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect(address)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
-    };
-    let answer = sys::in_netns(netns, ask).ok()?.ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    head.starts_with("HTTP/1.1 200").then(|| body.to_owned())
-}
-
 /// The exposition is what Prometheus takes, and has every name that our rules and dashboard use.
 fn exposition(shell: &Shell) {
     let text = get(&shell.netns, LISTEN, "/metrics").expect("metrics");
@@ -208,75 +175,13 @@ fn exposition(shell: &Shell) {
     let late = |name: &str| name.starts_with("understudy_checkpoint_");
     let names: Vec<String> = families.filter(|f| !late(f)).map(|f| format!("{f}\n")).collect();
     is_golden("metrics", &names.concat());
-    let has = |name: &str| text.contains(&format!("\n{name}{{"));
     for file in ["prometheus/alerts.yml", "grafana/understudy.json"] {
-        let used = fs::read_to_string(repository().join("configs").join(file)).unwrap();
-        let words = used.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
-        let names: Vec<&str> = words.filter(|w| w.starts_with("understudy_")).collect();
-        assert!(names.len() > 10, "{file}");
-        let unknown: Vec<&&str> = names.iter().filter(|n| !late(n) && !has(n)).collect();
+        let mut unknown = prometheus::unknown_names(file, &text).unwrap();
+        unknown.retain(|name| !late(name));
         assert!(unknown.is_empty(), "{file} names what there is not: {unknown:?}");
     }
     let released = |le: &str| format!("le=\"{le}\"}} ");
     assert!(text.contains(&released("0.000001024")) && text.contains(&released("+Inf")), "{text}");
-}
-
-fn rules() {
-    let dir = repository().join("configs/prometheus");
-    let promtool = |words: &[&str]| {
-        let mut command = Command::new("promtool");
-        command.args(words).current_dir(&dir);
-        let said = cmd::output(command, "", PATIENCE).unwrap();
-        assert_eq!(said.code, 0, "{words:?}: {}{}", said.stdout, said.stderr);
-    };
-    promtool(&["check", "config", "prometheus.yml"]);
-    promtool(&["test", "rules", "alerts_test.yml"]);
-}
-
-/// A real Prometheus with our configuration, but for its pace.
-fn prometheus(lab: &Lab, shell: &Shell) -> Proc {
-    let dir = lab.dir().join("prometheus");
-    fs::create_dir_all(&dir).unwrap();
-    let shipped = repository().join("configs/prometheus");
-    let text = fs::read_to_string(shipped.join("prometheus.yml")).unwrap();
-    assert!(text.contains(&format!("[\"{LISTEN}\"]")) && text.contains(": 5s"));
-    fs::write(dir.join("prometheus.yml"), text.replace(": 5s", ": 200ms")).unwrap();
-    fs::copy(shipped.join("alerts.yml"), dir.join("alerts.yml")).unwrap();
-    let mut command = cmd::inside(&shell.netns, "prometheus");
-    command
-        .arg(format!("--config.file={}", dir.join("prometheus.yml").display()))
-        .arg(format!("--storage.tsdb.path={}", dir.join("data").display()))
-        .arg(format!("--web.listen-address={PROMETHEUS}"));
-    Proc::start(command, &lab.dir().join("prometheus.log"), lab.prefix()).unwrap()
-}
-
-/// What Prometheus answers to an expression, by jq.
-fn query(shell: &Shell, expression: &str, filter: &str) -> anyhow::Result<bool> {
-    let encoded: String = expression.bytes().map(|b| format!("%{b:02X}")).collect();
-    let Some(answer) = get(&shell.netns, PROMETHEUS, &format!("/api/v1/query?query={encoded}"))
-    else {
-        return Ok(false);
-    };
-    // Prometheus may send it in chunks: the document is the line that is one.
-    let document = answer.lines().find(|line| line.starts_with('{')).unwrap_or_default();
-    Ok(cmd::run_with_input(&["jq", "-e", filter], document).is_ok())
-}
-
-#[track_caller]
-fn wait_query(shell: &Shell, expression: &str, filter: &str) {
-    cmd::wait_until(expression, PATIENCE, || query(shell, expression, filter)).unwrap();
-}
-
-/// Every expression of the dashboard means something to Prometheus.
-fn dashboard(shell: &Shell) {
-    let file = repository().join("configs/grafana/understudy.json");
-    let text = fs::read_to_string(file).unwrap();
-    let expressions = cmd::run_with_input(&["jq", "-r", ".. | .expr? // empty"], &text).unwrap();
-    assert!(expressions.lines().count() > 20, "{expressions}");
-    for line in expressions.lines() {
-        let plain = line.replace("$cluster", "trio").replace("$__rate_interval", "2s");
-        assert!(query(shell, &plain, ".status == \"success\"").unwrap(), "{plain}");
-    }
 }
 
 /// Who scrapes without a pause disturbs neither the clients nor anybody else who asks.
@@ -347,22 +252,25 @@ fn operators_see_what_is() {
     if !can_run() {
         return;
     }
-    rules();
+    prometheus::check_rules().unwrap();
     let (mut scenario, task) = start();
     scenario.trio.wait_protected().unwrap();
     let primary = scenario.primary().unwrap();
     let shell = Shell::on(&scenario.lab, primary);
-    let mut watcher = prometheus(&scenario.lab, &shell);
+    let watcher = Prometheus::start(&scenario.lab, &shell.netns).unwrap();
     commands(&shell);
     exposition(&shell);
-    wait_query(&shell, "understudy_role == 1", ".data.result[0].metric.role == \"primary\"");
-    wait_query(&shell, "understudy_protected", ".data.result[0].value[1] == \"1\"");
-    wait_query(
-        &shell,
-        "rate(understudy_gate_wait_seconds_count[2s])",
-        "(.data.result[0].value[1] | tonumber) > 10",
-    );
-    dashboard(&shell);
+    for (expression, filter) in [
+        ("understudy_role == 1", ".data.result[0].metric.role == \"primary\""),
+        ("understudy_protected", ".data.result[0].value[1] == \"1\""),
+        (
+            "rate(understudy_gate_wait_seconds_count[2s])",
+            "(.data.result[0].value[1] | tonumber) > 10",
+        ),
+    ] {
+        watcher.wait(expression, filter).unwrap();
+    }
+    watcher.check_dashboard("understudy.json", &[("$cluster", "trio")]).unwrap();
     scrapes(&shell, &task);
     let screen = top(&scenario.lab, &shell);
     assert!(screen.contains("protected") && screen.contains("wait at the gate"), "{screen}");
@@ -376,17 +284,16 @@ fn operators_see_what_is() {
     // A machine dies: everything says so.
     let lost = second.others().find(|&member| member != primary).unwrap();
     scenario.trio.crash(&scenario.lab, lost).unwrap();
-    let watched = Shell::on(&scenario.lab, primary);
     let exposed = format!(".status.reasons | any(test(\"no majority.*{lost} missing\"))");
     cmd::wait_until("exposed", READY_TIMEOUT, || {
         let said = shell.understudy(&["-j", "status"]).stdout;
         Ok(cmd::run_with_input(&["jq", "-e", &exposed], &said).is_ok())
     })
     .unwrap();
-    wait_query(&watched, "understudy_protected", ".data.result[0].value[1] == \"0\"");
+    watcher.wait("understudy_protected", ".data.result[0].value[1] == \"0\"").unwrap();
     let alive = format!("understudy_peer_alive{{peer=\"{lost}\"}}");
-    wait_query(&watched, &alive, ".data.result[0].value[1] == \"0\"");
-    watcher.terminate(PATIENCE).unwrap();
+    watcher.wait(&alive, ".data.result[0].value[1] == \"0\"").unwrap();
+    watcher.stop().unwrap();
     task.finish().unwrap().assert_pass();
     scenario.check_wire(1).unwrap();
 }

@@ -1,5 +1,6 @@
 //! `understudy replay`: a log that was recorded on a node says offline whether an application does again
-//! what the primary's did, through a takeover too, and names the connection that got another answer.
+//! what the primary's did, through a takeover too, and names the connection that got another answer. It
+//! begins with a fresh application, or with a checkpoint.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,24 +9,22 @@ use std::time::Duration;
 
 use understudy_api::replay::{Replay, ReplayVerdict};
 use understudy_lab::clients::Task;
+use understudy_lab::clients::data::Data;
 use understudy_lab::clients::pipelined::Pipelined;
+use understudy_lab::clients::resp;
+use understudy_lab::clients::wire::Wire;
 use understudy_lab::node::{binary, vip4};
 use understudy_lab::topology::VIP4;
-use understudy_lab::{Member, NodeOptions, Scenario, cmd, scenario};
+use understudy_lab::{Member, NodeOptions, Scenario, cmd, scenario, sys};
 
 const REDIS: u16 = 6379;
 const CONNECTIONS: usize = 20;
+/// A log that the data overwrites.
+const LOG_MB: i64 = 16;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn clients(scenario: &Scenario, seed: u64) -> Task {
-    let plan = Pipelined {
-        target: vip4(REDIS),
-        prefix: format!("lane{seed}"),
-        connections: CONNECTIONS,
-        depth: 4,
-        pause: Duration::from_millis(2),
-        seed,
-    };
+    let plan = Pipelined::pressing(CONNECTIONS, seed);
     plan.start(&scenario.lab.client_netns()).unwrap()
 }
 
@@ -51,15 +50,25 @@ fn record(scenario: &mut Scenario, node: Member, name: &str, more: &[&str]) -> P
     path
 }
 
-/// Replays with a node's configuration: what was found, and the text for people.
+/// Replays with node c's configuration: what was found, and the error.
 fn replay(scenario: &mut Scenario, file: &Path, code: i32, more: &[&str]) -> (Replay, String) {
-    let config = scenario.trio.node(Member::C).config().to_str().unwrap().to_owned();
+    replay_on(scenario, Member::C, file, code, more)
+}
+
+fn replay_on(
+    scenario: &mut Scenario,
+    node: Member,
+    file: &Path,
+    code: i32,
+    more: &[&str],
+) -> (Replay, String) {
+    let config = scenario.trio.node(node).config().to_str().unwrap().to_owned();
     let words = ["-c", &config, "-j", "replay", file.to_str().unwrap()];
     let said = understudy(&[&words, more].concat());
     assert_eq!(said.code, code, "{}{}", said.stdout, said.stderr);
     let document: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
     assert_eq!(document["ok"], code == 0, "{document}");
-    let found = serde_json::from_value(document["replay"].clone()).unwrap();
+    let found = serde_json::from_value(document["replay"].clone()).unwrap_or_default();
     (found, document["error"]["message"].as_str().unwrap_or_default().to_owned())
 }
 
@@ -178,10 +187,156 @@ fn a_recorded_log_is_replayed_and_what_differs_is_named() {
 
     // Nothing of it is left, and the group has noticed nothing.
     assert!(scenario.trio.node(successor).status().unwrap().ready);
+    nothing_is_left();
+}
+
+fn nothing_is_left() {
     let left = fs::read_dir(std::env::temp_dir()).unwrap().flatten();
     let left: Vec<_> = left
         .map(|entry| entry.file_name())
         .filter(|name| name.to_string_lossy().starts_with("understudy-replay-"))
         .collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+/// A copy of a checkpoint, changed.
+fn copy(scenario: &Scenario, checkpoint: &Path, name: &str, change: impl Fn(&Path)) -> String {
+    let to = scenario.lab.dir().join(name);
+    cmd::run(&["cp", "-a", checkpoint.to_str().unwrap(), to.to_str().unwrap()]).unwrap();
+    change(&to);
+    to.to_str().unwrap().to_owned()
+}
+
+fn manifest(checkpoint: &Path) -> toml::Table {
+    fs::read_to_string(checkpoint.join("manifest.toml")).unwrap().parse().unwrap()
+}
+
+/// The log has overwritten its beginning, and the primary died since the checkpoint: that and what the
+/// successor holds are enough.
+#[test]
+fn what_follows_a_checkpoint_is_replayed_when_the_beginning_is_gone() {
+    if !scenario::can_run(&["understudyd", "understudy"]) {
+        return;
+    }
+    let set = vec![("log.size_mb".into(), LOG_MB.into())];
+    let mut scenario = Scenario::start(&NodeOptions { set, ..NodeOptions::default() }).unwrap();
+    let primary = scenario.primary().unwrap();
+    let (saver, netns) = (primary.others().next().unwrap(), scenario.lab.client_netns());
+
+    // A connection that lives through all of it, others that press, and a log that wraps.
+    let mut kept = sys::in_netns(&netns, || Wire::connect(vip4(REDIS), PATIENCE)).unwrap().unwrap();
+    kept.ask(&["SET", "colour", "red"], b"+OK\r\n", PATIENCE).unwrap();
+    let data = Data { target: vip4(REDIS), keys: 13 * LOG_MB as usize, length: 100 << 10 };
+    data.write(&netns).unwrap().join(PATIENCE).unwrap().assert_pass();
+    let first = scenario.trio.node(saver).checkpoint().unwrap();
+    assert_eq!(asked(&scenario, &["set", "colour", "tan"]).trim(), "OK");
+    let task = clients(&scenario, 1);
+    task.wait_progress(500, PATIENCE).unwrap();
+    let second = scenario.trio.node(saver).checkpoint().unwrap();
+    assert!(first.floor > 0 && second.position > first.position);
+    task.wait_progress(500, PATIENCE).unwrap();
+    scenario.trio.crash(&scenario.lab, primary).unwrap();
+    let successor = scenario.trio.wait_primary(Some(primary), PATIENCE).unwrap();
+    task.wait_progress(500, PATIENCE).unwrap();
+    task.finish().unwrap().assert_pass();
+    kept.ask(&["GET", "colour"], &resp::bulk("tan"), PATIENCE).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    kept.ask(&["GET", "colour"], &resp::bulk("tan"), PATIENCE).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    let recorded = record(&mut scenario, successor, "wrapped.log", &[]);
+    let (_, why) = replay_on(&mut scenario, saver, &recorded, 1, &[]);
+    assert!(why.contains("only from 0 on") && why.contains("--checkpoint"), "{why}");
+
+    // By number: with the connections that were open then, and those that came.
+    let number = second.generation.to_string();
+    let of_second = ["--checkpoint", &number];
+    let (same, _) = replay_on(&mut scenario, saver, &recorded, 0, &of_second);
+    println!("{same:?}");
+    assert_eq!((same.verdict, same.ended_early.as_deref()), (ReplayVerdict::Same, None));
+    assert_eq!((same.applied, same.connections_differing), (same.end, 0));
+    let from = same.checkpoint.unwrap();
+    assert_eq!((from.position, from.floor), (second.position, second.floor));
+    assert_eq!(from.taken_on, scenario.trio.node(saver).status().unwrap().node);
+    let open = CONNECTIONS as u64 + 1;
+    assert_eq!((from.connections, same.connections_total), (open, open));
+    for c in &same.connections {
+        assert!(c.notes_same > 0 && c.said_bytes > 0 && c.applied_bytes > 0, "{c:?}");
+        assert_eq!((c.opened_unix_ns, &c.difference), (0, &None));
+    }
+
+    // From a copy, and from before the pressing connections came.
+    let store = scenario.trio.node(saver).checkpoints();
+    let (older, newer) = (store.join(first.generation.to_string()), store.join(&number));
+    let at = copy(&scenario, &older, "older", |_| ());
+    let (same, _) = replay(&mut scenario, &recorded, 0, &["--checkpoint", &at]);
+    assert_eq!((same.verdict, same.connections_total), (ReplayVerdict::Same, open + 1));
+    assert_eq!(same.checkpoint.unwrap().connections, 1);
+
+    // One whose application lacks what its place in the log says that it was told: that connection is
+    // named which asks for it.
+    let lacking = copy(&scenario, &older, "lacking", |at| {
+        let (mut of_older, of_newer) = (manifest(at), manifest(&newer));
+        for field in ["position", "floor", "at_ns", "reigns"] {
+            of_older.insert(field.into(), of_newer[field].clone());
+        }
+        fs::write(at.join("manifest.toml"), of_older.to_string()).unwrap();
+    });
+    let (other, why) = replay(&mut scenario, &recorded, 1, &["--checkpoint", &lacking]);
+    println!("{why}: {:?}", other.connections.first());
+    assert_eq!((other.verdict, other.connections_differing), (ReplayVerdict::Differs, 1));
+    let (named, port) = (&other.connections[0], kept.stream().local_addr().unwrap().port());
+    assert!(named.client.ends_with(&format!(":{port}")), "{named:?}");
+    let difference = named.difference.as_ref().unwrap();
+    assert!(!difference.said_less && difference.position > second.position, "{named:?}");
+
+    unusable(&mut scenario, saver, &recorded, &newer);
+    nothing_is_left();
+    // Whose directory it was has noticed nothing.
+    assert!(scenario.trio.node(saver).status().unwrap().ready && newer.exists());
+}
+
+/// What cannot be begun with is refused, and why is said.
+fn unusable(scenario: &mut Scenario, node: Member, recorded: &Path, checkpoint: &Path) {
+    let damaged = copy(scenario, checkpoint, "damaged", |at| {
+        let pages = at.join("image/pages-1.img");
+        let mut bytes = fs::read(&pages).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(pages, bytes).unwrap();
+    });
+    let changed = |field: &str, value: toml::Value| {
+        copy(scenario, checkpoint, &format!("other-{field}"), |at| {
+            let mut manifest = manifest(at);
+            manifest.insert(field.into(), value.clone());
+            fs::write(at.join("manifest.toml"), manifest.to_string()).unwrap();
+        })
+    };
+    let (is_at, floor) = {
+        let manifest = manifest(checkpoint);
+        (manifest["position"].as_integer().unwrap(), manifest["floor"].as_integer().unwrap())
+    };
+    let reign = |epoch: i64| {
+        toml::Table::from_iter([
+            ("epoch".to_owned(), toml::Value::from(epoch)),
+            ("start".to_owned(), toml::Value::from(floor - 8)),
+        ])
+    };
+    let later = toml::Value::from(is_at + (1 << 40));
+    for (name, expected) in [
+        (damaged, "image/pages-1.img is not what was written"),
+        (changed("position", later), "before the checkpoint"),
+        (changed("floor", 1.into()), "the checkpoint needs it from 1 on"),
+        (changed("cluster", "else".into()), "is of cluster \"else\""),
+        (changed("reigns", vec![reign(77)].into()), "beside another"),
+        (changed("at_ns", 1.into()), "beside another"),
+        ("999".into(), "there is no checkpoint"),
+        (recorded.parent().unwrap().to_str().unwrap().into(), "manifest.toml"),
+    ] {
+        let (_, why) = replay_on(scenario, node, recorded, 1, &["--checkpoint", &name]);
+        assert!(why.contains(expected), "{name}: {why}");
+    }
+    let config = scenario.trio.node(node).config().to_str().unwrap().to_owned();
+    let recorded = recorded.to_str().unwrap();
+    let words = ["-c", &config, "replay", recorded, "--checkpoint", "1", "--", "redis-server"];
+    assert_eq!(understudy(&words).code, 2);
 }

@@ -31,8 +31,9 @@ fn store(s: &StoreStatus, out: &mut String) {
     let oldest = s.oldest_unix_ns.map_or("nothing yet".to_owned(), |ns| {
         format!("since {} UTC", utc(ns / 1_000_000_000, ns / 1_000_000 % 1000))
     });
+    let free = s.free_bytes.map_or(String::new(), |free| format!(", {} free", bytes(free)));
     let held = format!(
-        "{}: {} segments, {} of {}, {oldest}",
+        "{}: {} segments, {} of {}{free}, {oldest}",
         s.directory,
         s.segments,
         bytes(s.bytes),

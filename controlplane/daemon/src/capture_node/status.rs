@@ -1,11 +1,13 @@
 //! What `understudy status` shows of a capture-only node.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use understudy_api::{CaptureStatus, LinkStatus, StoreStatus};
 use understudy_config::CaptureNode;
+use understudy_linux::space;
 use understudy_segments::{Catalogue, Kept};
 
 use super::counters::{Counters, LinkCounters};
@@ -104,6 +106,7 @@ fn store(directory: &str, keep_bytes: u64, kept: Kept) -> StoreStatus {
         segments: kept.segments,
         bytes: kept.bytes,
         keep_bytes,
+        free_bytes: space::free_bytes(Path::new(directory)).ok(),
         oldest_unix_ns: kept.oldest_ns,
         written_records: kept.written_records,
         written_bytes: kept.written_bytes,

@@ -88,8 +88,8 @@ impl Taking {
         keys: &Keys,
         now_ns: u64,
     ) -> anyhow::Result<Taking> {
-        let dir = config.control.state_dir.join("checkpoints");
-        let mut store = CheckpointStore::open(&dir, config.checkpoint.keep)?;
+        let mut store =
+            CheckpointStore::open(&method::checkpoints(config), config.checkpoint.keep)?;
         if config.commit.policy == CommitPolicy::Checkpoint {
             // As safe as the log, which is in memory: a majority holds it, and clients wait.
             store = store.without_sync();

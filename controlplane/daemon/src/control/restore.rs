@@ -8,9 +8,9 @@ use understudy_checkpoint::{Generation, Manifest, Reign, Restored};
 use understudy_proto::{NeedsCheckpoint, PrimaryLog};
 use understudy_wire::control::{History, Role};
 
-use super::resume::resume;
 use super::*;
 use crate::checkpointer::{Found, Job, Obtained, Search};
+use crate::resume::resume;
 
 /// Between two attempts; doubled with each, up to the last.
 const RETRY_FIRST_NS: u64 = 500 * MS;

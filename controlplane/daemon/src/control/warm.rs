@@ -8,9 +8,9 @@ use understudy_checkpoint::transfer::Wanted;
 use understudy_checkpoint::{Generation, Manifest};
 
 use super::restore::{Stage, reigns};
-use super::resume::resume;
 use super::*;
 use crate::checkpointer::{Found, Job, Obtained, Search};
+use crate::resume::resume;
 
 /// Of the log, in hundredths: with so much since the last checkpoint a newer one is fetched.
 const FILL_PERCENT: u64 = 50;

@@ -10,7 +10,6 @@ use understudy_wire::tcp::{FlowKey, Segment};
 
 /// What hears, before there are ports.
 pub struct Unplugged {
-    comparison: Comparison,
     recorder: Option<Recorder>,
 }
 
@@ -25,11 +24,7 @@ pub struct Heard<P> {
 
 impl Unplugged {
     /// `write`: also to this file.
-    pub fn new(
-        comparison: Comparison,
-        write: Option<&Path>,
-        node: &str,
-    ) -> Result<Unplugged, RotateError> {
+    pub fn new(write: Option<&Path>, node: &str) -> Result<Unplugged, RotateError> {
         let section = || Section {
             application: format!("understudyd {}", env!("CARGO_PKG_VERSION")),
             os: "Linux".into(),
@@ -45,12 +40,11 @@ impl Unplugged {
         };
         let recorder =
             write.map(|file| Recorder::to_files(file, section(), Rotation::default(), 0));
-        Ok(Unplugged { comparison, recorder: recorder.transpose()? })
+        Ok(Unplugged { recorder: recorder.transpose()? })
     }
 
-    pub fn plug<P: Ports>(self, ports: P) -> Heard<P> {
-        let Unplugged { comparison, recorder } = self;
-        Heard { ports, comparison, recorder, said: Vec::new() }
+    pub fn plug<P: Ports>(self, ports: P, comparison: Comparison) -> Heard<P> {
+        Heard { ports, comparison, recorder: self.recorder, said: Vec::new() }
     }
 }
 

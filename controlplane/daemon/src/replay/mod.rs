@@ -1,8 +1,10 @@
-//! `understudyd --replay`: a recorded log is fed to a fresh application in a capsule of its own, as a
-//! clone is fed, and what it says is compared with the primary's notes in the log. No node is touched: a
-//! network namespace of its own, no client and no replica port, a state directory that is gone afterwards.
+//! `understudyd --replay`: a recorded log is fed to an application in a capsule of its own, as a clone is
+//! fed, and what it says is compared with the primary's notes in the log. It is a fresh one, or comes from
+//! a checkpoint. No node is touched: a network namespace of its own, no client and no replica port, a state
+//! directory that is gone afterwards.
 
 mod heard;
+mod origin;
 mod recording;
 
 use std::fs;
@@ -15,13 +17,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use tracing::info;
 use understudy_api::replay::{
-    CONNECTIONS_TOLD_MAX, Replay, ReplayDifference, ReplayVerdict, ReplayedConnection,
+    CONNECTIONS_TOLD_MAX, Replay, ReplayDifference, ReplayVerdict, ReplayedCheckpoint,
+    ReplayedConnection,
 };
 use understudy_config::Config;
 use understudy_dpdk::Eal;
 use understudy_fastpath::audit::compare::{Comparison, Connection, Manner};
-use understudy_fastpath::command::{Command, Tuning};
+use understudy_fastpath::command::{Command, Event, Tuning};
 use understudy_fastpath::dataplane::Dataplane;
+use understudy_linux::mounts;
 use understudy_linux::netns::NetNs;
 use understudy_log::{CaptureLog, LogError};
 use understudy_seal::{Channel, ClusterKey, Keyring, Scope, entropy};
@@ -31,6 +35,7 @@ use crate::lcore;
 use crate::node_capsule::NodeCapsule;
 use crate::ports::{CapsuleLink, DpdkPorts, NodeClock};
 use heard::{Heard, Unplugged};
+use origin::{Begun, Origin};
 use recording::Recording;
 
 /// Ordinary memory, so that a node that runs here keeps its huge pages.
@@ -51,9 +56,11 @@ const LAST_WORDS_BYTES: usize = 500;
 pub struct Wanted<'a> {
     /// The recording.
     pub file: &'a Path,
+    /// Where the application comes from: the number of one of the node's checkpoints, or a directory.
+    pub checkpoint: Option<&'a str>,
     /// What the application says goes here, as pcapng.
     pub write: Option<&'a Path>,
-    /// Where the application runs; without it, in an empty directory.
+    /// Where the application runs, or what it finds there; without it, an empty directory.
     pub work_dir: Option<&'a Path>,
     /// Records are given no earlier than so many times faster than they came; without it, as fast as
     /// the application follows.
@@ -72,15 +79,26 @@ pub fn replay(config: &Config, wanted: &Wanted<'_>) -> anyhow::Result<Replay> {
         signal_hook::flag::register(signal, Arc::clone(&stop)).context("cannot watch signals")?;
     }
     let begun = Instant::now();
-    let mut recording = Recording::open(wanted.file)?;
-    let mut comparison = Comparison::default();
-    recording.for_each(|at, header, payload| comparison.expect(at, header, payload))?;
+    let origin = wanted.checkpoint.map(|name| Origin::find(config, name)).transpose()?;
+    let mut recording = Recording::open(wanted.file, origin.as_ref().map_or(0, Origin::floor))?;
+    if let Some(origin) = &origin {
+        origin.judge(&mut recording)?;
+    }
     let directory = Scratch::make()?;
     let config = Arc::new(own_config(config, wanted, &directory.0)?);
-    let heard = Unplugged::new(comparison, wanted.write, &recording.summary.node)?;
+    let own_files = match &origin {
+        Some(origin) => origin.own_files(&config, wanted.work_dir, &directory.0)?,
+        None => Vec::new(),
+    };
+    let heard = Unplugged::new(wanted.write, &recording.summary.node)?;
     // A thread of its own, in a namespace of its own: the host port's name is every node's.
     let here = NetNs::create().context("cannot make a network namespace")?;
-    let run = || Run::start(&config, &mut recording, heard, wanted.speed, &stop)?.play();
+    let run = || {
+        if origin.is_some() {
+            mounts::put_over(&own_files)?;
+        }
+        Run::start(&config, &mut recording, origin, heard, wanted.speed, &stop)?.play()
+    };
     let mut found = here.run(run)??;
     found.took_ms = begun.elapsed().as_millis() as u64;
     Ok(found)
@@ -108,12 +126,16 @@ impl Drop for Scratch {
 fn own_config(config: &Config, wanted: &Wanted<'_>, directory: &Path) -> anyhow::Result<Config> {
     let mut own = config.clone();
     own.control.state_dir = directory.join("state");
-    own.service.work_dir = match wanted.work_dir {
+    let work_dir = match wanted.work_dir {
         Some(given) => std::path::absolute(given)?,
         None => directory.join("work"),
     };
-    for made in [&own.control.state_dir, &own.service.work_dir] {
+    for made in [&own.control.state_dir, &work_dir] {
         fs::create_dir_all(made).with_context(|| format!("cannot make {}", made.display()))?;
+    }
+    if wanted.checkpoint.is_none() {
+        // What comes from a checkpoint works where it did.
+        own.service.work_dir = work_dir;
     }
     if !wanted.command.is_empty() {
         own.service.command = wanted.command.to_vec();
@@ -132,8 +154,9 @@ struct Run<'a> {
     capsule: NodeCapsule,
     ports: Heard<DpdkPorts>,
     dataplane: Dataplane<Heard<DpdkPorts>>,
-    /// The block that is fed, and how much of it has been.
+    /// The next block, what is fed, and how much of that has been.
     block: (usize, Vec<u8>, usize),
+    checkpoint: Option<ReplayedCheckpoint>,
     /// When the first record was fed, on this clock.
     fed_first_ns: Option<u64>,
     observed: u64,
@@ -148,6 +171,7 @@ impl<'a> Run<'a> {
     fn start(
         config: &'a Arc<Config>,
         recording: &'a mut Recording,
+        origin: Option<Origin>,
         heard: Unplugged,
         speed: Option<f64>,
         stop: &'a AtomicBool,
@@ -155,15 +179,29 @@ impl<'a> Run<'a> {
         let mut capsule = NodeCapsule::create(config)?;
         let link = CapsuleLink::unwatched(capsule.adopter());
         // Before EAL pins this thread, so that the application does not inherit the poll-mode core.
-        let (pid, _) = capsule.start_app().context("cannot start the service")?;
-        info!(pid, "application started");
+        let (begun, mut comparison) = match origin {
+            None => {
+                let (pid, _) = capsule.start_app().context("cannot start the service")?;
+                info!(pid, "application started");
+                (None, Comparison::default())
+            }
+            Some(origin) => {
+                let begun = origin.restore(config, &capsule.ns)?;
+                let comparison = Comparison::resumed(&begun.resume);
+                (Some(begun), comparison)
+            }
+        };
+        recording.for_each(|at, header, payload| comparison.expect(at, header, payload))?;
         let eal = Eal::init(&lcore::eal_args(&config.dpdk, "replay", std::iter::empty()))
             .context("cannot initialise DPDK")?;
         let clock = NodeClock::new();
         let log = CaptureLog::new(config.log.size_bytes().min(LOG_BYTES_MAX) as usize)?;
-        let ports = heard.plug(DpdkPorts::of_capsule(config, clock.clone(), link)?);
+        let ports = heard.plug(DpdkPorts::of_capsule(config, clock.clone(), link)?, comparison);
         let dataplane = Dataplane::new(lcore::replay_config(config), log, unheard(config)?);
-        Ok(Run {
+        let (nth, at) = recording.first();
+        let block = if at == 0 { Vec::new() } else { recording.block(nth)? };
+        let nth = if at == 0 { nth } else { nth + 1 };
+        let mut run = Run {
             config,
             recording,
             speed,
@@ -172,14 +210,35 @@ impl<'a> Run<'a> {
             capsule,
             ports,
             dataplane,
-            block: (0, Vec::new(), 0),
+            block: (nth, block, at),
+            checkpoint: None,
             fed_first_ns: None,
             observed: 0,
             records: 0,
             moved: Instant::now(),
             is_impatient: false,
             _eal: eal,
-        })
+        };
+        if let Some(begun) = begun {
+            run.resume(begun)?;
+        }
+        Ok(run)
+    }
+
+    /// The application of a checkpoint goes on, and is fed from the floor on.
+    fn resume(&mut self, begun: Begun) -> anyhow::Result<()> {
+        let floor = begun.resume.barrier.floor;
+        let order = Command::Resume(Box::new(begun.resume));
+        self.dataplane.command(self.clock.now_ns(), order, &mut self.ports);
+        match self.dataplane.poll_event() {
+            Some(Event::Resumed(true)) => {}
+            _ => bail!("the data path cannot begin at the checkpoint"),
+        }
+        self.observed = floor;
+        let (pid, _) = self.capsule.install(begun.app).context("the application cannot go on")?;
+        info!(pid, "application restored");
+        self.checkpoint = Some(begun.told);
+        Ok(())
     }
 
     fn play(mut self) -> anyhow::Result<Replay> {
@@ -342,6 +401,7 @@ impl<'a> Run<'a> {
             incomplete: summary.incomplete.clone(),
             records: self.records,
             applied: self.observed,
+            checkpoint: self.checkpoint.clone(),
             ended_early,
             application_ended,
             applied_bytes: sum(|c| c.heard_bytes),

@@ -79,6 +79,10 @@ fn disk(s: &CaptureStatus, out: &mut Exposition) {
     ] {
         out.counter(&format!("understudy_capture_{name}_total"), help, value);
     }
+    if let Some(free_bytes) = store.free_bytes {
+        let help = "Room on the disk beside the segments.";
+        out.gauge("understudy_capture_disk_free_bytes", help, free_bytes);
+    }
     if let Some(oldest_ns) = store.oldest_unix_ns {
         let help = "Time of the oldest record on disk.";
         out.family("understudy_capture_oldest_timestamp_seconds", "gauge", help);

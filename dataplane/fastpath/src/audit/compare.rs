@@ -12,6 +12,8 @@ use understudy_wire::tcp::{ACK, FIN, FlowKey, RST, SYN, Segment, before, later};
 
 use super::digest::{Key, Running, difference};
 use super::entry::Claim;
+use crate::command::Resume;
+use crate::flows::FlowSeed;
 
 /// How an application left the primary's way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +33,7 @@ pub struct Difference {
     pub from: u32,
     /// The first difference is before this.
     pub to: u32,
-    /// Bytes that the application had said before `from`.
+    /// Bytes that the application had said before `from`, or since the checkpoint that it came with.
     pub offset: u64,
     /// Where the log has the note that it was compared with.
     pub at: Position,
@@ -45,7 +47,8 @@ pub struct Difference {
 pub struct Connection {
     /// Its ends.
     pub key: FlowKey,
-    /// When the service answered the handshake, ns since 1970.
+    /// When the service answered the handshake, ns since 1970; 0: before the checkpoint with which the
+    /// application came.
     pub opened_ns: u64,
     /// Bytes of the client that were applied.
     pub heard_bytes: u64,
@@ -74,6 +77,8 @@ struct Expected {
 struct Flow {
     told: Connection,
     first: u32,
+    /// The application came with it.
+    is_carried: bool,
     /// From its SYN-ACK on.
     output: Option<Running>,
     closed: bool,
@@ -96,9 +101,27 @@ pub struct Comparison {
     current: HashMap<FlowKey, usize>,
     notes_elsewhere: u64,
     differs: bool,
+    /// What comes before is in the application already, but for handshakes of these ends.
+    from: Position,
+    pending: Vec<FlowKey>,
 }
 
 impl Comparison {
+    /// Of an application that goes on from a checkpoint.
+    pub fn resumed(resume: &Resume) -> Comparison {
+        let mut comparison = Comparison {
+            from: resume.barrier.position,
+            pending: resume.pending.clone(),
+            ..Comparison::default()
+        };
+        for (nth, seed) in resume.flows.iter().enumerate() {
+            comparison.newest.insert(seed.key, nth);
+            comparison.current.insert(seed.key, nth);
+            comparison.flows.push(Flow::carried(seed));
+        }
+        comparison
+    }
+
     /// The next record of the recording, before any of it is applied.
     pub fn expect(&mut self, at: Position, header: &RecordHeader, payload: &[u8]) {
         match header.kind {
@@ -111,6 +134,9 @@ impl Comparison {
     fn expect_connection(&mut self, at: Position, at_ns: u64, frame: &[u8]) {
         let Some(segment) = Segment::parse(frame) else { return };
         let (key, first) = (segment.key_from_server(), segment.seq_end());
+        if at < self.from && !self.pending.contains(&key) {
+            return;
+        }
         if let Some(&known) = self.newest.get(&key)
             && self.flows[known].first == first
         {
@@ -123,15 +149,18 @@ impl Comparison {
 
     fn expect_notes(&mut self, at: Position, at_ns: u64, payload: &[u8]) {
         let Some(record) = AuditRecord::decode(payload) else { return };
-        let key = self.key.get_or_insert_with(|| Box::new(Key::new(record.seed)));
+        let key = self.key.get_or_insert_with(|| {
+            let key = Box::new(Key::new(record.seed));
+            self.flows.iter_mut().for_each(|flow| flow.begin_carried(&key));
+            key
+        });
         let is_ours = key.seed() == record.seed;
         for note in &record.notes {
             match self.newest.get(&note.key).filter(|_| is_ours) {
                 Some(&flow) => {
-                    let expected = Expected { claim: Claim::from(note), at, at_ns };
-                    self.flows[flow].expected.push_back(expected);
+                    self.flows[flow].expect(Expected { claim: Claim::from(note), at, at_ns });
                 }
-                None => self.notes_elsewhere += 1,
+                None => self.notes_elsewhere += u64::from(at >= self.from),
             }
         }
     }
@@ -214,12 +243,47 @@ impl Flow {
         Flow {
             told,
             first,
+            is_carried: false,
             output: None,
             closed: false,
             covered: first,
             acked: first,
             client_next: None,
             expected: VecDeque::new(),
+        }
+    }
+
+    fn carried(seed: &FlowSeed) -> Flow {
+        let flow = Flow::new(seed.key, seed.snd_nxt, 0);
+        Flow {
+            is_carried: true,
+            closed: seed.server_closed,
+            acked: seed.client_acked,
+            client_next: Some(seed.rcv_nxt),
+            ..flow
+        }
+    }
+
+    /// Its output begins where the checkpoint left it, once it is known how it is digested.
+    fn begin_carried(&mut self, key: &Key) {
+        if self.is_carried {
+            self.output = Some(Running::new(key, self.first));
+        }
+    }
+
+    /// What a carried connection had said before, nobody says again; but a note of just then tells the
+    /// primary's digest there.
+    fn expect(&mut self, expected: Expected) {
+        let claim = expected.claim;
+        match &mut self.output {
+            Some(_) if self.is_carried && before(claim.to, self.first) => {}
+            Some(output) if self.is_carried && claim.to == self.first => {
+                output.shift(
+                    claim.len.wrapping_sub(output.len()),
+                    difference(claim.digest, output.sum()),
+                );
+            }
+            _ => self.expected.push_back(expected),
         }
     }
 
@@ -318,6 +382,7 @@ mod tests {
     use super::super::Auditor;
     use super::*;
     use crate::MS;
+    use crate::command::Barrier;
     use crate::counters::Counters;
 
     const ISN: u32 = 0xffff_f000;
@@ -482,6 +547,93 @@ mod tests {
         let mut said = segments(&other, 1000);
         said.remove(2);
         assert!(only(&recording.replay(&said)).difference.is_some());
+    }
+
+    /// A checkpoint after 3000 of the 9000 bytes, taken before the record at `position` was applied.
+    fn resumed(recording: &Recording, position: Position, pending: Vec<FlowKey>) -> Comparison {
+        let key = Segment::parse(&ack(7, 0)).unwrap().key_from_client();
+        let seed = FlowSeed {
+            key,
+            rcv_nxt: 1,
+            rcv_edge: 60_000,
+            snd_nxt: ISN.wrapping_add(3001),
+            client_acked: ISN.wrapping_add(2001),
+            client_edge: ISN.wrapping_add(60_000),
+            scales: None,
+            tsval: None,
+            client_closed: false,
+            server_closed: false,
+        };
+        let history = Default::default();
+        let barrier = Barrier { position, floor: position, at_ns: 0, history };
+        let (flows, owed) = (vec![seed], Vec::new());
+        let mut comparison = Comparison::resumed(&Resume { barrier, flows, pending, owed });
+        recording.records.iter().for_each(|(at, h, p)| comparison.expect(*at, h, p));
+        let after = recording.records.iter().filter(|(at, ..)| *at >= position);
+        after.for_each(|(at, h, p)| comparison.applied(*at, h, p));
+        comparison
+    }
+
+    #[test]
+    fn a_connection_of_a_checkpoint_is_compared_from_there_on() {
+        let (recording, bytes) = recording();
+        // After the note that covers the first 3000 bytes: all that follows is compared. Before it: the
+        // same, as the note of that moment is in the recording. Without it, the next note is the beginning.
+        let noted: Vec<_> = recording.records.iter().map(|(at, ..)| *at).collect();
+        for (position, at_first) in [(noted[4], true), (noted[3], true), (noted[3], false)] {
+            let mut recording =
+                Recording { records: recording.records.clone(), ..Recording::new() };
+            if !at_first {
+                recording.records.remove(3);
+            }
+            let say = |comparison: &mut Comparison, bytes: &[u8]| {
+                for frame in &segments(bytes, 1000)[2..] {
+                    comparison.said(&Segment::parse(frame).unwrap(), frame);
+                }
+                let fin = frame(7, ISN.wrapping_add(9001), ACK | FIN, &[]);
+                comparison.said(&Segment::parse(&fin).unwrap(), &fin);
+                assert!(comparison.is_settled());
+                comparison.finish();
+            };
+            let mut comparison = resumed(&recording, position, Vec::new());
+            say(&mut comparison, &bytes);
+            let c = only(&comparison);
+            assert_eq!((c.difference, c.uncompared, c.opened_ns), (None, 0, 0));
+            assert_eq!((c.said_bytes, c.aligned), (6000, u64::from(!at_first)));
+            let mut other = bytes.clone();
+            other[3500] ^= 1;
+            let mut comparison = resumed(&recording, position, Vec::new());
+            say(&mut comparison, &other);
+            let found = only(&comparison).difference;
+            assert_eq!(found.is_some(), at_first, "{found:?}");
+            if let Some(found) = found {
+                assert_eq!((found.from, found.offset), (ISN.wrapping_add(3001), 0));
+            }
+            other[4500] ^= 1;
+            let mut comparison = resumed(&recording, position, Vec::new());
+            say(&mut comparison, &other);
+            assert!(only(&comparison).difference.is_some());
+        }
+    }
+
+    #[test]
+    fn what_ended_before_a_checkpoint_is_missed_by_nobody() {
+        let (mut recording, _) = recording();
+        recording.open(8, 500);
+        recording.says(&frame(8, 501, ACK, b"gone"));
+        let barrier =
+            recording.records.last().map(|(at, h, _)| at + h.stored_len() as u64).unwrap();
+        recording.notes();
+        let other = Segment::parse(&ack(8, 0)).unwrap().key_from_client();
+        for (pending, connections) in [(vec![], 1), (vec![other], 2)] {
+            let mut comparison = resumed(&recording, barrier, pending);
+            comparison.finish();
+            assert_eq!(comparison.connections().count(), connections);
+            assert!(
+                comparison.connections().all(|c| c.key.client.1 == 7 || c.difference.is_none())
+            );
+            assert_eq!(comparison.notes_elsewhere(), u64::from(connections == 1));
+        }
     }
 
     #[test]

@@ -12,11 +12,13 @@ use anyhow::{Context, Result};
 use super::wire::show;
 use super::{Control, QUIET, REPLY_TIMEOUT, Task, resp};
 use crate::ledger::{Ledger, Verdict, Way};
+use crate::node::vip4;
 use crate::pattern::{self, Rng};
 use crate::sys;
 
 /// APPENDs to a key before it is deleted.
 const APPENDS_MAX: u64 = 64;
+const REDIS: u16 = 6379;
 
 /// `connections` connections, each with batches of `depth` requests on keys of its own.
 #[derive(Clone, Debug)]
@@ -36,6 +38,18 @@ pub struct Pipelined {
 }
 
 impl Pipelined {
+    /// So many as press the service's redis without filling a small machine; each seed has its own keys.
+    pub fn pressing(connections: usize, seed: u64) -> Pipelined {
+        Pipelined {
+            target: vip4(REDIS),
+            prefix: format!("lane{seed}"),
+            connections,
+            depth: 4,
+            pause: Duration::from_millis(2),
+            seed,
+        }
+    }
+
     /// Connects all, then sends batches until stopped.
     pub fn start(self, netns: &Path) -> Result<Task> {
         let name = format!("{} pipelined connections ({})", self.connections, self.prefix);

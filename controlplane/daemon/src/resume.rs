@@ -22,7 +22,7 @@ const OWED_BYTES_MAX: usize = 64 << 10;
 const OWED_MAX: usize = 16_384;
 
 /// `vmac`: whose frames they are.
-pub(super) fn resume(generation: &Generation, connections: &[SocketImage], vmac: Mac) -> Resume {
+pub fn resume(generation: &Generation, connections: &[SocketImage], vmac: Mac) -> Resume {
     let m = &generation.manifest;
     Resume {
         barrier: Barrier {

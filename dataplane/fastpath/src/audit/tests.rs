@@ -187,7 +187,7 @@ proptest! {
         let c = &clone.counters;
         prop_assert_eq!((c.audit_diverged, c.audit_aligned, c.audit_gaps), (0, 0, 0));
         prop_assert!(c.audit_same > 0);
-        let covered = clone.auditor.slots.iter().flatten().all(|(_, e)| !e.is_uncovered());
+        let covered = clone.auditor.slots.iter().all(|(_, e)| !e.is_uncovered());
         prop_assert!(covered && primary.counters.audit_uncovered == 0, "{:?}", c);
     }
 
@@ -345,7 +345,7 @@ fn a_longer_answer_is_found() {
         let mut notes = primary.notes(100);
         // Of its notes, that of the end.
         notes[0].notes.retain(|note| note.len == said as u64);
-        clone.auditor.slots.iter_mut().flatten().for_each(|(_, entry)| entry.forget_marks());
+        clone.auditor.slots.iter_mut().for_each(|(_, entry)| entry.forget_marks());
         clone.hears(&notes);
         let mut late = clone.auditor.take_late();
         assert_eq!(late.len(), 1);

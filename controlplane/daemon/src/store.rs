@@ -1,7 +1,7 @@
 //! What must survive a restart: epoch and vote, one small file.
 //!
 //! Written by a helper thread, since a slow disk must not delay heartbeats. A takeover waits for two
-//! such writes, one after the other. A corrupt file is refused: guessing an epoch could elect two
+//! such writes, the candidate's and a voter's, at the same time. A corrupt file is refused: guessing an epoch could elect two
 //! primaries.
 
 use std::fs::{self, File};

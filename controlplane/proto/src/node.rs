@@ -45,7 +45,7 @@ enum Phase {
     Idle,
     /// Asking who would vote for it.
     PreVote { epoch: Epoch, granted: Votes },
-    /// Promising, persisting, then asking for votes.
+    /// Promising, then asking for votes while its own is persisted.
     Elect { epoch: Epoch, stage: ElectStage, granted: Votes },
     /// Becoming a replica of `reign`.
     Join { promised: bool },
@@ -60,7 +60,7 @@ enum Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum ElectStage {
     Promising,
-    /// Until the candidacy is persisted and the old primary's lease is over.
+    /// Until the old primary's lease is over.
     Waiting,
     Asking,
 }

@@ -78,8 +78,13 @@ impl Node {
         if self.ballot.as_ref().is_some_and(|b| b.candidate == from && b.candidacy.epoch == epoch) {
             return;
         }
-        if epoch == self.epoch && self.voted_for == Some(from) && self.is_durable() {
-            // The reply was lost.
+        if epoch == self.epoch
+            && self.voted_for == Some(from)
+            && self.is_durable()
+            && self.covers_own_log(candidacy)
+        {
+            // The reply was lost; or the candidate died before its candidacy was on its disk, and stands in the same
+            // epoch again, perhaps with less.
             return self.send(To::One(from), Control::VoteReply(Ballot { epoch, granted: true }));
         }
         let free = epoch > self.epoch

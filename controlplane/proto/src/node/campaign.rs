@@ -232,27 +232,42 @@ impl Node {
         self.adopt(promised, Some(me));
     }
 
-    /// Asks for votes once the candidacy is durable and the old primary's lease must be over.
+    /// Asks for votes once the old primary's lease must be over, and votes for itself once its candidacy is durable:
+    /// the others' disks and its own write at the same time.
     pub(super) fn advance_candidacy(&mut self, now_ns: u64) {
-        let Phase::Elect { epoch, stage: ElectStage::Waiting, .. } = self.phase else { return };
-        if !self.is_durable() {
-            return;
+        let Phase::Elect { stage, .. } = self.phase else { return };
+        if stage == ElectStage::Waiting {
+            if self.sticky(now_ns) {
+                let at_ns = self.lease_over_ns();
+                return self.timers.set(Timer::VoteHold, at_ns);
+            }
+            self.ask_for_votes(now_ns);
         }
-        if self.sticky(now_ns) {
-            let at_ns = self.lease_over_ns();
-            return self.timers.set(Timer::VoteHold, at_ns);
-        }
-        let mut granted = Votes::default();
-        granted.add(self.voter(self.cfg.me).expect("validated: this node votes"));
-        self.phase = Phase::Elect { epoch, stage: ElectStage::Asking, granted };
+        self.vote_for_itself(now_ns);
+    }
+
+    fn ask_for_votes(&mut self, now_ns: u64) {
+        let Phase::Elect { epoch, stage, .. } = &mut self.phase else { return };
+        let epoch = *epoch;
+        *stage = ElectStage::Asking;
         self.event(now_ns, TimelineKind::VoteStarted, format!("for epoch {epoch}"));
-        if granted.count() >= self.cfg.majority() {
-            return self.win(now_ns);
-        }
         let candidacy = self.candidacy(epoch);
         self.send(To::All, Control::Vote(candidacy));
         self.claim_at_ns = now_ns + 2 * self.cfg.heartbeat_interval_ns;
-        self.advance_arbiter(now_ns);
+    }
+
+    /// The vote without which this node does not win: if it forgot its candidacy it might help another one.
+    fn vote_for_itself(&mut self, now_ns: u64) {
+        let me = self.voter(self.cfg.me).expect("validated: this node votes");
+        let is_durable = self.is_durable();
+        let Phase::Elect { stage: ElectStage::Asking, granted, .. } = &mut self.phase else {
+            return;
+        };
+        if is_durable && !granted.has(me) {
+            granted.add(me);
+            self.votes_counted(now_ns);
+            self.advance_arbiter(now_ns);
+        }
     }
 
     pub(super) fn on_vote_reply(&mut self, now_ns: u64, from: NodeId, ballot: &Ballot) {
@@ -271,6 +286,7 @@ impl Node {
         let Phase::Elect { epoch, stage: ElectStage::Asking, granted } = self.phase else { return };
         // A promise beyond the candidacy (a vote for someone newer under way) ends it.
         if granted.count() >= self.cfg.majority()
+            && self.voter(self.cfg.me).is_some_and(|me| granted.has(me))
             && self.promise_asked == epoch
             && (self.app_ready || self.caretaking)
         {

@@ -273,7 +273,10 @@ impl Node {
             }
             Phase::Elect { epoch, stage: ElectStage::Asking, granted } => {
                 let other_may_vote = self.hears_another(now_ns) && now_ns < self.claim_at_ns;
-                let claim = !granted.has(arbiter) && !other_may_vote && !self.cannot_win(*granted);
+                let claim = self.is_durable()
+                    && !granted.has(arbiter)
+                    && !other_may_vote
+                    && !self.cannot_win(*granted);
                 claim.then_some(ArbiterRequest { wish: Wish::Claim, epoch: *epoch })
             }
             Phase::Lead(_) => self.primary_wish(now_ns, stale),

@@ -312,6 +312,39 @@ fn a_vote_is_promised_then_persisted_then_sent_and_only_once() {
 }
 
 #[test]
+fn a_vote_that_is_asked_for_again_is_for_the_log_of_then() {
+    let mut bench = Bench::following(&[1, 2, 3]);
+    bench.get(2, 1, Control::StepDown(StepDown { epoch: 1, to: Some(3), ..Default::default() }));
+    bench.get(3, 1, Control::Vote(vote(2, 1, 100)));
+    bench.promised(2);
+    bench.persisted(2);
+    bench.take();
+    // Its candidacy was not on its disk when it died.
+    bench.get(3, 1, Control::Vote(vote(2, 1, 99)));
+    assert_eq!(bench.sent(granted), 0);
+    bench.get(3, 1, Control::Vote(vote(2, 1, 100)));
+    assert_eq!(bench.sent(granted), 1);
+}
+
+#[test]
+fn a_candidate_asks_while_it_writes_and_wins_only_with_its_own_vote() {
+    let mut bench = Bench::following(&[1, 2, 3]);
+    bench.get(2, 1, Control::StepDown(StepDown { epoch: 1, to: Some(1), ..Default::default() }));
+    bench.node.handle_timeout(bench.now);
+    bench.drain();
+    assert_eq!(bench.sent(|m| matches!(m, Control::Vote(_))), 0, "not before the promise");
+    bench.promised(2);
+    assert_eq!(bench.sent(|m| matches!(m, Control::Vote(_))), 1);
+    for voter in [2, 3] {
+        bench.get(voter, 2, Control::VoteReply(Ballot { epoch: 2, granted: true }));
+    }
+    let lead = DpCommand::Lead { epoch: 2, serve: true };
+    assert!(!bench.orders().contains(&lead), "its own is not on its disk");
+    bench.persisted(2);
+    assert!(bench.orders().contains(&lead));
+}
+
+#[test]
 fn a_candidate_must_reach_what_the_voter_promised_with() {
     let mut bench = Bench::following(&[1, 2, 3]);
     bench.get(2, 1, Control::StepDown(StepDown { epoch: 1, to: Some(3), ..Default::default() }));

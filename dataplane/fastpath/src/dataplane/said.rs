@@ -29,12 +29,14 @@ impl Said {
 
     /// False: no room.
     fn add(&mut self, key: &FlowKey, to: u32) -> bool {
-        let newest = self.progress.iter_mut().rev().take(LOOKS_MAX);
-        match newest.into_iter().find(|p| p.key == *key) {
-            Some(known) => known.to = later(known.to, to),
-            None => return self.progress.try_push(Progress { key: *key, to }).is_ok(),
+        let looks_from = self.progress.len().saturating_sub(LOOKS_MAX);
+        for known in self.progress[looks_from..].iter_mut().rev() {
+            if known.key == *key {
+                known.to = later(known.to, to);
+                return true;
+            }
         }
-        true
+        self.progress.try_push(Progress { key: *key, to }).is_ok()
     }
 
     fn is_only_of(&self, key: Option<FlowKey>) -> bool {

@@ -106,6 +106,15 @@ impl Broken {
         found.unwrap()
     }
 
+    /// As after any reign. It does not answer meanwhile.
+    fn starts_anew(&mut self, member: Member, since: u64) {
+        cmd::wait_until("another life", SOON, || {
+            let events = self.scenario.trio.node(member).events(since);
+            Ok(events.is_ok_and(|all| all.events.iter().any(|e| e.event == "daemon_started")))
+        })
+        .unwrap();
+    }
+
     /// Something is broken on the primary: another node serves soon, and the old one's events say why.
     fn fails_over(
         &mut self,
@@ -386,7 +395,7 @@ fn the_primarys_client_link_and_huge_pages() {
     let bad = it.told(primary, since, "resource_bad", "client_link");
     assert_eq!(bad.cause.as_deref(), Some("no_carrier"), "{bad:?}");
     it.task.wait_progress(50, STALL_MAX).unwrap();
-    // It starts anew, as after any reign.
+    it.starts_anew(primary, since);
     cmd::wait_until("a node without its clients' cable", SOON, || {
         let status = it.scenario.trio.node(primary).status();
         Ok(status.is_ok_and(|s| !s.ready && s.faults.iter().any(|f| f.resource == "client_link")))
@@ -468,12 +477,7 @@ fn a_reload_changes_what_is_watched_and_what_is_done() {
     it.told(old, since, "failover", "health");
     println!("{new} serves");
     it.task.wait_progress(20, STALL_MAX).unwrap();
-    // It starts itself anew, and does not answer meanwhile.
-    cmd::wait_until("another life", SOON, || {
-        let events = it.scenario.trio.node(old).events(since);
-        Ok(events.is_ok_and(|all| all.events.iter().any(|e| e.event == "daemon_started")))
-    })
-    .unwrap();
+    it.starts_anew(old, since);
     // No check, no fault: the node is fit again.
     reload(&mut it, old, &[("check", "none".into()), ("command", toml::Value::Array(Vec::new()))]);
     cmd::wait_until("a node without a fault", SOON, || {

@@ -427,6 +427,9 @@ fn it_is_supervised_watched_and_reloaded_as_any_node() {
         notices.until("WATCHDOG=1");
     }
 
+    // Kernels have things to say of their own now and then.
+    let received = || tap.status().unwrap().links[0].received;
+    let before = received();
     let metrics = get(&tap, "/metrics");
     let (head, body) = metrics.split_once("\r\n\r\n").unwrap();
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
@@ -435,7 +438,8 @@ fn it_is_supervised_watched_and_reloaded_as_any_node() {
         let line = text.lines().find(|l| l.starts_with(&format!("{name}{{"))).expect(name);
         line.rsplit_once(' ').unwrap().1.parse().unwrap()
     };
-    assert_eq!(value(body, "understudy_capture_link_received_frames_total"), 0);
+    let told = value(body, "understudy_capture_link_received_frames_total");
+    assert!((before..=received()).contains(&told), "{told}");
     assert_eq!(value(body, "understudy_capture_segments_keep_bytes"), 512 << 20);
     assert!(get(&tap, "/status.json").contains("\"node\":\"tap\""));
     assert!(get(&tap, "/").starts_with("HTTP/1.1 404"), "there is no page");

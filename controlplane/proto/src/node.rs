@@ -89,6 +89,8 @@ struct Lead {
     since_ns: u64,
     leased_once: bool,
     unleased_since_ns: Option<u64>,
+    /// When an end of this reign was last of no use to anybody.
+    needed_ns: u64,
     gate_open: bool,
     gate_open_ns: u64,
     announced: usize,

@@ -337,6 +337,7 @@ impl Node {
             since_ns: now_ns,
             leased_once: false,
             unleased_since_ns: Some(now_ns),
+            needed_ns: now_ns,
             gate_open: false,
             gate_open_ns: 0,
             announced: 0,

@@ -86,9 +86,13 @@ impl Node {
 
     /// Is there a reason not to lead any more?
     pub(super) fn check_duty(&mut self, now_ns: u64) {
+        let needed = self.is_needed(now_ns);
+        let Phase::Lead(lead) = &mut self.phase else { return };
+        if needed {
+            lead.needed_ns = now_ns;
+        }
         let Phase::Lead(lead) = &self.phase else { return };
         let alone = self.peers.is_empty();
-        let unleased_ns = lead.unleased_since_ns.map_or(0, |since_ns| now_ns - since_ns);
         let arbiter = self.cfg.arbiter;
         let overdue = lead.caretaker && now_ns - lead.since_ns > self.cfg.takeover_limit_ns;
         let reason = if !self.app_ready && !lead.caretaker {
@@ -101,9 +105,7 @@ impl Node {
             && (self.successor(now_ns).is_some() || self.has_last_resort(now_ns))
         {
             Some(StepDownReason::ClientLinkDown)
-        } else if overdue
-            || unleased_ns > self.lease_patience_ns(now_ns, lead) && !alone && !arbiter
-        {
+        } else if overdue || !alone && !arbiter && self.is_out_of_patience(now_ns, lead) {
             // With an arbiter it is the register that says who may lead: without a lease nothing leaves, and the
             // reign goes on when the replica or the arbiter is back.
             Some(StepDownReason::LeaseLost)
@@ -115,20 +117,24 @@ impl Node {
         }
     }
 
-    /// How long a reign goes on without a lease. Nothing leaves meanwhile, and who abdicates has spent its clone:
-    /// it is worth it only for a successor. Followers that could not run for a moment are no reason.
-    fn lease_patience_ns(&self, now_ns: u64, lead: &Lead) -> u64 {
+    /// Nothing leaves without a lease, and who abdicates has spent its clone: it is worth it only for a successor,
+    /// which needs its time to grant what is missing. Followers that could not run for a moment are no reason.
+    fn is_out_of_patience(&self, now_ns: u64, lead: &Lead) -> bool {
+        let Some(since_ns) = lead.unleased_since_ns else { return false };
+        now_ns - since_ns > self.cfg.takeover_limit_ns
+            || now_ns - since_ns.max(lead.needed_ns) > self.cfg.unleased_limit_ns
+    }
+
+    /// It hears others, but nobody that could succeed it; or followers of a new reign which may first have to
+    /// restart, and are heard in this epoch.
+    fn is_needed(&self, now_ns: u64) -> bool {
+        let Phase::Lead(lead) = &self.phase else { return false };
         let silence_ns = self.cfg.suspect_after_ns;
         let mut peers = self.peers.iter();
         let hears_any = peers.any(|peer| peer.alive(now_ns, silence_ns).is_some());
         let has_heir = self.successor(now_ns).is_some() || self.has_last_resort(now_ns);
-        // A new reign's followers may first have to restart; wait for those that are heard in this epoch.
         let is_awaited = !lead.leased_once && self.majority_in_epoch(now_ns);
-        if is_awaited || hears_any && !has_heir {
-            self.cfg.takeover_limit_ns
-        } else {
-            self.cfg.unleased_limit_ns
-        }
+        is_awaited || hears_any && !has_heir
     }
 
     fn majority_in_epoch(&self, now_ns: u64) -> bool {

@@ -551,8 +551,10 @@ fn a_lost_lease_ends_no_reign_that_nobody_could_succeed() {
     bench.report();
     bench.pass_with(2000 * MS, |m| (m.flags.electable, m.flags.recovering) = (false, true));
     assert!(!bench.kinds().contains(&TimelineKind::SteppedDown));
-    bench.pass(20 * MS);
-    assert!(bench.kinds().contains(&TimelineKind::SteppedDown), "now somebody could");
+    bench.pass(SUSPECT + 80 * MS);
+    assert!(!bench.kinds().contains(&TimelineKind::SteppedDown), "the heir grants a lease first");
+    bench.pass(40 * MS);
+    assert!(bench.kinds().contains(&TimelineKind::SteppedDown), "it had its time");
 }
 
 #[test]

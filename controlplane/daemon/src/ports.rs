@@ -13,36 +13,12 @@ use understudy_dpdk::{
     Mbuf, Mempool, Port, PortConfig, RX_QUEUES_MAX, RxQueues, TxQueue, vdev_attach,
 };
 use understudy_fastpath::adoption::AdoptAttrs;
-use understudy_fastpath::ports::{Burst, Frame, PortRole, Ports};
+use understudy_fastpath::ports::{Burst, PortRole, Ports};
 use understudy_linux::adopt::{self, Adopter};
 use understudy_linux::capsule::DeathProbe;
 use understudy_wire::tcp::FlowKey;
 
 use crate::node_capsule::HOST_INTERFACE;
-
-/// A DPDK packet buffer as the data path sees it.
-pub struct MbufFrame(Mbuf);
-
-impl Frame for MbufFrame {
-    fn bytes(&self) -> &[u8] {
-        self.0.bytes()
-    }
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        self.0.bytes_mut()
-    }
-}
-
-impl From<Mbuf> for MbufFrame {
-    fn from(mbuf: Mbuf) -> MbufFrame {
-        MbufFrame(mbuf)
-    }
-}
-
-impl From<MbufFrame> for Mbuf {
-    fn from(frame: MbufFrame) -> Mbuf {
-        frame.0
-    }
-}
 
 struct Device {
     port: Port,
@@ -248,23 +224,23 @@ fn open_device(what: &str, device: &str, rx_queues: u16, pool: &Mempool) -> anyh
 }
 
 impl Ports for DpdkPorts {
-    type Frame = MbufFrame;
+    type Frame = Mbuf;
 
-    fn rx(&mut self, port: PortRole, out: &mut Burst<MbufFrame>) {
+    fn rx(&mut self, port: PortRole, out: &mut Burst<Mbuf>) {
         // A device gives bursts of this length.
         debug_assert!(out.is_empty());
         if let Some(device) = self.device(port) {
             device.rx.rx_burst(out);
         }
         // A chain is one frame to everybody above; a device that makes one is made to copy.
-        if !out.iter().all(|frame| frame.0.is_linear()) {
+        if !out.iter().all(|frame| frame.is_linear()) {
             let came = out.len();
-            out.retain(|frame| frame.0.linearize());
+            out.retain(|frame| frame.linearize());
             self.chains_dropped += (came - out.len()) as u64;
         }
     }
 
-    fn tx(&mut self, port: PortRole, frames: &mut Burst<MbufFrame>) {
+    fn tx(&mut self, port: PortRole, frames: &mut Burst<Mbuf>) {
         if let Some(device) = self.device(port) {
             device.tx.tx_burst(frames);
         }
@@ -278,8 +254,8 @@ impl Ports for DpdkPorts {
         self.capsule.as_ref().is_some_and(CapsuleLink::is_dying)
     }
 
-    fn alloc(&mut self, parts: &[&[u8]]) -> Option<MbufFrame> {
-        self.pool.alloc_parts(parts).map(MbufFrame)
+    fn alloc(&mut self, parts: &[&[u8]]) -> Option<Mbuf> {
+        self.pool.alloc_parts(parts)
     }
 
     fn adopt(&mut self, key: &FlowKey, attrs: &AdoptAttrs) -> bool {

@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::marker::PhantomData;
-use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::Arc;
 
@@ -10,7 +9,7 @@ use arrayvec::ArrayVec;
 
 use crate::eal::{self, PortId};
 use crate::error::Error;
-use crate::{BURST, Burst, Mbuf, Mempool};
+use crate::{Burst, Mbuf, Mempool};
 
 /// How a port is to be set up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -328,10 +327,8 @@ impl RxQueues {
     /// Begins with another queue each time, and takes from the others what room is left: `out` is
     /// not full only when every queue was empty at some moment of this call. Never blocks. Give it
     /// an empty burst: some drivers receive only in multiples of 4 or 8.
-    ///
-    /// `F` is [`Mbuf`] or what a caller makes of one.
     #[inline]
-    pub fn rx_burst<F: From<Mbuf>>(&mut self, out: &mut ArrayVec<F, BURST>) -> usize {
+    pub fn rx_burst(&mut self, out: &mut Burst) -> usize {
         let held = out.len();
         if let [_] = self.received.as_slice() {
             self.rx_burst_of(0, out);
@@ -348,29 +345,26 @@ impl RxQueues {
 
     /// Receives from one queue into the free places of `out`.
     #[inline]
-    fn rx_burst_of<F: From<Mbuf>>(&mut self, queue: usize, out: &mut ArrayVec<F, BURST>) {
-        let free = out.remaining_capacity();
+    fn rx_burst_of(&mut self, queue: usize, out: &mut Burst) {
+        let (held, free) = (out.len(), out.remaining_capacity());
         if free == 0 {
             return;
         }
-        let mut frames = [const { MaybeUninit::<Mbuf>::uninit() }; BURST];
         // SAFETY: the port is started while `inner` lives and has this queue, as `received` has one
         // element for each; `&mut self` of a !Sync type makes this its only user. Mbuf is a
-        // transparent non-null pointer, and `frames` has room for `free` of them.
+        // transparent non-null pointer, and `out` has room for `free` of them after what it holds:
+        // the driver fills the first of these places, at most `free`, with mbufs that are the
+        // caller's alone and satisfy Mbuf's invariant.
         let received = usize::from(unsafe {
-            let first = frames.as_mut_ptr().cast::<*mut dpdk_sys::rte_mbuf>();
-            dpdk_sys::shim_rx_burst(self.inner.id.get(), queue as u16, first, free as u16)
+            let first = out.as_mut_ptr().add(held).cast::<*mut dpdk_sys::rte_mbuf>();
+            let received =
+                dpdk_sys::shim_rx_burst(self.inner.id.get(), queue as u16, first, free as u16);
+            debug_assert!(usize::from(received) <= free);
+            out.set_len(held + usize::from(received));
+            received
         });
-        debug_assert!(received <= free);
         self.received[queue] += received as u64;
-        for frame in &frames[..received] {
-            // SAFETY: the driver has filled the first `received` places, at most `free`, with mbufs
-            // that are the caller's alone: they satisfy Mbuf's invariant. Each is taken once.
-            let frame = unsafe { frame.assume_init_read() };
-            frame.prefetch();
-            // SAFETY: `out` has room for `free`.
-            unsafe { out.push_unchecked(F::from(frame)) };
-        }
+        out[held..].iter().for_each(Mbuf::prefetch);
     }
 
     /// Frames received so far, by queue.
@@ -395,24 +389,7 @@ impl TxQueue {
     /// ([`PortStats::tx_errors`]), or keep it for as long as the link is down and send it
     /// afterwards (`net_af_packet` does, up to its `framecnt`).
     #[inline]
-    pub fn tx_burst<F>(&mut self, frames: &mut ArrayVec<F, BURST>) -> usize
-    where
-        F: From<Mbuf> + Into<Mbuf>,
-    {
-        let mut leaving = Burst::new();
-        for frame in frames.drain(..) {
-            // SAFETY: `leaving` is empty and has as much room as `frames`.
-            unsafe { leaving.push_unchecked(frame.into()) };
-        }
-        let left = self.tx_mbufs(&mut leaving);
-        if !leaving.is_empty() {
-            frames.extend(leaving.into_iter().map(F::from));
-        }
-        left
-    }
-
-    #[inline]
-    fn tx_mbufs(&mut self, frames: &mut Burst) -> usize {
+    pub fn tx_burst(&mut self, frames: &mut Burst) -> usize {
         let before = frames.len();
         if !self.multi_segs && frames.iter().any(|frame| !frame.is_linear()) {
             frames.retain(|frame| frame.linearize());

@@ -23,12 +23,21 @@ pub enum PortRole {
 }
 
 /// A frame that is owned, moves, and is freed when dropped.
-pub trait Frame {
+pub trait Frame: AsRef<[u8]> + AsMut<[u8]> {
     /// Its bytes.
-    fn bytes(&self) -> &[u8];
+    #[inline]
+    fn bytes(&self) -> &[u8] {
+        self.as_ref()
+    }
+
     /// Its bytes, to be changed in place.
-    fn bytes_mut(&mut self) -> &mut [u8];
+    #[inline]
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        self.as_mut()
+    }
 }
+
+impl<F: AsRef<[u8]> + AsMut<[u8]>> Frame for F {}
 
 /// The world of one poll-mode thread.
 pub trait Ports {

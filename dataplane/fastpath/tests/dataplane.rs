@@ -23,7 +23,7 @@ use understudy_fastpath::adoption::AdoptAttrs;
 use understudy_fastpath::audit::AuditConfig;
 use understudy_fastpath::command::{Command, Event};
 use understudy_fastpath::dataplane::{Dataplane, DataplaneConfig};
-use understudy_fastpath::ports::{Burst, Frame, PortRole, Ports};
+use understudy_fastpath::ports::{Burst, PortRole, Ports};
 use understudy_fastpath::sender::{CommitPolicy, EvictCause, MemberChange, SenderConfig};
 use understudy_log::CaptureLog;
 use understudy_seal::{Channel, ClusterKey, Keyring, Path, Scope};
@@ -38,17 +38,6 @@ const CLIENT_ISN: u32 = 1000;
 const SERVER_ISN: u32 = 0xffff_ff00;
 const SYN_OPTIONS: [u8; 20] = [2, 4, 5, 180, 4, 2, 8, 10, 0, 0, 0, 50, 0, 0, 0, 0, 1, 3, 3, 7];
 const SYNACK_OPTIONS: [u8; 20] = [2, 4, 5, 180, 4, 2, 8, 10, 0, 0, 3, 232, 0, 0, 0, 50, 1, 3, 3, 7];
-
-struct TestFrame(Vec<u8>);
-
-impl Frame for TestFrame {
-    fn bytes(&self) -> &[u8] {
-        &self.0
-    }
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.0
-    }
-}
 
 #[derive(Default)]
 struct Queues {
@@ -74,21 +63,21 @@ fn index(port: PortRole) -> usize {
 }
 
 impl Ports for TestPorts {
-    type Frame = TestFrame;
-    fn rx(&mut self, port: PortRole, out: &mut Burst<TestFrame>) {
+    type Frame = Vec<u8>;
+    fn rx(&mut self, port: PortRole, out: &mut Burst<Vec<u8>>) {
         let mut q = self.0.borrow_mut();
         while !out.is_full() {
             let Some(bytes) = q.rx[index(port)].pop_front() else { break };
-            out.push(TestFrame(bytes));
+            out.push(bytes);
         }
     }
-    fn tx(&mut self, port: PortRole, frames: &mut Burst<TestFrame>) {
+    fn tx(&mut self, port: PortRole, frames: &mut Burst<Vec<u8>>) {
         if port == PortRole::Client && self.0.borrow().stuck
             || port == PortRole::Host && self.0.borrow().host_stuck
         {
             return;
         }
-        self.0.borrow_mut().tx[index(port)].extend(frames.drain(..).map(|f| f.0));
+        self.0.borrow_mut().tx[index(port)].extend(frames.drain(..));
     }
     fn clock_ns(&self) -> u64 {
         self.0.borrow().now_ns
@@ -96,8 +85,8 @@ impl Ports for TestPorts {
     fn service_is_dying(&self) -> bool {
         self.0.borrow().dying
     }
-    fn alloc(&mut self, parts: &[&[u8]]) -> Option<TestFrame> {
-        Some(TestFrame(parts.concat()))
+    fn alloc(&mut self, parts: &[&[u8]]) -> Option<Vec<u8>> {
+        Some(parts.concat())
     }
     fn adopt(&mut self, key: &FlowKey, attrs: &AdoptAttrs) -> bool {
         self.0.borrow_mut().adopted.push((*key, *attrs));

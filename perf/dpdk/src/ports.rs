@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use understudy_dpdk::clock::Clock;
 use understudy_dpdk::{Mbuf, Mempool, Port, PortConfig, RxQueues, TxQueue, vdev_attach};
 use understudy_fastpath::adoption::AdoptAttrs;
-use understudy_fastpath::ports::{Burst, Frame, PortRole, Ports};
+use understudy_fastpath::ports::{Burst, PortRole, Ports};
 use understudy_perf_gate::world::{Replicas, World};
 use understudy_wire::tcp::FlowKey;
 
@@ -28,30 +28,6 @@ pub enum Device {
     Null,
     /// `net_ring`, in which the same frames go round: nothing but pointers moves.
     Ring,
-}
-
-/// A packet buffer as the data path sees it.
-pub struct MbufFrame(Mbuf);
-
-impl Frame for MbufFrame {
-    fn bytes(&self) -> &[u8] {
-        self.0.bytes()
-    }
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        self.0.bytes_mut()
-    }
-}
-
-impl From<Mbuf> for MbufFrame {
-    fn from(mbuf: Mbuf) -> MbufFrame {
-        MbufFrame(mbuf)
-    }
-}
-
-impl From<MbufFrame> for Mbuf {
-    fn from(frame: MbufFrame) -> Mbuf {
-        frame.0
-    }
 }
 
 struct Queues {
@@ -139,18 +115,18 @@ impl VdevPorts {
         self.clock.tsc_hz()
     }
 
-    fn rx_client(&mut self, out: &mut Burst<MbufFrame>) {
+    fn rx_client(&mut self, out: &mut Burst<Mbuf>) {
         self.received += self.client.rx.rx_burst(out) as u64;
-        if !out.iter().all(|frame| frame.0.is_linear()) {
-            out.retain(|frame| frame.0.linearize());
+        if !out.iter().all(|frame| frame.is_linear()) {
+            out.retain(|frame| frame.linearize());
         }
     }
 
-    fn answers(&mut self, out: &mut Burst<MbufFrame>) {
+    fn answers(&mut self, out: &mut Burst<Mbuf>) {
         let begun_ns = self.clock.now_ns();
         let pool = &self.pdus;
         self.replicas.answer(begun_ns, |frame| {
-            out.extend(pool.alloc_copy(frame).map(MbufFrame));
+            out.extend(pool.alloc_copy(frame));
         });
         self.replicas_ns += self.clock.now_ns() - begun_ns;
     }
@@ -183,9 +159,9 @@ impl World for VdevPorts {
 }
 
 impl Ports for VdevPorts {
-    type Frame = MbufFrame;
+    type Frame = Mbuf;
 
-    fn rx(&mut self, port: PortRole, out: &mut Burst<MbufFrame>) {
+    fn rx(&mut self, port: PortRole, out: &mut Burst<Mbuf>) {
         match port {
             PortRole::Client if self.is_open => self.rx_client(out),
             PortRole::Replica if self.replicas.has_answers() => self.answers(out),
@@ -193,7 +169,7 @@ impl Ports for VdevPorts {
         }
     }
 
-    fn tx(&mut self, port: PortRole, frames: &mut Burst<MbufFrame>) {
+    fn tx(&mut self, port: PortRole, frames: &mut Burst<Mbuf>) {
         if port == PortRole::Replica {
             let begun_ns = self.clock.now_ns();
             frames.iter().for_each(|frame| self.replicas.take(begun_ns, frame.bytes()));
@@ -211,8 +187,8 @@ impl Ports for VdevPorts {
         false
     }
 
-    fn alloc(&mut self, parts: &[&[u8]]) -> Option<MbufFrame> {
-        self.pdus.alloc_parts(parts).map(MbufFrame)
+    fn alloc(&mut self, parts: &[&[u8]]) -> Option<Mbuf> {
+        self.pdus.alloc_parts(parts)
     }
 
     fn adopt(&mut self, _: &FlowKey, _: &AdoptAttrs) -> bool {

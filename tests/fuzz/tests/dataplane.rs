@@ -8,7 +8,7 @@ use understudy_fastpath::adoption::AdoptAttrs;
 use understudy_fastpath::audit::AuditConfig;
 use understudy_fastpath::command::{Command, DataRole};
 use understudy_fastpath::dataplane::{Dataplane, DataplaneConfig};
-use understudy_fastpath::ports::{Burst, Frame, PortRole, Ports};
+use understudy_fastpath::ports::{Burst, PortRole, Ports};
 use understudy_fastpath::sender::{CommitPolicy, SenderConfig};
 use understudy_fuzz::{Rng, corpus, fuzz, mutated};
 use understudy_log::CaptureLog;
@@ -29,18 +29,6 @@ const PEER: Mac = [2, 0, 0, 0, 0, 2];
 const LOG_LEN: usize = 64 * 1024;
 const VIPS: [&str; 2] = ["10.77.0.100", "fd77::100"];
 
-struct Bytes(Vec<u8>);
-
-impl Frame for Bytes {
-    fn bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.0
-    }
-}
-
 /// Three ports that take everything, or now and then nothing.
 #[derive(Default)]
 struct World {
@@ -54,20 +42,20 @@ struct World {
 }
 
 impl Ports for World {
-    type Frame = Bytes;
+    type Frame = Vec<u8>;
 
-    fn rx(&mut self, port: PortRole, out: &mut Burst<Bytes>) {
+    fn rx(&mut self, port: PortRole, out: &mut Burst<Vec<u8>>) {
         while let (false, Some(frame)) = (out.is_full(), self.waiting[port as usize].pop_front()) {
-            out.push(Bytes(frame));
+            out.push(frame);
         }
     }
 
-    fn tx(&mut self, port: PortRole, frames: &mut Burst<Bytes>) {
+    fn tx(&mut self, port: PortRole, frames: &mut Burst<Vec<u8>>) {
         if self.stubborn {
             return;
         }
         if port == PortRole::Replica {
-            self.said.extend(frames.iter().map(|frame| frame.0.clone()));
+            self.said.extend(frames.iter().cloned());
         }
         self.answered += u64::from(port == PortRole::Client) * frames.len() as u64;
         frames.clear();
@@ -81,8 +69,8 @@ impl Ports for World {
         self.dying
     }
 
-    fn alloc(&mut self, parts: &[&[u8]]) -> Option<Bytes> {
-        (!self.stubborn).then(|| Bytes(parts.concat()))
+    fn alloc(&mut self, parts: &[&[u8]]) -> Option<Vec<u8>> {
+        (!self.stubborn).then(|| parts.concat())
     }
 
     fn adopt(&mut self, _: &FlowKey, _: &AdoptAttrs) -> bool {

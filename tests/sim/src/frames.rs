@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use understudy_fastpath::ports::Frame;
 use understudy_seal::{Channel, ClusterKey, Keyring, Path, Scope};
 use understudy_wire::frame::{
     ETH_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ip, Mac, PROTO_ICMPV6,
@@ -78,11 +77,14 @@ pub struct SimFrame {
     pub nth: u64,
 }
 
-impl Frame for SimFrame {
-    fn bytes(&self) -> &[u8] {
+impl AsRef<[u8]> for SimFrame {
+    fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
-    fn bytes_mut(&mut self) -> &mut [u8] {
+}
+
+impl AsMut<[u8]> for SimFrame {
+    fn as_mut(&mut self) -> &mut [u8] {
         &mut self.bytes
     }
 }

@@ -25,12 +25,14 @@ pub struct PooledFrame {
     pool: Pool,
 }
 
-impl Frame for PooledFrame {
-    fn bytes(&self) -> &[u8] {
+impl AsRef<[u8]> for PooledFrame {
+    fn as_ref(&self) -> &[u8] {
         self.buffer.as_ref().map_or(&[], |buffer| &buffer[..self.len])
     }
+}
 
-    fn bytes_mut(&mut self) -> &mut [u8] {
+impl AsMut<[u8]> for PooledFrame {
+    fn as_mut(&mut self) -> &mut [u8] {
         let len = self.len;
         self.buffer.as_mut().map_or(&mut [], |buffer| &mut buffer[..len])
     }

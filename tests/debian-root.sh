@@ -8,7 +8,7 @@ MIRROR="${MIRROR:-http://deb.debian.org/debian}"
 scratch="$(mktemp -d)"
 root="$scratch/root"
 
-say() { printf '== %s\n' "$*"; }
+say() { printf '== %3s s: %s\n' "$SECONDS" "$*"; }
 die() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; exit 1; }
 inside() {
     chroot "$root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/srv \

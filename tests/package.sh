@@ -76,6 +76,12 @@ for node in a b c; do
         { cat "$scratch/check" >&2; die "check of $node"; }
     on "$node" understudy -c "/etc/understudy/$node.toml" doctor >"$scratch/doctor" 2>&1 ||
         { cat "$scratch/doctor" >&2; die "doctor of $node"; }
+    if [ "$node" = a ]; then
+        printf '# understudy check /etc/understudy/a.toml\n'
+        cat "$scratch/check"
+        printf '# understudy -c /etc/understudy/a.toml doctor\n'
+        cat "$scratch/doctor"
+    fi
 done
 
 exec_start() { # NODE: the unit's own command line
@@ -106,6 +112,9 @@ for node in a b c; do start "$node"; done
 wait_ready a b c
 primary="$(field a primary)"
 say "ready, the primary is $primary"
+inside understudy -c /etc/understudy/a.toml wait --protected
+printf '# understudy -c /etc/understudy/a.toml status\n'
+inside understudy -c /etc/understudy/a.toml status
 
 say "its death under a client"
 # With a command line, redis-cli asks for nothing else (COMMAND DOCS has another order in each redis).

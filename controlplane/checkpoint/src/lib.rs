@@ -23,7 +23,7 @@ pub mod transfer;
 pub use criu::{Criu, Dumped};
 pub use error::{Error, Result};
 pub use hooks::{Hooks, SNAPSHOT_DIR};
-pub use manifest::{Clock, FileEntry, Manifest, Mark, MethodKind, Reign};
+pub use manifest::{Clock, FileEntry, Manifest, Mark, MethodKind, Pending, Reign};
 pub use method::{Method, Restored, Running, Site};
 pub use pins::Pin;
 pub use store::{Draft, Generation, Store};

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 /// The manifest's version; another one is refused.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// A reign of the log before the barrier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +42,18 @@ pub struct Clock {
     pub value: u32,
     /// Whether it counts microseconds, not milliseconds.
     pub micros: bool,
+}
+
+/// A connection that the log holds from its beginning, and that the application had not got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pending {
+    /// The client's end.
+    pub client: SocketAddr,
+    /// The service's.
+    pub server: SocketAddr,
+    /// Where the log has its SYN: not before the floor.
+    pub from: u64,
 }
 
 /// What tells a checkpoint from every other one of the same history; a later one is larger.
@@ -97,8 +109,8 @@ pub struct Manifest {
     pub at_ns: u64,
     /// The log's newest reigns before the barrier, oldest first.
     pub reigns: Vec<Reign>,
-    /// Connections that the application had not accepted: (client, service).
-    pub pending: Vec<(SocketAddr, SocketAddr)>,
+    /// Connections that the application had not accepted, or whose handshake was under way.
+    pub pending: Vec<Pending>,
     /// The clocks of its connections.
     pub clocks: Vec<Clock>,
     /// Where the application's output went, on the node that took it.

@@ -14,11 +14,13 @@ use understudy_checkpoint::{
     Draft, Dumped, Error as CheckpointError, Generation, Manifest, Method, Restored, Running, Store,
 };
 use understudy_config::Config;
+use understudy_fastpath::command::Handshake;
 use understudy_linux::netns::NetNs;
 use understudy_linux::socks;
+use understudy_log::LogView;
 
 use crate::keys::Keys;
-use crate::method;
+use crate::{beginnings, method};
 
 /// One checkpoint is under way at a time, and one order of it.
 const QUEUE_MAX: usize = 4;
@@ -32,7 +34,13 @@ pub enum Job {
     /// The application is given nothing any more: save it.
     Dump { pid: i32, ns: Arc<NetNs> },
     /// It may be relied on: make it a generation.
-    Keep(Box<Manifest>),
+    Keep {
+        manifest: Box<Manifest>,
+        /// Connections whose handshake was under way.
+        handshakes: Vec<Handshake>,
+        /// Those that the application's kernel had, and the application had not: client and service.
+        pending: Vec<(SocketAddr, SocketAddr)>,
+    },
     /// It may not.
     Discard,
     /// Find one that fits, here or elsewhere, without keeping other jobs waiting.
@@ -92,6 +100,7 @@ struct Worker {
     config: Arc<Config>,
     finder: Finder,
     store: Store,
+    log: LogView,
     draft: Option<(Box<dyn Method>, Draft)>,
     report: Sender<Done>,
 }
@@ -111,7 +120,12 @@ struct Finder {
 
 impl Checkpointer {
     /// Starts the thread.
-    pub fn start(config: &Arc<Config>, store: Store, keys: Keys) -> anyhow::Result<Checkpointer> {
+    pub fn start(
+        config: &Arc<Config>,
+        store: Store,
+        keys: Keys,
+        log: LogView,
+    ) -> anyhow::Result<Checkpointer> {
         let (submit, jobs) = bounded::<Job>(QUEUE_MAX);
         let (report, done) = bounded(QUEUE_MAX);
         let progress = Arc::new(Progress::default());
@@ -124,7 +138,8 @@ impl Checkpointer {
             fetching: Arc::default(),
         };
         let config = Arc::clone(config);
-        let mut worker = Worker { config, finder, store, draft: None, report: report.clone() };
+        let report_to = report.clone();
+        let mut worker = Worker { config, finder, store, log, draft: None, report: report_to };
         std::thread::Builder::new().name("checkpointer".into()).spawn(move || {
             for job in jobs {
                 let done = worker.carry_out(job);
@@ -146,7 +161,9 @@ impl Worker {
         match job {
             Job::Prepare => return Some(Done::Prepared(said(self.prepare()))),
             Job::Dump { pid, ns } => return Some(self.dump(pid, &ns)),
-            Job::Keep(manifest) => return Some(Done::Kept(said(self.keep(*manifest)))),
+            Job::Keep { manifest, handshakes, pending } => {
+                return Some(Done::Kept(said(self.keep(*manifest, &handshakes, &pending))));
+            }
             Job::Obtain(search) => return self.search(search),
             Job::Restore { generation, ns } => {
                 let restored = self.restore(&generation, &ns);
@@ -184,8 +201,16 @@ impl Worker {
         }
     }
 
-    fn keep(&mut self, manifest: Manifest) -> anyhow::Result<Generation> {
+    fn keep(
+        &mut self,
+        mut manifest: Manifest,
+        handshakes: &[Handshake],
+        pending: &[(SocketAddr, SocketAddr)],
+    ) -> anyhow::Result<Generation> {
         let (_, draft) = self.draft.take().context("nothing was dumped")?;
+        manifest.pending = beginnings::find(&self.log, &manifest, handshakes, pending)?;
+        let begins = manifest.pending.iter().map(|p| p.from);
+        manifest.floor = begins.chain([manifest.floor]).min().unwrap_or_default();
         Ok(self.store.commit(draft, manifest)?)
     }
 

@@ -210,7 +210,7 @@ impl Control {
         let (sender, calls) = bounded(16);
         let conns = Arc::new(Mutex::new(ConnsView::default()));
         let told = Arc::new(Told::default());
-        let captures = Captures::new(&config, up.log, Arc::clone(&told));
+        let captures = Captures::new(&config, up.log.clone(), Arc::clone(&told));
         let server = Server::start(
             &config.control.socket,
             sender.clone(),
@@ -224,7 +224,7 @@ impl Control {
         let Settings { running, log_filter, hangups } = settings;
         reload::on_hangup(hangups, Arc::clone(&running), sender.clone())?;
         let supervisor = Supervisor::start()?;
-        let take = || Taking::start(&config, sender, &keys, now_ns);
+        let take = || Taking::start(&config, sender, &keys, up.log, now_ns);
         let taking = capsule.is_some().then(take).transpose()?;
         let supervision = Supervision::start(&config, capsule.as_ref())?;
         let app = match &mut capsule {

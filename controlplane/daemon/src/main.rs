@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod arbiter;
+mod beginnings;
 mod capture;
 mod capture_node;
 mod checkpointer;

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use understudy_checkpoint::Generation;
-use understudy_fastpath::command::{Barrier, Resume};
+use understudy_fastpath::command::{Barrier, Handshake, Resume};
 use understudy_fastpath::flows::FlowSeed;
 use understudy_image::{Fin, SocketImage};
 use understudy_wire::control::EpochStart;
@@ -34,15 +34,21 @@ pub fn resume(generation: &Generation, connections: &[SocketImage], vmac: Mac) -
                 .iter()
                 .map(|r| EpochStart { epoch: r.epoch, start: r.start })
                 .collect(),
+            handshakes: Vec::new(),
         },
         flows: connections.iter().map(seed).collect(),
         pending: m
             .pending
             .iter()
-            .map(|(client, server)| FlowKey { client: end(*client), server: end(*server) })
+            .map(|p| Handshake { key: key(p.client, p.server), from: p.from })
             .collect(),
         owed: connections.iter().flat_map(|image| owed(image, vmac)).take(OWED_MAX).collect(),
     }
+}
+
+/// As the data path names a connection.
+pub fn key(client: SocketAddr, server: SocketAddr) -> FlowKey {
+    FlowKey { client: end(client), server: end(server) }
 }
 
 fn end(address: SocketAddr) -> (std::net::IpAddr, u16) {

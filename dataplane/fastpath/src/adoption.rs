@@ -1,5 +1,6 @@
 //! What the kernel must be told to take over a connection it did not open.
 
+use understudy_wire::Position;
 use understudy_wire::tcp::{ECE, Segment, TcpOptions};
 
 use crate::MS;
@@ -41,6 +42,8 @@ pub struct SynInfo {
     pub isn: u32,
     /// Options it offered.
     pub options: TcpOptions,
+    /// Position of its record.
+    pub at: Position,
 }
 
 /// The service's SYN-ACK, as far as it matters.

@@ -11,7 +11,7 @@
 mod again;
 mod order;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use arrayvec::ArrayVec;
 use understudy_log::{CaptureLog, Record};
@@ -25,7 +25,7 @@ use understudy_wire::tcp::{
 use crate::MS;
 use crate::adoption::{SynAckInfo, SynInfo, attributes};
 use crate::audit::Auditor;
-use crate::command::Resume;
+use crate::command::{Handshake, Resume};
 use crate::counters::Counters;
 use crate::flows::{Flow, FlowRef, FlowState, FlowTable, SynTable};
 use crate::ports::{Frame, Outbox, Ports};
@@ -183,7 +183,8 @@ pub struct Apply {
 #[derive(Default)]
 struct Seen {
     until: Position,
-    pending: Vec<FlowKey>,
+    /// And where each of these handshakes begins.
+    pending: HashMap<FlowKey, Position>,
 }
 
 impl Apply {
@@ -224,7 +225,8 @@ impl Apply {
     pub fn resume(&mut self, now_ns: u64, resume: &Resume) {
         self.reset();
         self.cursor = resume.barrier.floor;
-        self.seen = Seen { until: resume.barrier.position, pending: resume.pending.clone() };
+        let pending = resume.pending.iter().map(|h| (h.key, h.from)).collect();
+        self.seen = Seen { until: resume.barrier.position, pending };
         for seed in &resume.flows {
             self.fit &= self.flows.restore(now_ns, seed);
         }
@@ -238,7 +240,15 @@ impl Apply {
         let Some(segment) = segment else { return true };
         let key = segment.key_from_client();
         let carried = self.flows.find(&key).is_some() && !segment.has(SYN);
-        !carried && !self.seen.pending.contains(&key)
+        !carried && self.seen.pending.get(&key).is_none_or(|&from| self.cursor < from)
+    }
+
+    /// Handshakes under way: the log has their beginning, and the clone's kernel nothing of them.
+    pub fn handshakes(&self) -> impl Iterator<Item = Handshake> {
+        let half_open = self.flows.iter().filter(|flow| flow.state == FlowState::HalfOpen);
+        let half_open = half_open.map(|flow| Handshake { key: flow.key, from: flow.syn.at });
+        let unanswered = self.syns.iter().map(|(key, syn)| Handshake { key: *key, from: syn.at });
+        half_open.chain(unanswered)
     }
 
     /// The next record to apply.
@@ -458,10 +468,9 @@ impl Apply {
             Mode::Clone => {
                 let repeated = flow.is_some_and(|f| f.syn.isn == segment.seq);
                 if !repeated {
-                    let syn = SynInfo { isn: segment.seq, options: segment.options };
                     let at = self.cursor;
-                    cx.counters.syns_dropped +=
-                        self.syns.insert(segment.key_from_client(), syn, at);
+                    let syn = SynInfo { isn: segment.seq, options: segment.options, at };
+                    cx.counters.syns_dropped += self.syns.insert(segment.key_from_client(), syn);
                 }
             }
             Mode::Primary => {

@@ -160,13 +160,24 @@ pub enum Event {
 pub struct Barrier {
     /// The application has been given everything before it and nothing after it.
     pub position: Position,
-    /// Frames from here on may not have reached the application's kernel in full: the log that a
-    /// restored clone needs begins here. Not after `position`.
+    /// Frames from here on may not have reached the application's kernel in full, or belong to `handshakes`: the
+    /// log that a restored clone needs begins here. Not after `position`.
     pub floor: Position,
     /// The log's clock at the barrier.
     pub at_ns: u64,
     /// Reigns of the log before `position`, newest last.
     pub history: History,
+    /// Connections whose handshake was under way, of which the application's kernel knows nothing yet.
+    pub handshakes: Vec<Handshake>,
+}
+
+/// A connection that begins in the log, and its application has not got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Handshake {
+    /// Both ends.
+    pub key: FlowKey,
+    /// The client's SYN: what these ends said before was of another connection.
+    pub from: Position,
 }
 
 /// Checkpoints that a node names as stored, at most.
@@ -193,7 +204,7 @@ pub struct Resume {
     pub flows: Vec<FlowSeed>,
     /// Connections whose handshake the log holds, from the floor on, but the application had not
     /// accepted: they are adopted.
-    pub pending: Vec<FlowKey>,
+    pub pending: Vec<Handshake>,
     /// Segments that it had sent and clients had not acknowledged; where they go is not filled in.
     pub owed: Vec<Vec<u8>>,
 }

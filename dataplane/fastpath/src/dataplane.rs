@@ -8,6 +8,7 @@ mod host_port;
 mod offline;
 mod orders;
 mod owed;
+mod questions;
 mod release;
 mod replica_port;
 mod role;
@@ -186,6 +187,7 @@ pub struct Dataplane<P: Ports> {
     kept: Kept<P::Frame>,
     owed: owed::Owed,
     neighbors: Neighbors,
+    open_questions: questions::OpenQuestions,
     macs: ArrayVec<ReplicaNeighbor, PEERS_MAX>,
     client_out: Outbox<P::Frame>,
     replica_out: Outbox<P::Frame>,
@@ -229,6 +231,7 @@ impl<P: Ports> Dataplane<P> {
             kept: Kept::new(),
             owed: owed::Owed::default(),
             neighbors: Neighbors::new(NEIGHBORS_MAX),
+            open_questions: questions::OpenQuestions::new(),
             macs: ArrayVec::new(),
             client_out: Outbox::new(PortRole::Client),
             replica_out: Outbox::new(PortRole::Replica),
@@ -281,6 +284,7 @@ impl<P: Ports> Dataplane<P> {
         busy |= self.poll_client_port(now_ns, ports);
         busy |= self.poll_role(now_ns, ports);
         busy |= self.poll_host_port(now_ns, ports);
+        self.answer_open_questions(ports);
         busy |= self.release(now_ns, ports);
         self.report_divergence(now_ns);
         self.host_out.flush(ports);

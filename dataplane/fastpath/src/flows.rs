@@ -115,7 +115,7 @@ impl Flow {
         let options = |wscale| TcpOptions { wscale, ..TcpOptions::default() };
         // Begun before all that it has seen, or it would seem untouched.
         let isn = seed.rcv_nxt.wrapping_sub(2);
-        let syn = SynInfo { isn, options: options(seed.scales.map(|s| s.0)) };
+        let syn = SynInfo { isn, options: options(seed.scales.map(|s| s.0)), at: 0 };
         let (isn, window) = (seed.client_acked.wrapping_sub(2), 0);
         let options = options(seed.scales.map(|s| s.1));
         let synack = SynAckInfo { isn, options, window, ecn: false, at_ns: 0 };
@@ -353,36 +353,41 @@ impl FlowTable {
 /// SYNs whose SYN-ACK the log does not hold yet, oldest forgotten first.
 #[derive(Default)]
 pub struct SynTable {
-    map: HashMap<FlowKey, (SynInfo, Position)>,
+    map: HashMap<FlowKey, SynInfo>,
     order: VecDeque<(FlowKey, Position)>,
 }
 
 impl SynTable {
-    /// Remembers a SYN whose record is at `at`; returns how many were forgotten for it.
-    pub fn insert(&mut self, key: FlowKey, syn: SynInfo, at: Position) -> u64 {
+    /// Remembers a SYN; returns how many were forgotten for it.
+    pub fn insert(&mut self, key: FlowKey, syn: SynInfo) -> u64 {
         let mut forgotten = 0;
         while self.order.len() >= SYNS_MAX {
             let Some((old, pos)) = self.order.pop_front() else { break };
-            if self.map.get(&old).is_some_and(|(_, p)| *p == pos) {
+            if self.map.get(&old).is_some_and(|syn| syn.at == pos) {
                 self.map.remove(&old);
                 forgotten += 1;
             }
         }
-        self.map.insert(key, (syn, at));
-        self.order.push_back((key, at));
+        self.map.insert(key, syn);
+        self.order.push_back((key, syn.at));
         forgotten
     }
 
     /// The SYN that a SYN-ACK acknowledging `ack` answers; it is no longer waiting.
     pub fn take(&mut self, key: &FlowKey, ack: u32) -> Option<SynInfo> {
-        let (syn, _) = *self.map.get(key)?;
+        let syn = *self.map.get(key)?;
         (syn.isn.wrapping_add(1) == ack).then(|| self.map.remove(key))?;
         Some(syn)
     }
 
+    /// All that still wait.
+    pub fn iter(&self) -> impl Iterator<Item = (&FlowKey, &SynInfo)> {
+        self.map.iter()
+    }
+
     /// Takes the positions of all that still wait, in log order.
     pub fn drain(&mut self) -> Vec<Position> {
-        let mut all: Vec<Position> = self.map.drain().map(|(_, (_, at))| at).collect();
+        let mut all: Vec<Position> = self.map.drain().map(|(_, syn)| syn.at).collect();
         self.order.clear();
         all.sort_unstable();
         all

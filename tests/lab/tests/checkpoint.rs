@@ -3,7 +3,8 @@
 //! No test asserts a speed: what it took is printed, and bounded by a generous liveness bound.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -268,6 +269,53 @@ fn the_source_dies_during_the_transfer() {
     verdict.assert_pass();
     done(data().read(&scenario.lab.client_netns()).unwrap());
     scenario.check_wire(0).unwrap();
+}
+
+/// Says a line to the application, and hears one.
+fn ask(stream: &mut TcpStream, line: &str) -> String {
+    stream.write_all(format!("{line}\r\n").as_bytes()).unwrap();
+    hear(stream)
+}
+
+fn hear(stream: &mut TcpStream) -> String {
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).unwrap();
+    line.trim_end().into()
+}
+
+/// The application is busy when it is saved: its kernel has a connection, and a request on it, which it has not
+/// accepted. Whoever restores it goes on with that connection too.
+#[test]
+fn a_connection_not_yet_accepted() {
+    let Some(mut scenario) = wrapped(&options()) else { return };
+    let (primary, taker, node) = replicas(&mut scenario);
+    scenario.trio.crash(&scenario.lab, node).unwrap();
+    let netns = scenario.lab.client_netns();
+    let connect = || {
+        let stream = sys::in_netns(&netns, || TcpStream::connect(vip4(REDIS))).unwrap().unwrap();
+        stream.set_read_timeout(Some(STALL_MAX)).unwrap();
+        stream
+    };
+    let mut busy = connect();
+    busy.write_all(b"EVAL \"for i=1,200000000 do end return 7\" 0\r\n").unwrap();
+    std::thread::sleep(ms(200));
+    let mut late = connect();
+    late.write_all(b"INCR late\r\n").unwrap();
+    std::thread::sleep(ms(100));
+    let taken = scenario.trio.node(taker).checkpoint().unwrap();
+    assert_eq!(taken.pending, 1, "{taken:?}");
+    scenario.trio.revive(&scenario.lab, node).unwrap();
+    joins(&mut scenario, node);
+    assert_eq!((hear(&mut busy), hear(&mut late)), (":7".into(), ":1".into()));
+    let status = scenario.trio.node(node).status().unwrap();
+    let used = format!("generation {} from {taker}", taken.generation);
+    assert!(status.timeline.iter().any(|e| e.detail.starts_with(&used)), "{:?}", status.timeline);
+    scenario.trio.node(primary).switchover(Some(node)).unwrap();
+    assert_eq!(
+        (ask(&mut late, "INCR late"), ask(&mut busy, "GET late")),
+        (":2".into(), "$1".into())
+    );
+    scenario.check_wire(1).unwrap();
 }
 
 /// Nothing runs on the replicas: the application is brought to life at takeover, from a checkpoint,

@@ -14,6 +14,7 @@ use understudy_checkpoint::transfer::Server as TransferServer;
 use understudy_checkpoint::{Dumped, Generation, Manifest, Reign, Store as CheckpointStore};
 use understudy_config::{CheckpointConfig, CommitPolicy};
 use understudy_fastpath::command::Barrier;
+use understudy_log::LogView;
 
 use super::*;
 use crate::checkpointer::{Checkpointer, Done, Job};
@@ -86,6 +87,7 @@ impl Taking {
         config: &Arc<Config>,
         calls: Sender<Call>,
         keys: &Keys,
+        log: LogView,
         now_ns: u64,
     ) -> anyhow::Result<Taking> {
         let mut store =
@@ -94,7 +96,7 @@ impl Taking {
             // As safe as the log, which is in memory: a majority holds it, and clients wait.
             store = store.without_sync();
         }
-        let worker = Checkpointer::start(config, store.clone(), keys.clone())?;
+        let worker = Checkpointer::start(config, store.clone(), keys.clone(), log)?;
         let offers = offers::serve(config, store.clone(), calls, keys.clone())?;
         let (under_way, newest, failed) = (None, None, None);
         Ok(Taking {
@@ -364,7 +366,6 @@ impl Control {
                 .iter()
                 .map(|e| Reign { epoch: e.epoch, start: e.start })
                 .collect(),
-            pending: dumped.pending,
             clocks: dumped.clocks,
             output_file: self.app_log(),
             frozen_us: dumped.frozen_us,
@@ -376,7 +377,9 @@ impl Control {
         if let Some(under_way) = &mut taking.under_way {
             under_way.stage = Stage::Keep;
         }
-        if let Err(text) = taking.submit(Job::Keep(Box::new(manifest))) {
+        let handshakes = barrier.handshakes.clone();
+        let kept = Job::Keep { manifest: Box::new(manifest), handshakes, pending: dumped.pending };
+        if let Err(text) = taking.submit(kept) {
             self.end_checkpoint(now_ns, Err(text));
         }
     }

@@ -12,7 +12,7 @@ use understudy_wire::tcp::{ACK, FIN, FlowKey, RST, SYN, Segment, before, later};
 
 use super::digest::{Key, Running, difference};
 use super::entry::Claim;
-use crate::command::Resume;
+use crate::command::{Handshake, Resume};
 use crate::flows::FlowSeed;
 
 /// How an application left the primary's way.
@@ -103,7 +103,7 @@ pub struct Comparison {
     differs: bool,
     /// What comes before is in the application already, but for handshakes of these ends.
     from: Position,
-    pending: Vec<FlowKey>,
+    pending: Vec<Handshake>,
 }
 
 impl Comparison {
@@ -134,7 +134,8 @@ impl Comparison {
     fn expect_connection(&mut self, at: Position, at_ns: u64, frame: &[u8]) {
         let Some(segment) = Segment::parse(frame) else { return };
         let (key, first) = (segment.key_from_server(), segment.seq_end());
-        if at < self.from && !self.pending.contains(&key) {
+        let is_pending = |h: &Handshake| h.key == key && h.from <= at;
+        if at < self.from && !self.pending.iter().any(is_pending) {
             return;
         }
         if let Some(&known) = self.newest.get(&key)
@@ -550,7 +551,7 @@ mod tests {
     }
 
     /// A checkpoint after 3000 of the 9000 bytes, taken before the record at `position` was applied.
-    fn resumed(recording: &Recording, position: Position, pending: Vec<FlowKey>) -> Comparison {
+    fn resumed(recording: &Recording, position: Position, pending: Vec<Handshake>) -> Comparison {
         let key = Segment::parse(&ack(7, 0)).unwrap().key_from_client();
         let seed = FlowSeed {
             key,
@@ -565,7 +566,8 @@ mod tests {
             server_closed: false,
         };
         let history = Default::default();
-        let barrier = Barrier { position, floor: position, at_ns: 0, history };
+        let handshakes = Vec::new();
+        let barrier = Barrier { position, floor: position, at_ns: 0, history, handshakes };
         let (flows, owed) = (vec![seed], Vec::new());
         let mut comparison = Comparison::resumed(&Resume { barrier, flows, pending, owed });
         recording.records.iter().for_each(|(at, h, p)| comparison.expect(*at, h, p));
@@ -624,7 +626,8 @@ mod tests {
         let barrier =
             recording.records.last().map(|(at, h, _)| at + h.stored_len() as u64).unwrap();
         recording.notes();
-        let other = Segment::parse(&ack(8, 0)).unwrap().key_from_client();
+        let key = Segment::parse(&ack(8, 0)).unwrap().key_from_client();
+        let other = Handshake { key, from: 0 };
         for (pending, connections) in [(vec![], 1), (vec![other], 2)] {
             let mut comparison = resumed(&recording, barrier, pending);
             comparison.finish();

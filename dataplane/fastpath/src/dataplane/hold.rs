@@ -1,6 +1,10 @@
 //! Checkpoints: standing still for one, and feeding an application that was restored from one.
 
 use super::*;
+use crate::command::Handshake;
+
+/// A handshake takes at most so long: a SYN-ACK that was lost is repeated after one second, three, and seven.
+const HANDSHAKE_NS: u64 = 10_000 * MS;
 
 /// Whether the application is given anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,13 +35,21 @@ impl<P: Ports> Dataplane<P> {
         let position = self.apply.cursor();
         let mut history = self.log.history().clone();
         history.retain(|e| e.start < position);
-        let barrier = Barrier {
-            position,
-            floor: self.apply.floor(),
-            at_ns: self.log_clock_ns(now_ns),
-            history,
-        };
+        let at_ns = self.log_clock_ns(now_ns);
+        let handshakes = self.handshakes_since(at_ns.saturating_sub(HANDSHAKE_NS));
+        let begins = handshakes.iter().map(|h| h.from);
+        let floor = begins.chain([self.apply.floor()]).min().unwrap_or(position);
+        let barrier = Barrier { position, floor, at_ns, history, handshakes };
         self.push_event(Event::Held(barrier));
+    }
+
+    /// Those under way whose SYN the log holds and that is no older: who has been silent for longer, as whoever
+    /// scans ports, must not make a checkpoint need an old log.
+    fn handshakes_since(&self, oldest_ns: u64) -> Vec<Handshake> {
+        let is_young = |h: &Handshake| {
+            self.log.record(h.from).is_some_and(|syn| syn.header.timestamp_ns >= oldest_ns)
+        };
+        self.apply.handshakes().filter(is_young).collect()
     }
 
     /// The clone is another one from now on. What the log holds of the reign stays; if that ends

@@ -146,17 +146,4 @@ impl<P: Ports> Dataplane<P> {
             _ => self.counters.clone_muted += 1,
         }
     }
-
-    pub(super) fn answer_clone(
-        &mut self,
-        question: &understudy_wire::neighbor::Solicitation,
-        ports: &mut P,
-    ) {
-        let answer = self.neighbors.answer(question).and_then(|bytes| ports.alloc(&[&bytes]));
-        if let Some(frame) = answer
-            && self.host_out.push(ports, frame)
-        {
-            self.counters.neighbor_answers += 1;
-        }
-    }
 }

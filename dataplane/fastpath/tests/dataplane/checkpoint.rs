@@ -1,7 +1,7 @@
 //! An application held at a barrier, and one restored from there on a node that joins late.
 
 use super::*;
-use understudy_fastpath::command::{Barrier, Resume};
+use understudy_fastpath::command::{Barrier, Handshake, Resume};
 use understudy_fastpath::flows::FlowSeed;
 
 impl Rig {
@@ -133,10 +133,63 @@ fn a_restored_clone_goes_on_at_its_barrier() {
     assert_eq!(payloads(&c.sent(PortRole::Client)), [b"more"], "retained, and sent at takeover");
 }
 
+/// The kernel of an application that was restored knows no neighbours, and asks again only after a second.
+#[test]
+fn a_question_of_the_clone_is_answered_as_soon_as_anything_is_known() {
+    let (mut a, mut b) = trio_pair(CommitPolicy::Quorum);
+    let [ask, known] = [[0; 6], CLIENT_MAC];
+    let arp = |operation: u8, to: Mac, from: (Mac, [u8; 4]), of: (Mac, [u8; 4])| {
+        let head = [&to[..], &from.0, &[8, 6, 0, 1, 8, 0, 6, 4, 0, operation]].concat();
+        [&head[..], &from.0, &from.1, &of.0, &of.1].concat()
+    };
+    let (service, client) = ([10, 0, 0, 100], [10, 0, 0, 1]);
+    b.give(PortRole::Host, arp(1, [255; 6], (VMAC, service), (ask, client)));
+    exchange(&mut a, &mut b, 10);
+    assert!(b.sent(PortRole::Host).is_empty());
+    a.give(PortRole::Client, from_client(CLIENT_ISN, 0, SYN, b""));
+    exchange(&mut a, &mut b, 10);
+    let answer = arp(2, VMAC, (known, client), (VMAC, service));
+    assert_eq!(b.sent(PortRole::Host), [answer]);
+    assert_eq!(b.counter("neighbor_answers"), 1);
+}
+
+/// A clone's kernel knows nothing of a connection before the client's ACK: whoever restores it begins with the SYN.
+#[test]
+fn a_handshake_under_way_is_gone_on_with() {
+    let (mut a, mut b) = trio_pair(CommitPolicy::Quorum);
+    let syn_at = a.dp.log().end();
+    handshake(&mut a, &mut b);
+    let barrier = b.held();
+    assert_eq!(barrier.handshakes, [Handshake { key: key(), from: syn_at }]);
+    assert_eq!((barrier.floor, barrier.position), (syn_at, b.dp.log().end()));
+    b.order(Command::Release);
+    request(&mut a, &mut b, b"request");
+    let mut c = Rig::new(3, CommitPolicy::Quorum);
+    c.now_ns = a.now_ns;
+    acquaint(&mut a, &mut c);
+    follow(&mut c);
+    let pending = barrier.handshakes.clone();
+    assert!(c.resumed(Resume { barrier, flows: vec![], pending, owed: vec![] }));
+    exchange(&mut a, &mut c, 300);
+    assert_eq!(c.q.borrow().adopted.len(), 1);
+    assert_eq!(payloads(&c.sent(PortRole::Host)), [b"request"]);
+}
+
+/// Whoever never goes on with it must not make a checkpoint need an old log.
+#[test]
+fn a_handshake_that_was_given_up_is_not_waited_for() {
+    let (mut a, mut b) = trio_pair(CommitPolicy::Quorum);
+    handshake(&mut a, &mut b);
+    a.now_ns += 11_000 * MS;
+    b.now_ns += 11_000 * MS;
+    let barrier = b.held();
+    assert_eq!((barrier.handshakes.len(), barrier.floor), (0, barrier.position));
+}
+
 /// Between floor and barrier lies what the kernel had not finished with.
 #[test]
 fn a_handshake_that_was_not_accepted_is_adopted_and_all_else_is_not_repeated() {
-    for pending in [vec![key()], vec![]] {
+    for pending in [vec![Handshake { key: key(), from: 0 }], vec![]] {
         let (mut a, mut b) = trio_pair(CommitPolicy::Quorum);
         let early = a.held();
         a.order(Command::Release);

@@ -1,10 +1,14 @@
 //! Binds libdpdk: finds it with pkg-config, generates the bindings with bindgen, and compiles the
 //! wrappers that bindgen emits for the `static inline` shims of `wrapper.h`.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::panic;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+/// Of pkg-config.
+const MODULE: &str = "libdpdk";
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
@@ -15,11 +19,18 @@ fn main() {
     let out_dir = PathBuf::from(env::var_os("OUT_DIR").expect("set by cargo"));
     let minimum = minimum_version(&manifest_dir.join("../versions.toml"));
 
-    // Emits the link directives too. The libraries are shared, so that EAL finds the poll-mode
-    // drivers in its plugin directory by itself.
+    println!("cargo::rerun-if-env-changed=UNDERSTUDY_DPDK");
+    let is_static = match env::var("UNDERSTUDY_DPDK").as_deref() {
+        Err(env::VarError::NotPresent) | Ok("shared") => false,
+        Ok("static") => true,
+        other => panic!("UNDERSTUDY_DPDK is neither `static` nor `shared`: {other:?}"),
+    };
+    // Emits the link directives of shared libraries too. With those EAL finds the poll-mode drivers
+    // in its plugin directory by itself.
     let library = pkg_config::Config::new()
         .atleast_version(&minimum)
-        .probe("libdpdk")
+        .cargo_metadata(!is_static)
+        .probe(MODULE)
         .unwrap_or_else(|error| {
             panic!(
                 "DPDK {minimum} or later was not found by pkg-config. On Debian and Ubuntu install \
@@ -27,7 +38,10 @@ fn main() {
                  PKG_CONFIG_PATH to the directory that holds libdpdk.pc.\n{error}"
             )
         });
-    let c_flags = c_flags();
+    if is_static {
+        link_archives();
+    }
+    let c_flags = pkg_config(&["--cflags", MODULE]);
     assert_libclang();
 
     let wrapper = manifest_dir.join("wrapper.h");
@@ -82,15 +96,42 @@ fn main() {
     println!("cargo::metadata=version={}", library.version);
 }
 
-/// The compiler flags, in order: `-include rte_config.h` and `-march` are among them, which the
-/// pkg-config crate does not hand out.
-fn c_flags() -> Vec<String> {
+/// DPDK names these without a module of pkg-config.
+const SYSTEM_LIBRARIES: [&str; 5] = ["-lnuma", "-lfdt", "-ldl", "-lm", "-lpthread"];
+
+/// Links all of DPDK's archives: drivers register themselves when the program starts, and nothing
+/// refers to them. What DPDK itself needs stays shared. The pkg-config crate does not keep the
+/// order of linker flags, which says what is linked as a whole.
+fn link_archives() {
+    let flags: BTreeSet<String> = pkg_config(&["--static", "--libs", MODULE]).into_iter().collect();
+    for flag in &flags {
+        if let Some(directory) = flag.strip_prefix("-L") {
+            println!("cargo::rustc-link-search=native={directory}");
+        } else if let Some(name) = flag.strip_prefix("-l:lib").and_then(|l| l.strip_suffix(".a")) {
+            println!("cargo::rustc-link-lib=static:+whole-archive,-bundle={name}");
+        }
+    }
+    let needed = ["--print-requires", "--print-requires-private"]
+        .iter()
+        .flat_map(|what| pkg_config(&[what, MODULE]))
+        .filter(|module| module != "libdpdk-libs")
+        .flat_map(|module| pkg_config(&["--libs", &module]));
+    let system = flags.iter().filter(|flag| SYSTEM_LIBRARIES.contains(&flag.as_str())).cloned();
+    for flag in system.chain(needed) {
+        if let Some(library) = flag.strip_prefix("-l") {
+            println!("cargo::rustc-link-lib=dylib={library}");
+        }
+    }
+}
+
+/// What pkg-config says, in order. Of compiler flags `-include rte_config.h` and `-march` are among
+/// them, which the pkg-config crate does not hand out.
+fn pkg_config(words: &[&str]) -> Vec<String> {
     let program = env::var_os("PKG_CONFIG").unwrap_or_else(|| "pkg-config".into());
-    let output =
-        Command::new(&program).args(["--cflags", "libdpdk"]).output().unwrap_or_else(|error| {
-            panic!("pkg-config could not be run ({error}): install `pkg-config`")
-        });
-    assert!(output.status.success(), "`pkg-config --cflags libdpdk` failed: {:?}", output);
+    let output = Command::new(&program).args(words).output().unwrap_or_else(|error| {
+        panic!("pkg-config could not be run ({error}): install `pkg-config`")
+    });
+    assert!(output.status.success(), "`pkg-config {words:?}` failed: {output:?}");
     let text = String::from_utf8(output.stdout).expect("pkg-config prints UTF-8");
     text.split_whitespace().map(str::to_owned).collect()
 }

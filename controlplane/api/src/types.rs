@@ -521,7 +521,7 @@ pub struct Checkpoint {
     pub held_us: u64,
     /// From the order to a checkpoint that is on disk.
     pub took_ms: u64,
-    /// Connections that the application had not accepted; the log brings them again.
+    /// Connections that the application had not accepted, or that only began; the log brings them again.
     pub pending: u64,
 }
 

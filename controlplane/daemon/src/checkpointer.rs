@@ -162,7 +162,7 @@ impl Worker {
             Job::Prepare => return Some(Done::Prepared(said(self.prepare()))),
             Job::Dump { pid, ns } => return Some(self.dump(pid, &ns)),
             Job::Keep { manifest, handshakes, pending } => {
-                return Some(Done::Kept(said(self.keep(*manifest, &handshakes, &pending))));
+                return Some(Done::Kept(said(self.keep(*manifest, handshakes, pending))));
             }
             Job::Obtain(search) => return self.search(search),
             Job::Restore { generation, ns } => {
@@ -204,11 +204,16 @@ impl Worker {
     fn keep(
         &mut self,
         mut manifest: Manifest,
-        handshakes: &[Handshake],
-        pending: &[(SocketAddr, SocketAddr)],
+        handshakes: Vec<Handshake>,
+        mut pending: Vec<(SocketAddr, SocketAddr)>,
     ) -> anyhow::Result<Generation> {
         let (_, draft) = self.draft.take().context("nothing was dumped")?;
-        manifest.pending = beginnings::find(&self.log, &manifest, handshakes, pending)?;
+        // An application may also talk to itself: of that the log knows nothing, and need not.
+        let is_of_client = |service: &SocketAddr| {
+            self.config.vips().any(|(vip, _)| vip == service.ip().to_canonical())
+        };
+        pending.retain(|(_, service)| is_of_client(service));
+        manifest.pending = beginnings::find(&self.log, &manifest, &handshakes, &pending)?;
         let begins = manifest.pending.iter().map(|p| p.from);
         manifest.floor = begins.chain([manifest.floor]).min().unwrap_or_default();
         Ok(self.store.commit(draft, manifest)?)

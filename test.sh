@@ -92,7 +92,7 @@ step cargo fmt --all --check
 step cargo clippy --locked --workspace --all-targets -- -D warnings
 mapfile -t lab < <(find tests/lab/tests -maxdepth 1 -name '*.rs' | names)
 mapfile -t others < <(find configs perf dataplane controlplane dpdk-build tests -path tests/lab -prune \
-    -o -path '*/tests/*.rs' -print | grep -E '/tests/([^/]+|[^/]+/main)\.rs$' | names)
+    -o -path '*/src' -prune -o -path '*/tests/*.rs' -print | grep -E '/tests/([^/]+|[^/]+/main)\.rs$' | names)
 same="$(printf '%s\n' "${others[@]}" "${lab[@]}" | sort | uniq -d)"
 [ -z "$same" ] || { echo "failed: the lab has test files with names of others: $same"; exit 1; }
 [ "$quick" -eq 1 ] || step cargo build --locked --workspace --all-targets

@@ -131,7 +131,7 @@ pub fn criu(health: Health) -> Diagnosis {
             means,
             health,
             e.to_string(),
-            "install CRIU 4 or later (dpdk-build/criu.sh builds it where the distribution's is older)",
+            "where the distribution's is older, dpdk-build/criu.sh builds one",
         ),
     }
 }

@@ -209,10 +209,9 @@ impl Worker {
     ) -> anyhow::Result<Generation> {
         let (_, draft) = self.draft.take().context("nothing was dumped")?;
         // An application may also talk to itself: of that the log knows nothing, and need not.
-        let is_of_client = |service: &SocketAddr| {
-            self.config.vips().any(|(vip, _)| vip == service.ip().to_canonical())
-        };
-        pending.retain(|(_, service)| is_of_client(service));
+        let is_vip =
+            |end: &SocketAddr| self.config.vips().any(|(vip, _)| vip == end.ip().to_canonical());
+        pending.retain(|(client, service)| is_vip(service) && !is_vip(client));
         manifest.pending = beginnings::find(&self.log, &manifest, &handshakes, &pending)?;
         let begins = manifest.pending.iter().map(|p| p.from);
         manifest.floor = begins.chain([manifest.floor]).min().unwrap_or_default();

@@ -95,9 +95,17 @@ fn tell(member: Member, status: &Status) {
 
 /// A node comes up and is ready by a checkpoint.
 fn joins(scenario: &mut Scenario, member: Member) {
-    let status = scenario.trio.node(member).wait_ready(READY_TIMEOUT).unwrap();
-    tell(member, &status);
-    assert_eq!(status.checkpoints.unwrap().restored, 1, "{member} came by a checkpoint");
+    scenario.trio.node(member).wait_ready(READY_TIMEOUT).unwrap();
+    // It is counted in the moment after.
+    cmd::wait_until(&format!("{member} came by a checkpoint"), READY_TIMEOUT, || {
+        let status = scenario.trio.node(member).status()?;
+        let is_restored = status.checkpoints.as_ref().is_some_and(|c| c.restored == 1);
+        if is_restored {
+            tell(member, &status);
+        }
+        Ok(is_restored)
+    })
+    .unwrap();
 }
 
 /// The primary dies; its successor.

@@ -110,8 +110,13 @@ fn who_joins_late_serves_the_same_connections() {
     let tasks = [load(&scenario, false), load(&scenario, true)];
     done(data().write(&scenario.lab.client_netns()).unwrap());
     scenario.trio.node(Member::C).start().unwrap();
-    let status = scenario.trio.node(Member::C).wait_ready(READY_TIMEOUT).unwrap();
-    assert_eq!(status.checkpoints.unwrap().restored, 1, "c came by a checkpoint");
+    scenario.trio.node(Member::C).wait_ready(READY_TIMEOUT).unwrap();
+    // It is counted in the moment after.
+    cmd::wait_until("c came by a checkpoint", READY_TIMEOUT, || {
+        let checkpoints = scenario.trio.node(Member::C).status()?.checkpoints;
+        Ok(checkpoints.is_some_and(|c| c.restored == 1))
+    })
+    .unwrap();
     tell(&mut scenario, Member::C);
     // The first dies; the one that joined late takes over from whoever follows it, and dies in its turn.
     let (first, mut primary, killed_ns) = kill_primary(&mut scenario, &tasks[0]);

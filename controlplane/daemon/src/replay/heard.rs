@@ -49,12 +49,12 @@ impl Unplugged {
 }
 
 impl<P: Ports> Heard<P> {
-    /// Compares what was said since the last call. True: something was.
+    /// Compares what was said since the last call. True: some of it had not been said before.
     pub fn compare(&mut self, now_ns: u64) -> Result<bool, RotateError> {
-        let any = !self.said.is_empty();
+        let mut any = false;
         for frame in self.said.drain(..) {
             if let Some(segment) = Segment::parse(&frame) {
-                self.comparison.said(&segment, &frame);
+                any |= self.comparison.said(&segment, &frame);
             }
             let Some(recorder) = &mut self.recorder else { continue };
             let packet = Packet {

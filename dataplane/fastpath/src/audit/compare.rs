@@ -82,6 +82,8 @@ struct Flow {
     /// From its SYN-ACK on.
     output: Option<Running>,
     closed: bool,
+    /// What its kernel sent reaches to here, compared or not.
+    spoken: u32,
     /// Compared up to here.
     covered: u32,
     acked: u32,
@@ -171,9 +173,9 @@ impl Comparison {
         let Some(segment) = Segment::parse(payload) else { return };
         match header.kind {
             RecordKind::SynAck => {
-                if let (Some(&flow), Some(key)) = (self.opens.get(&at), &self.key) {
+                if let Some(&flow) = self.opens.get(&at) {
                     let flow_of = &mut self.flows[flow];
-                    flow_of.output = Some(Running::new(key, flow_of.first));
+                    flow_of.output = self.key.as_ref().map(|key| Running::new(key, flow_of.first));
                     self.current.insert(flow_of.told.key, flow);
                 }
             }
@@ -186,19 +188,24 @@ impl Comparison {
         }
     }
 
-    /// The application's kernel sent this segment, which is whole in `frame`.
-    pub fn said(&mut self, segment: &Segment, frame: &[u8]) {
-        let (Some(&flow), Some(key)) =
-            (self.current.get(&segment.key_from_server()), self.key.as_deref())
-        else {
-            return;
-        };
+    /// The application's kernel sent this segment, which is whole in `frame`. True: some of it is new. What
+    /// nobody acknowledges, a kernel sends again for a quarter of an hour.
+    pub fn said(&mut self, segment: &Segment, frame: &[u8]) -> bool {
+        let Some(&flow) = self.current.get(&segment.key_from_server()) else { return false };
         let flow = &mut self.flows[flow];
-        flow.told.reset |= segment.has(RST);
-        if !segment.has(SYN | RST) {
+        if segment.has(RST) {
+            return !std::mem::replace(&mut flow.told.reset, true);
+        }
+        if segment.has(SYN) {
+            return false;
+        }
+        if let Some(key) = self.key.as_deref() {
             flow.said(key, segment.seq, segment.payload(frame), segment.has(FIN));
             self.differs |= flow.told.difference.is_some();
         }
+        let is_new = before(flow.spoken, segment.seq_end());
+        flow.spoken = later(flow.spoken, segment.seq_end());
+        is_new
     }
 
     /// A difference was found.
@@ -247,6 +254,7 @@ impl Flow {
             is_carried: false,
             output: None,
             closed: false,
+            spoken: first,
             covered: first,
             acked: first,
             client_next: None,
@@ -517,6 +525,22 @@ mod tests {
             let noted = recording.records.iter().find(|(at, ..)| *at == found.at).unwrap();
             assert_eq!((noted.1.kind, noted.1.timestamp_ns), (RecordKind::Audit, found.at_ns));
         }
+    }
+
+    #[test]
+    fn what_is_sent_again_is_nothing_new() {
+        let (recording, bytes) = recording();
+        let mut comparison = recording.replay(&[]);
+        let mut is_new = |frame: &[u8]| comparison.said(&Segment::parse(frame).unwrap(), frame);
+        let said = segments(&bytes, 3000);
+        assert!(said.iter().all(|frame| is_new(frame)));
+        assert!(!is_new(&said[1]) && !is_new(&frame(7, ISN.wrapping_add(9001), ACK, &[])));
+        let fin = frame(7, ISN.wrapping_add(9001), ACK | FIN, &[]);
+        assert!(is_new(&fin) && !is_new(&fin) && !is_new(&said[2]));
+        let reset = frame(7, ISN.wrapping_add(9002), RST, &[]);
+        assert!(is_new(&reset) && !is_new(&reset));
+        // Of no connection that was applied.
+        assert!(!is_new(&frame(8, 1, ACK, b"x")));
     }
 
     #[test]

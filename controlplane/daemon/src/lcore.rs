@@ -38,10 +38,10 @@ const SNAPSHOT_INTERVAL_NS: u64 = MS / 4;
 const BUFFERS_INTERVAL_NS: u64 = 100 * MS;
 /// Drivers are asked for their links this often.
 const LINKS_INTERVAL_NS: u64 = 5 * MS;
-/// Frames that wait are packet buffers: of a small pool no more than a half waits at the gate and a
-/// quarter is retained. With none left nothing is received, and what waits would wait for ever.
-const GATE_FRAMES_MAX: usize = 8192;
-const RETAINED_FRAMES_MAX: usize = 4096;
+/// Frames that wait are packet buffers. At most a half of the pool waits, at a primary's gate or retained by a
+/// clone, whose frames move to the gate when it takes over: with no buffer left nothing is received, and what
+/// waits would wait for ever. No more than all connections have use for one.
+const WAITING_FRAMES_MAX: usize = FLOWS_MAX as usize;
 
 /// The queues between the two threads; neither ever waits for the other.
 struct Queues {
@@ -345,6 +345,7 @@ pub fn replay_config(config: &Config) -> DataplaneConfig {
 }
 
 fn dataplane_config(config: &Config, replica_mac: Mac, entropy: [u8; 32]) -> DataplaneConfig {
+    let waiting_frames_max = WAITING_FRAMES_MAX.min(config.dpdk.mbufs as usize / 2);
     let (seed, _) = entropy.split_first_chunk().expect("a seed is shorter");
     let audit = |heal| AuditConfig { seed: *seed, heal };
     DataplaneConfig {
@@ -370,8 +371,8 @@ fn dataplane_config(config: &Config, replica_mac: Mac, entropy: [u8; 32]) -> Dat
             heartbeat_interval_ns: config.detect.heartbeat_interval_ms * MS,
             chunk_len: 0,
         },
-        gate_frames_max: GATE_FRAMES_MAX.min(config.dpdk.mbufs as usize / 2),
-        retained_frames_max: RETAINED_FRAMES_MAX.min(config.dpdk.mbufs as usize / 4),
+        gate_frames_max: waiting_frames_max,
+        retained_frames_max: waiting_frames_max,
         flows_max: if config.is_witness() { 0 } else { FLOWS_MAX as usize },
         clone_wait_ns: config.service.clone_wait_ms * MS,
         audit: match config.service.audit {

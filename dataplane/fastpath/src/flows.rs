@@ -2,10 +2,12 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use ahash::RandomState;
 use understudy_wire::Position;
 use understudy_wire::tcp::{FIN, FlowKey, Segment, TcpOptions, before, later};
 
 use crate::adoption::{SynAckInfo, SynInfo};
+use crate::hasher::hasher;
 use crate::slots::Slots;
 use crate::tsclock::TsClocks;
 
@@ -246,7 +248,7 @@ impl Flow {
 
 /// All connections of a clone, bounded.
 pub struct FlowTable {
-    index: HashMap<FlowKey, u32>,
+    index: HashMap<FlowKey, u32, RandomState>,
     slots: Slots<Flow>,
     generation: u32,
 }
@@ -255,7 +257,7 @@ impl FlowTable {
     /// A table for at most `capacity` connections; all memory is reserved now.
     pub fn new(capacity: usize) -> FlowTable {
         FlowTable {
-            index: HashMap::with_capacity(capacity),
+            index: HashMap::with_capacity_and_hasher(capacity, hasher()),
             slots: Slots::new(capacity),
             generation: 0,
         }
@@ -351,10 +353,19 @@ impl FlowTable {
 }
 
 /// SYNs whose SYN-ACK the log does not hold yet, oldest forgotten first.
-#[derive(Default)]
 pub struct SynTable {
-    map: HashMap<FlowKey, SynInfo>,
+    map: HashMap<FlowKey, SynInfo, RandomState>,
     order: VecDeque<(FlowKey, Position)>,
+}
+
+impl Default for SynTable {
+    /// An empty one; all memory is taken now.
+    fn default() -> SynTable {
+        SynTable {
+            map: HashMap::with_capacity_and_hasher(SYNS_MAX, hasher()),
+            order: VecDeque::with_capacity(SYNS_MAX),
+        }
+    }
 }
 
 impl SynTable {

@@ -14,6 +14,7 @@ pub mod dataplane;
 pub mod device_clock;
 pub mod flows;
 pub mod gate;
+mod hasher;
 pub mod kept;
 pub mod neighbors;
 pub mod ports;

@@ -1,13 +1,14 @@
 //! Who has which MAC on the client side, learned from the log; answers the clone's questions.
 
 use std::collections::HashMap;
-use std::hash::BuildHasher;
 use std::net::IpAddr;
 
 use ahash::RandomState;
 use understudy_wire::frame::{ETH_LEN, ETHERTYPE_IPV4, Ethernet, Mac, be32, mac_word};
 use understudy_wire::neighbor::{Solicitation, build_answer, learn};
 use understudy_wire::tcp::SmallFrame;
+
+use crate::hasher::hasher;
 
 /// A power of two.
 const RECENT: usize = 1024;
@@ -84,13 +85,6 @@ impl Neighbors {
         };
         self.table.get(&ip).copied().or_else(newest)
     }
-}
-
-/// A fast one that strangers cannot aim at: keyed from the standard library's random state.
-fn hasher() -> RandomState {
-    let random = std::hash::RandomState::new();
-    let [a, b, c, d] = [0u8, 1, 2, 3].map(|n| random.hash_one(n));
-    RandomState::with_seeds(a, b, c, d)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! TCP segments (RFC 9293, 7323): a parsed view, sequence arithmetic, bare-ACK builder.
 
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 
 use arrayvec::ArrayVec;
@@ -29,12 +30,29 @@ pub fn later(a: u32, b: u32) -> u32 {
 }
 
 /// Both ends of a connection, seen from the service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowKey {
     /// The client's address and port.
     pub client: (IpAddr, u16),
     /// The service's address and port.
     pub server: (IpAddr, u16),
+}
+
+impl Hash for FlowKey {
+    /// In few and large pieces: each has its price, and every frame's connection is looked up.
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match (self.client.0, self.server.0) {
+            (IpAddr::V4(client), IpAddr::V4(server)) => {
+                state.write_u64(u64::from(client.to_bits()) << 32 | u64::from(server.to_bits()));
+            }
+            (client, server) => [client, server].iter().for_each(|ip| match ip {
+                IpAddr::V4(ip) => state.write_u32(ip.to_bits()),
+                IpAddr::V6(ip) => state.write_u128(ip.to_bits()),
+            }),
+        }
+        state.write_u32(u32::from(self.client.1) << 16 | u32::from(self.server.1));
+    }
 }
 
 /// The options a connection's life depends on.

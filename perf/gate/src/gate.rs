@@ -108,7 +108,7 @@ pub fn heaviest(gate: &Path, case: &str, most: usize) -> Result<Vec<(String, f64
     let counted = callgrind::count(gate, case)?;
     let mut all: Vec<(String, f64)> = counted
         .into_iter()
-        .map(|(function, count)| (function.name, count as f64 / work::PACKETS as f64))
+        .map(|(function, count)| (function.name, count as f64 / work::counted(case) as f64))
         .collect();
     all.sort_by(|a, b| b.1.total_cmp(&a.1));
     all.truncate(most);
@@ -135,7 +135,7 @@ fn count(program: &Path) -> Result<Counts> {
     for name in work::CASES {
         let mut case = Case::default();
         for (function, instructions) in callgrind::count(program, name)? {
-            let per_packet = instructions as f64 / work::PACKETS as f64;
+            let per_packet = instructions as f64 / work::counted(name) as f64;
             let rounded = (per_packet * 1000.0).round() / 1000.0;
             let into = match function.is_counted {
                 true => {

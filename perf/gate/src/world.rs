@@ -1,7 +1,8 @@
-//! The world of a primary without a network: replicas that acknowledge at once, and its set-up.
+//! The world of a node without a network: replicas that acknowledge at once, and its set-up.
 //!
 //! [`Replicas`] answers for the replica network, [`Primary`] is the shipped data path in a group of
-//! three, commit policy `quorum`, over any ports; [`memory`] are ports in memory.
+//! three, commit policy `quorum`, over any ports; [`follower`] is one that follows a log and takes over;
+//! [`memory`] are ports in memory, [`kernel`] what answers come from, [`crowd`] what asks.
 
 use anyhow::{Context, Result, bail, ensure};
 use understudy_fastpath::MS;
@@ -17,6 +18,9 @@ use understudy_wire::NodeId;
 use understudy_wire::frame::{ETHERTYPE_IPV4, Ethernet, Mac};
 use understudy_wire::tcp::{ACK, build_segment};
 
+pub mod crowd;
+pub mod follower;
+mod kernel;
 pub mod memory;
 mod replicas;
 
@@ -33,9 +37,13 @@ const CLIENT_MAC: Mac = [2, 0, 0, 0, 0, 9];
 const REPLICA_MAC: Mac = [2, 0, 0, 0, 0, 1];
 const CLIENT: [u8; 4] = [10, 77, 0, 1];
 const VIP: [u8; 4] = [10, 77, 0, 100];
+const SERVICE: ([u8; 4], u16) = (VIP, 6379);
+const WINDOW: u16 = 512;
 /// The shipped configuration's log.
 const LOG_LEN: usize = 64 << 20;
 const MTU: usize = 1500;
+/// Polls within which whatever was begun comes to its end.
+const POLLS_MAX: usize = 1_000_000;
 /// Ethernet, IPv4 and TCP headers.
 const HEADERS_LEN: usize = 54;
 
@@ -143,9 +151,9 @@ fn config() -> DataplaneConfig {
             heartbeat_interval_ns: 10 * MS,
             chunk_len: 0,
         },
-        gate_frames_max: 4096,
-        retained_frames_max: 4096,
-        flows_max: 1024,
+        gate_frames_max: 16_384,
+        retained_frames_max: 16_384,
+        flows_max: 65_536,
         clone_wait_ns: 5_000 * MS,
         audit: Some(AuditConfig { seed: [9; 16], heal: true }),
         witness: false,
@@ -158,7 +166,7 @@ fn config() -> DataplaneConfig {
 /// If no such frame is that long.
 pub fn client_frame(len: usize) -> Result<Vec<u8>> {
     let eth = Ethernet { dst: VMAC, src: CLIENT_MAC, ethertype: ETHERTYPE_IPV4 };
-    segment(len, &eth, (CLIENT, 40000), (VIP, 6379))
+    segment(len, &eth, (CLIENT, 40000), SERVICE)
 }
 
 /// What the application's kernel sends back on it.
@@ -167,7 +175,7 @@ pub fn client_frame(len: usize) -> Result<Vec<u8>> {
 /// As [`client_frame`].
 pub fn reply_frame(len: usize) -> Result<Vec<u8>> {
     let eth = Ethernet { dst: CLIENT_MAC, src: VMAC, ethertype: ETHERTYPE_IPV4 };
-    segment(len, &eth, (VIP, 6379), (CLIENT, 40000))
+    segment(len, &eth, SERVICE, (CLIENT, 40000))
 }
 
 fn segment(
@@ -179,7 +187,7 @@ fn segment(
     let payload = len.checked_sub(HEADERS_LEN).context("a frame is at least 54 bytes long")?;
     ensure!(payload <= MTU - 40, "a frame of {len} bytes exceeds the MTU");
     let (from, to) = ((from.0.into(), from.1), (to.0.into(), to.1));
-    Ok(build_segment(eth, from, to, (1000, 2000, ACK, 512), &[], &vec![0x5a; payload]))
+    Ok(build_segment(eth, from, to, (1000, 2000, ACK, WINDOW), &[], &vec![0x5a; payload]))
 }
 
 #[cfg(test)]

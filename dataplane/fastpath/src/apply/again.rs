@@ -34,10 +34,14 @@ impl Apply {
         self.scan += 1;
         self.unconfirmed = 0;
         self.order.parked = 0;
+        let mut done = 0;
         for i in 0..self.pending.len() {
             let entry = self.pending[i];
             let state = match entry.state {
-                PendingState::Done => continue,
+                PendingState::Done => {
+                    done += 1;
+                    continue;
+                }
                 PendingState::Parked { since_ns } => self.scan_parked(cx, &entry, since_ns),
                 PendingState::Delivered { at_ns, tries } => {
                     self.scan_delivered(cx, &entry, at_ns, tries)
@@ -57,8 +61,9 @@ impl Apply {
         while self.pending.front().is_some_and(|p| p.state == PendingState::Done) {
             self.pending.pop_front();
         }
-        // One slow connection at the front must not fill the ring with what is done.
-        if self.pending.len() > PENDING_MAX / 2 {
+        // One slow connection at the front must not fill the ring with what is done, to be looked at again
+        // and again.
+        if done > self.pending.len() / 2 {
             self.pending.retain(|p| p.state != PendingState::Done);
         }
     }

@@ -73,7 +73,8 @@ impl<P: Ports> Dataplane<P> {
                 **r = Receiver::new(r.epoch, r.primary, floor);
             }
         }
-        self.retained.clear();
+        // The clone that said it is gone, and the next one says it again.
+        self.retained.clear(self.apply.flows());
         if let Some(audit) = &mut self.audit {
             audit.clear();
             for seed in &resume.flows {

@@ -126,7 +126,7 @@ impl<P: Ports> Dataplane<P> {
             self.gate.push(tag, Waiting { since_ns: now_ns, frame });
             self.counters.retained_sent += 1;
         }
-        self.retained.clear();
+        self.counters.retained_dropped += self.retained.clear(self.apply.flows());
         for at in self.apply.take_unanswered_syns() {
             self.with_apply(now_ns, Patience::Takeover, ports, |_, cx| {
                 let log = cx.log;

@@ -4,10 +4,13 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use anyhow::{Context, Result};
 use understudy_fastpath::adoption::AdoptAttrs;
 use understudy_fastpath::ports::{Burst, Frame, PortRole, Ports};
+use understudy_wire::Position;
 use understudy_wire::tcp::FlowKey;
 
+use super::kernel::Kernel;
 use super::{Replicas, World};
 
 /// Bytes of a buffer, as in DPDK's default pool.
@@ -57,6 +60,7 @@ pub struct MemoryPorts {
     client: VecDeque<PooledFrame>,
     host: VecDeque<PooledFrame>,
     replicas: Replicas,
+    kernel: Option<Kernel>,
 }
 
 impl MemoryPorts {
@@ -71,18 +75,38 @@ impl MemoryPorts {
             client: VecDeque::with_capacity(buffers),
             host: VecDeque::with_capacity(buffers),
             replicas: Replicas::default(),
+            kernel: None,
         }
+    }
+
+    /// One with an application that answers.
+    pub fn with_kernel(buffers: usize) -> MemoryPorts {
+        MemoryPorts { kernel: Some(Kernel::default()), ..MemoryPorts::new(buffers) }
+    }
+
+    /// The replicas hold the log up to here.
+    pub fn replicas_hold(&mut self, position: Position) {
+        self.replicas.hold(position);
     }
 
     /// Puts `count` copies of a frame on a ring: the client's, or else the capsule's.
     pub fn prefill(&mut self, port: PortRole, frame: &[u8], count: usize) {
         for _ in 0..count {
-            let frame = take(&self.pool, &[frame]).expect("the pool is larger than a slice");
-            match port {
-                PortRole::Client => self.client.push_back(frame),
-                PortRole::Host | PortRole::Replica => self.host.push_back(frame),
-            }
+            self.give(port, frame).expect("the pool is larger than a slice");
         }
+    }
+
+    /// Puts a frame on a ring, likewise.
+    ///
+    /// # Errors
+    /// If no buffer is free.
+    pub fn give(&mut self, port: PortRole, frame: &[u8]) -> Result<()> {
+        let frame = take(&self.pool, &[frame]).context("no buffer is free")?;
+        match port {
+            PortRole::Client => self.client.push_back(frame),
+            PortRole::Host | PortRole::Replica => self.host.push_back(frame),
+        }
+        Ok(())
     }
 
     /// Whether every prefilled frame was taken.
@@ -135,7 +159,14 @@ impl Ports for MemoryPorts {
 
     fn tx(&mut self, port: PortRole, frames: &mut Burst<PooledFrame>) {
         match port {
-            PortRole::Host => self.delivered += frames.len() as u64,
+            PortRole::Host => {
+                self.delivered += frames.len() as u64;
+                if let Some(kernel) = &mut self.kernel {
+                    let answers = frames.iter().filter_map(|frame| kernel.take(frame.bytes()));
+                    let answers = answers.filter_map(|answer| take(&self.pool, &[&answer]));
+                    self.host.extend(answers);
+                }
+            }
             PortRole::Replica => {
                 frames.iter().for_each(|f| self.replicas.take(self.now_ns, f.bytes()));
             }
@@ -156,7 +187,7 @@ impl Ports for MemoryPorts {
         take(&self.pool, parts)
     }
 
-    fn adopt(&mut self, _: &FlowKey, _: &AdoptAttrs) -> bool {
-        false
+    fn adopt(&mut self, key: &FlowKey, attrs: &AdoptAttrs) -> bool {
+        self.kernel.as_mut().map(|kernel| kernel.adopt(key, attrs)).is_some()
     }
 }

@@ -34,6 +34,11 @@ impl Replicas {
         self.sent_to
     }
 
+    /// They have got the log up to here from an earlier primary.
+    pub fn hold(&mut self, position: Position) {
+        self.sent_to = position;
+    }
+
     /// DATA PDUs so far.
     pub fn pdus(&self) -> u64 {
         self.pdus

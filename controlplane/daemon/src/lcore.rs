@@ -42,6 +42,8 @@ const LINKS_INTERVAL_NS: u64 = 5 * MS;
 /// clone, whose frames move to the gate when it takes over: with no buffer left nothing is received, and what
 /// waits would wait for ever. No more than all connections have use for one.
 const WAITING_FRAMES_MAX: usize = FLOWS_MAX as usize;
+/// As large a part of that is kept of client frames, for the moment without a primary.
+const KEPT_SHARE: usize = 4;
 
 /// The queues between the two threads; neither ever waits for the other.
 struct Queues {
@@ -373,6 +375,7 @@ fn dataplane_config(config: &Config, replica_mac: Mac, entropy: [u8; 32]) -> Dat
         },
         gate_frames_max: waiting_frames_max,
         retained_frames_max: waiting_frames_max,
+        kept_frames_max: waiting_frames_max / KEPT_SHARE,
         flows_max: if config.is_witness() { 0 } else { FLOWS_MAX as usize },
         clone_wait_ns: config.service.clone_wait_ms * MS,
         audit: match config.service.audit {

@@ -53,13 +53,18 @@ use crate::waits::Waits;
 const BURSTS_PER_POLL: usize = 4;
 /// Bursts of a clone's output taken at once at takeover.
 const DRAIN_BURSTS_MAX: usize = 256;
+/// Kept frames captured in one poll: more than may come meanwhile.
+const KEPT_BUDGET: usize = 2 * BURSTS_PER_POLL * BURST;
+/// Bursts let through the gate in one poll: a takeover may have thousands of frames for it.
+const RELEASES_PER_POLL: usize = 4 * BURSTS_PER_POLL;
 /// Records applied in one poll.
 const APPLY_BUDGET: usize = 64;
 /// PDUs sent in one poll.
 const PDU_BUDGET: usize = 64;
 /// Events the control plane may be behind.
 const EVENTS_MAX: usize = 256;
-const NEIGHBORS_MAX: usize = 4096;
+/// Neighbours known, if there may be no more connections.
+const NEIGHBORS_MIN: usize = 4096;
 const _: () = assert!(PEERS_MAX <= understudy_seal::PEERS_MAX);
 /// Bodies of full PDUs are a multiple of it: what is left over costs a cipher more than its length.
 const SEAL_STEP_LEN: usize = 64;
@@ -101,6 +106,8 @@ pub struct DataplaneConfig {
     pub gate_frames_max: usize,
     /// Frames retained for a takeover.
     pub retained_frames_max: usize,
+    /// Client frames kept while nobody serves.
+    pub kept_frames_max: usize,
     /// Connections a clone can carry.
     pub flows_max: usize,
     /// A replica waits this long for its clone's output before it calls it divergent.
@@ -228,9 +235,9 @@ impl<P: Ports> Dataplane<P> {
             gate: Gate::new(config.gate_frames_max),
             waits: Waits::default(),
             retained: Retained::new(config.retained_frames_max),
-            kept: Kept::new(),
+            kept: Kept::new(config.kept_frames_max),
             owed: owed::Owed::default(),
-            neighbors: Neighbors::new(NEIGHBORS_MAX),
+            neighbors: Neighbors::new(config.flows_max.max(NEIGHBORS_MIN)),
             open_questions: questions::OpenQuestions::new(),
             macs: ArrayVec::new(),
             client_out: Outbox::new(PortRole::Client),

@@ -4,26 +4,40 @@ use std::collections::VecDeque;
 
 use crate::MS;
 
-/// Frames kept at most.
-pub const KEPT_MAX: usize = 512;
 /// Older ones are the client's to retransmit.
 const KEPT_AGE_NS_MAX: u64 = 2_000 * MS;
 
 /// A bounded queue of frames with their time of arrival.
 pub struct Kept<F> {
     frames: VecDeque<(u64, F)>,
+    capacity: usize,
 }
 
 impl<F> Kept<F> {
-    /// Nothing kept; all memory is taken now.
-    pub fn new() -> Kept<F> {
-        Kept { frames: VecDeque::with_capacity(KEPT_MAX) }
+    /// Room for `capacity` frames; all memory is taken now.
+    pub fn new(capacity: usize) -> Kept<F> {
+        Kept { frames: VecDeque::with_capacity(capacity), capacity }
+    }
+
+    /// Frames kept at most.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Frames that may be kept before one is dropped for them.
+    pub fn room(&self) -> usize {
+        self.capacity - self.frames.len()
+    }
+
+    /// Whether none is kept.
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty()
     }
 
     /// Keeps a frame; returns how many were dropped for it.
     pub fn push(&mut self, now_ns: u64, frame: F) -> u64 {
         let dropped = self.expire(now_ns.saturating_sub(KEPT_AGE_NS_MAX));
-        let full = self.frames.len() == KEPT_MAX;
+        let full = self.room() == 0;
         if full {
             self.frames.pop_front();
         }
@@ -33,7 +47,7 @@ impl<F> Kept<F> {
 
     /// Puts a frame before all others. False: no room.
     pub fn push_first(&mut self, now_ns: u64, frame: F) -> bool {
-        let room = self.frames.len() < KEPT_MAX;
+        let room = self.room() > 0;
         if room {
             self.frames.push_front((now_ns, frame));
         }
@@ -56,8 +70,20 @@ impl<F> Kept<F> {
     }
 }
 
-impl<F> Default for Kept<F> {
-    fn default() -> Self {
-        Self::new()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_are_kept_and_only_for_so_long() {
+        let mut kept = Kept::new(3);
+        let dropped: Vec<u64> = (0..5).map(|n| kept.push(n * MS, n)).collect();
+        assert_eq!(dropped, [0, 0, 0, 1, 1]);
+        assert!(!kept.push_first(5 * MS, 9), "no room before what is newer");
+        assert_eq!((kept.expire(3 * MS), kept.pop()), (1, Some(3)));
+        assert!(kept.push_first(5 * MS, 9));
+        assert_eq!(kept.push(4 * MS + KEPT_AGE_NS_MAX, 10), 0);
+        assert_eq!(kept.push(6 * MS + KEPT_AGE_NS_MAX, 11), 2);
+        assert_eq!((kept.pop(), kept.pop(), kept.is_empty()), (Some(10), Some(11), true));
     }
 }

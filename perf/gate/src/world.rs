@@ -153,6 +153,7 @@ fn config() -> DataplaneConfig {
         },
         gate_frames_max: 16_384,
         retained_frames_max: 16_384,
+        kept_frames_max: 4096,
         flows_max: 65_536,
         clone_wait_ns: 5_000 * MS,
         audit: Some(AuditConfig { seed: [9; 16], heal: true }),

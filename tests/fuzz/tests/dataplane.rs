@@ -98,6 +98,7 @@ fn config() -> DataplaneConfig {
         },
         gate_frames_max: 256,
         retained_frames_max: 64,
+        kept_frames_max: 64,
         flows_max: 32,
         clone_wait_ns: 5_000 * MS,
         audit: Some(AuditConfig { seed: [9; 16], heal: true }),

@@ -27,6 +27,7 @@ use crate::scenario::{Mutation, Scenario};
 pub const GATE_FRAMES_MAX: usize = 8192;
 /// Frames retained for a takeover.
 pub const RETAINED_FRAMES_MAX: usize = 4096;
+const KEPT_FRAMES_MAX: usize = 512;
 const EVENTS_MAX: usize = 256;
 const SNAPSHOT_INTERVAL_NS: u64 = MS;
 /// How much slower a clock runs that almost stands still.
@@ -451,6 +452,7 @@ fn dataplane_config(scenario: &Scenario, id: NodeId, seed: Seed) -> DataplaneCon
         },
         gate_frames_max: GATE_FRAMES_MAX,
         retained_frames_max: RETAINED_FRAMES_MAX,
+        kept_frames_max: KEPT_FRAMES_MAX,
         flows_max: if witness { 0 } else { 1024 },
         clone_wait_ns: 5_000 * MS,
         audit: (scenario.mutation != Mutation::UnseenPoison)

@@ -60,10 +60,18 @@ impl<P: Ports> Dataplane<P> {
             self.counters.not_for_service += (came - burst.len()) as u64;
         }
         match self.role {
-            Role::Lead(ref r) if r.serve => self.capture_burst(now_ns, burst, floor, ports),
+            Role::Lead(ref r) if r.serve && !self.goes_behind_kept() => {
+                self.capture_burst(now_ns, burst, floor, ports);
+            }
             Role::Fenced => burst.iter().for_each(|frame| self.forward(frame.bytes(), ports)),
             _ => burst.drain(..).for_each(|frame| self.keep(now_ns, frame)),
         }
+    }
+
+    /// What came before this node served is captured a little at a time, and first; unless that would
+    /// cost a frame.
+    fn goes_behind_kept(&self) -> bool {
+        !self.kept.is_empty() && self.kept.room() >= BURST
     }
 
     /// No primary takes it now; the next one will, if that is this node.

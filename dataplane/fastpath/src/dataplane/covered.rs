@@ -11,7 +11,6 @@ use understudy_wire::record::CheckpointRecord;
 
 use super::*;
 use crate::command::{StoredCheckpoint, StoredCheckpoints};
-use crate::kept::KEPT_MAX;
 use crate::sender::CommitPolicy;
 
 /// Which output a checkpoint covers. Output is counted as it is put to the gate.
@@ -86,10 +85,11 @@ impl<P: Ports> Dataplane<P> {
     /// What the log has beyond the first checkpoint that is lacking will be cut off, since nobody
     /// was told of it. What clients sent is as good as new.
     pub(super) fn keep_uncovered(&mut self, now_ns: u64, ports: &mut P) {
-        let (mut at, mut frames) = (self.log.held(), VecDeque::with_capacity(KEPT_MAX));
+        let most = self.kept.capacity();
+        let (mut at, mut frames) = (self.log.held(), VecDeque::new());
         while let Some(record) = self.log.record(at) {
             if record.header.kind == RecordKind::ClientFrame {
-                if frames.len() == KEPT_MAX {
+                if frames.len() == most {
                     frames.pop_front();
                 }
                 frames.push_back(at);

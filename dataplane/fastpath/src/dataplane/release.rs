@@ -22,9 +22,14 @@ impl<P: Ports> Dataplane<P> {
         self.tell_members();
         self.committed = self.committed.max(committed);
         let mut busy = false;
-        while self.client_link_up && !(self.gate.is_empty() && self.client_out.is_empty()) {
+        for _ in 0..RELEASES_PER_POLL {
+            if !self.client_link_up || self.gate.is_empty() && self.client_out.is_empty() {
+                break;
+            }
             let leaves_ns = ports.clock_ns().max(now_ns);
             if !self.gate_open(leaves_ns) {
+                let level = matches!(&self.role, Role::Lead(r) if r.level);
+                self.counters.lease_holds += u64::from(level && !self.gate.is_empty());
                 break;
             }
             let before = self.counters.gate_released;
@@ -37,11 +42,9 @@ impl<P: Ports> Dataplane<P> {
             self.client_out.flush(ports);
             busy |= self.counters.gate_released > before;
             if self.counters.gate_released == before || self.client_out.room() < BURST {
-                return busy;
+                break;
             }
         }
-        let level = matches!(&self.role, Role::Lead(r) if r.level);
-        self.counters.lease_holds += u64::from(level && !self.gate.is_empty());
         busy
     }
 }

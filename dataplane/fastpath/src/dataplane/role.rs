@@ -49,6 +49,9 @@ impl<P: Ports> Dataplane<P> {
         let Role::Lead(reign) = &self.role else { return busy };
         let (level, draining, opened_at) = (reign.level, reign.draining, reign.opened_at);
         let serve = reign.serve;
+        if serve {
+            busy |= self.capture_kept(now_ns, ports);
+        }
         if !level {
             // A caretaker's clone stays a clone: what is not committed may turn out not to be history.
             let limit = if serve { opened_at } else { self.committed };
@@ -133,11 +136,17 @@ impl<P: Ports> Dataplane<P> {
                 log.record(at).map(|r| cx.deliver(r.payload))
             });
         }
-        while let Some(frame) = self.kept.pop() {
+    }
+
+    /// What clients sent while nobody served, in the order in which it came.
+    fn capture_kept(&mut self, now_ns: u64, ports: &mut P) -> bool {
+        let floor = self.floor(now_ns);
+        for n in 0..KEPT_BUDGET {
+            let Some(frame) = self.kept.pop() else { return n > 0 };
             self.counters.kept_applied += 1;
-            let floor = self.floor(now_ns);
             self.capture(now_ns, frame, floor, ports);
         }
+        true
     }
 
     /// Handshakes that wait for the client's ACK: it may never have got the SYN-ACK.

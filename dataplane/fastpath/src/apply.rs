@@ -585,7 +585,9 @@ impl Apply {
             Verdict::AheadOfOutput | Verdict::AheadOfWindow => self.park(cx, segment, at),
             _ if behind_others => self.park(cx, segment, at),
             _ if verdict == Verdict::Tracked && self.pending.len() >= PENDING_MAX => {
-                // Nothing more can be confirmed later: wait for the kernel to confirm something.
+                // Nothing more can be confirmed later: wait for the kernel to confirm something. A primary
+                // does not wait, and the client sends it again.
+                cx.counters.parked_overflow += u64::from(mode == Mode::Primary);
                 mode == Mode::Primary
             }
             _ if mode == Mode::Clone && self.is_ahead_of_kernel(cx.now_ns) => false,

@@ -138,7 +138,7 @@ counters! {
     partial_acks,
     /// Frames parked: the clone's window, or its output, was behind.
     parked,
-    /// Frames dropped from the parking ring: full.
+    /// Frames for which the ring of parked and unconfirmed frames has no room: a clone waits, a primary drops.
     parked_overflow,
     /// Frames given to the clone again because it did not acknowledge them.
     redelivered,

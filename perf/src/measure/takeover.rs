@@ -31,7 +31,10 @@ struct Takeover {
     lost: usize,
     rate: f64,
     quiet_rate: f64,
+    half_after_ms: f64,
     all_after_ms: f64,
+    /// Answers under way, and requests that came while nobody served, for which there was no room.
+    given_up: u64,
 }
 
 /// Runs it.
@@ -55,8 +58,14 @@ pub fn run(plan: &Plan, findings: &mut Findings) -> Result<()> {
     findings.figure("takeover/rate", "answered again", "/s", rate, samples);
     let quiet = spread(|t| t.quiet_rate);
     findings.figure("takeover/quiet-rate", "answered in undisturbed rounds", "/s", quiet, samples);
+    let after = spread(|t| t.half_after_ms);
+    let what = "from the kill until half of them were answered";
+    findings.figure("takeover/half-after", what, "ms", after, samples);
     let after = spread(|t| t.all_after_ms);
     findings.figure("takeover/all-after", "from the kill to the last answer", "ms", after, samples);
+    let given_up = Spread::exact(all.iter().map(|t| t.given_up).sum::<u64>() as f64);
+    let what = "frames under way that the successor gave up: it had no room for them";
+    findings.figure("takeover/given-up", what, "", given_up, samples);
     let reason = format!(
         "client, switch and nodes share the CPUs; in undisturbed rounds the same client gets {:.0} replies a second",
         quiet.median
@@ -87,14 +96,19 @@ fn take_over(connections: usize) -> Result<Takeover> {
     let timeline = service.trio.timeline(killed_ns);
     let opened = timeline.iter().find(|(m, e)| *m == new && e.event == "gate_open");
     let open_ns = opened.context("the gate did not open")?.1.unix_ns;
+    let counters = service.trio.node(new).status()?.counters;
+    let given_up = counters["retained_dropped"] + counters["kept_dropped"];
     let verdict = task.finish()?;
     ensure!(verdict.is_pass(), "{verdict}");
     let times = first_replies(&verdict, open_ns);
     let last_ns = *times.last().context("nobody was answered")?;
+    let after_ms = |at_ns: u64| at_ns.saturating_sub(killed_ns) as f64 / 1e6;
     Ok(Takeover {
         lost: connections - times.len(),
         rate: times.len() as f64 / ((last_ns.saturating_sub(open_ns)).max(1) as f64 / 1e9),
         quiet_rate,
-        all_after_ms: last_ns.saturating_sub(killed_ns) as f64 / 1e6,
+        half_after_ms: after_ms(times[times.len() / 2]),
+        all_after_ms: after_ms(last_ns),
+        given_up,
     })
 }

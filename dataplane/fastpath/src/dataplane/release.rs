@@ -23,11 +23,11 @@ impl<P: Ports> Dataplane<P> {
         self.committed = self.committed.max(committed);
         let mut busy = false;
         for _ in 0..RELEASES_PER_POLL {
-            if !self.client_link_up || self.gate.is_empty() && self.client_out.is_empty() {
+            if self.gate.is_empty() && self.client_out.is_empty() {
                 break;
             }
             let leaves_ns = ports.clock_ns().max(now_ns);
-            if !self.gate_open(leaves_ns) {
+            if !self.client_link_up || !self.gate_open(leaves_ns) {
                 let level = matches!(&self.role, Role::Lead(r) if r.level);
                 self.counters.lease_holds += u64::from(level && !self.gate.is_empty());
                 break;

@@ -9,7 +9,7 @@ use understudy_checkpoint::{Manifest, Pending};
 use understudy_fastpath::command::Handshake;
 use understudy_log::{LogView, Read};
 use understudy_wire::Position;
-use understudy_wire::record::{RECORD_HEADER_LEN, RecordHeader, RecordKind};
+use understudy_wire::record::{RecordKind, records};
 use understudy_wire::tcp::{ACK, FlowKey, SYN, Segment};
 
 use crate::resume::key;
@@ -79,30 +79,23 @@ fn search(log: &LogView, manifest: &Manifest, pending: &[(SocketAddr, SocketAddr
 
 /// Takes the SYNs of whole records, which begin at `at`, as far as the barrier.
 fn note(
-    mut at: Position,
-    mut bytes: &[u8],
+    at: Position,
+    bytes: &[u8],
     barrier: Position,
     wanted: &HashSet<FlowKey>,
     begun: &mut Begun,
 ) {
-    while at < barrier
-        && let Ok(header) = RecordHeader::decode(bytes)
-        && let Some((record, rest)) = bytes.split_at_checked(header.stored_len())
-    {
-        let payload = record.get(RECORD_HEADER_LEN..).and_then(|p| p.get(..header.len as usize));
-        let segment = payload
-            .filter(|_| header.kind == RecordKind::ClientFrame)
-            .and_then(Segment::parse)
-            .filter(|segment| segment.has(SYN) && !segment.has(ACK));
-        if let Some(segment) = segment {
-            let key = segment.key_from_client();
-            let known = begun.get(&key).is_some_and(|(isn, _)| *isn == segment.seq);
-            if !known && wanted.contains(&key) {
-                begun.insert(key, (segment.seq, at));
-            }
+    let before = records(bytes).take_while(|record| at + (record.at as u64) < barrier);
+    for record in before.filter(|record| record.header.kind == RecordKind::ClientFrame) {
+        let segment = Segment::parse(record.payload);
+        let Some(syn) = segment.filter(|segment| segment.has(SYN) && !segment.has(ACK)) else {
+            continue;
+        };
+        let key = syn.key_from_client();
+        let known = begun.get(&key).is_some_and(|(isn, _)| *isn == syn.seq);
+        if !known && wanted.contains(&key) {
+            begun.insert(key, (syn.seq, at + record.at as u64));
         }
-        at += record.len() as u64;
-        bytes = rest;
     }
 }
 

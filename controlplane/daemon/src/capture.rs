@@ -12,7 +12,7 @@ use understudy_api::stream::Piece;
 use understudy_api::{ApiError, Capturing, ErrorCode, Response, server};
 use understudy_config::Config;
 use understudy_log::{LogReader, LogView, Read};
-use understudy_wire::record::RecordHeader;
+use understudy_wire::record::records;
 
 use crate::capture_node::Past;
 
@@ -247,13 +247,8 @@ impl Sending<'_> {
 
 /// The records from a position on.
 fn behind(floor: u64, position: u64, bytes: &[u8]) -> (u64, &[u8]) {
-    let mut at = 0;
-    while position + (at as u64) < floor
-        && let Some(header) = bytes.get(at..).and_then(|rest| RecordHeader::decode(rest).ok())
-    {
-        at += header.stored_len();
-    }
-    let at = at.min(bytes.len());
+    let before = records(bytes).take_while(|record| position + (record.at as u64) < floor);
+    let at = before.last().map_or(0, |record| record.next);
     (position + at as u64, &bytes[at..])
 }
 
@@ -261,17 +256,16 @@ fn behind(floor: u64, position: u64, bytes: &[u8]) -> (u64, &[u8]) {
 /// not decrease.
 fn within<'a>(range: &Range, position: u64, bytes: &'a [u8]) -> ((u64, &'a [u8]), bool) {
     let (from_ns, to_ns) = (range.from_ns.unwrap_or(0), range.to_ns.unwrap_or(u64::MAX));
-    let (mut first, mut at) = (0, 0);
-    while let Some(header) = bytes.get(at..).and_then(|rest| RecordHeader::decode(rest).ok()) {
-        if header.timestamp_ns > to_ns {
-            return ((position + first as u64, &bytes[first.min(at)..at]), true);
+    let mut first = 0;
+    for record in records(bytes) {
+        if record.header.timestamp_ns > to_ns {
+            return ((position + first as u64, &bytes[first..record.at]), true);
         }
-        at += header.stored_len();
-        if header.timestamp_ns < from_ns {
-            first = at;
+        if record.header.timestamp_ns < from_ns {
+            first = record.next;
         }
     }
-    ((position + first as u64, &bytes[first.min(bytes.len())..]), false)
+    ((position + first as u64, &bytes[first..]), false)
 }
 
 fn unix_ns() -> u64 {
@@ -285,7 +279,7 @@ mod tests {
     use std::io::Read as _;
     use understudy_api::stream::PieceBuffer;
     use understudy_log::CaptureLog;
-    use understudy_wire::record::RecordKind;
+    use understudy_wire::record::{RecordHeader, RecordKind};
 
     fn records(times: &[u64]) -> Vec<u8> {
         let record = |&timestamp_ns: &u64| {

@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use understudy_wire::Position;
-use understudy_wire::record::{RECORD_HEADER_LEN, RECORD_PAYLOAD_MAX, RecordHeader, stored_len};
+use understudy_wire::record::{
+    RECORD_HEADER_LEN, RECORD_PAYLOAD_MAX, RecordHeader, records, stored_len,
+};
 
 use crate::published::{Extent, Published};
 use crate::ring::RingView;
@@ -185,13 +187,5 @@ impl LogReader {
 
 /// Bytes of the whole records at the start, and how many there are.
 fn whole_records(bytes: &[u8]) -> (usize, u64) {
-    let (mut at, mut count) = (0, 0);
-    while let Ok(header) = RecordHeader::decode(&bytes[at..]) {
-        let next = at + header.stored_len();
-        if next > bytes.len() {
-            break;
-        }
-        (at, count) = (next, count + 1);
-    }
-    (at, count)
+    records(bytes).fold((0, 0), |(_, count), record| (record.next, count + 1))
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use understudy_wire::record::RecordHeader;
+use understudy_wire::record::records;
 
 use crate::bloom::Bloom;
 use crate::format::{
@@ -70,17 +70,14 @@ impl ReadBlock {
     /// The records of a time, and the position of the first. In a block their times do not decrease.
     #[must_use]
     pub fn between(&self, from_ns: u64, to_ns: u64) -> (u64, &[u8]) {
-        let (mut first, mut at) = (0, 0);
-        while let Some(header) = self.records.get(at..).and_then(|b| RecordHeader::decode(b).ok()) {
-            if header.timestamp_ns > to_ns {
-                break;
-            }
-            at += header.stored_len();
-            if header.timestamp_ns < from_ns {
-                first = at;
+        let (mut first, mut end) = (0, 0);
+        for record in records(&self.records).take_while(|r| r.header.timestamp_ns <= to_ns) {
+            end = record.next;
+            if record.header.timestamp_ns < from_ns {
+                first = end;
             }
         }
-        (self.header.position + first as u64, &self.records[first..at])
+        (self.header.position + first as u64, &self.records[first..end])
     }
 }
 
@@ -236,10 +233,6 @@ impl Segment {
 
 /// Whether bytes are so many whole records.
 fn are_records(bytes: &[u8], count: u32) -> bool {
-    let (mut at, mut found) = (0, 0);
-    while at < bytes.len() {
-        let Ok(header) = RecordHeader::decode(&bytes[at..]) else { return false };
-        (at, found) = (at + header.stored_len(), found + 1);
-    }
-    at == bytes.len() && found == count
+    let whole = records(bytes).fold((0, 0), |(_, found), record| (record.next, found + 1));
+    whole == (bytes.len(), count)
 }

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use understudy_segments::{
     BlockEntry, Limits, Needs, Segment, SegmentError, SegmentInfo, Store, Wanted, list,
 };
-use understudy_wire::record::{LinkFrame, RecordHeader, RecordKind};
+use understudy_wire::record::{LinkFrame, RecordHeader, RecordKind, records};
 
 const SECOND_NS: u64 = 1_000_000_000;
 const START_NS: u64 = 1_763_888_400 * SECOND_NS;
@@ -87,12 +87,7 @@ fn query(dir: &Path, from_ns: u64, to_ns: u64, filter: &str) -> (Vec<u64>, usize
                 continue;
             };
             read += 1;
-            let mut at = 0;
-            while at < block.records.len() {
-                let header = RecordHeader::decode(&block.records[at..]).unwrap();
-                times.push(header.timestamp_ns);
-                at += header.stored_len();
-            }
+            times.extend(records(&block.records).map(|record| record.header.timestamp_ns));
         }
     }
     (times, read, skipped)

@@ -119,6 +119,32 @@ impl RecordHeader {
     }
 }
 
+/// A record among others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoredRecord<'a> {
+    /// Where it begins, in bytes.
+    pub at: usize,
+    /// Where the next one does.
+    pub next: usize,
+    /// Its header.
+    pub header: RecordHeader,
+    /// What it holds.
+    pub payload: &'a [u8],
+}
+
+/// The records that lie one after the other in `bytes`, up to the first that is not whole or not intact.
+pub fn records(bytes: &[u8]) -> impl Iterator<Item = StoredRecord<'_>> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let header = RecordHeader::decode(&bytes[at..]).ok()?;
+        let stored = bytes[at..].get(..header.stored_len())?;
+        let payload = &stored[RECORD_HEADER_LEN..][..header.len as usize];
+        let record = StoredRecord { at, next: at + stored.len(), header, payload };
+        at = record.next;
+        Some(record)
+    })
+}
+
 /// Bytes a record with such a payload takes in the log.
 #[inline]
 pub const fn stored_len(payload_len: usize) -> usize {
@@ -234,6 +260,34 @@ mod tests {
             if let Ok(h) = RecordHeader::decode(&bytes) {
                 prop_assert!(h.len as usize <= RECORD_PAYLOAD_MAX);
             }
+        }
+
+        /// Whatever follows them, and wherever they are cut.
+        #[test]
+        fn records_are_walked_as_far_as_they_are_whole(
+            lens in proptest::collection::vec(0u32..100, 0..6),
+            cut in 0usize..800,
+            rest in proptest::collection::vec(any::<u8>(), 0..40),
+        ) {
+            let mut all = Vec::new();
+            for (n, &len) in lens.iter().enumerate() {
+                let header =
+                    RecordHeader { len, kind: RecordKind::ClientFrame, timestamp_ns: n as u64 };
+                all.extend(header.encode());
+                all.resize(all.len() + header.stored_len() - RECORD_HEADER_LEN, n as u8);
+            }
+            let (whole, cut) = (all.len(), cut.min(all.len()));
+            for (nth, r) in records(&all[..cut]).enumerate() {
+                prop_assert_eq!((r.header.timestamp_ns, r.header.len), (nth as u64, lens[nth]));
+                prop_assert_eq!(r.payload, &vec![nth as u8; lens[nth] as usize][..]);
+                prop_assert!(r.next - r.at == r.header.stored_len() && r.next <= cut);
+            }
+            let fit = |n: &usize| lens[..*n].iter().map(|&l| stored_len(l as usize)).sum::<usize>() <= cut;
+            let fitting = (0..=lens.len()).rev().find(fit).unwrap_or(0);
+            prop_assert_eq!(records(&all[..cut]).count(), fitting);
+            all.extend(rest);
+            let last = records(&all).take_while(|r| r.at < whole).last();
+            prop_assert_eq!(last.map_or(0, |r| r.next), whole);
         }
 
         #[test]

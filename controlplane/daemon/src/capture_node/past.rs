@@ -6,6 +6,7 @@ use std::sync::Arc;
 use understudy_api::stream::{DiskRead, Piece};
 use understudy_log::LogView;
 use understudy_segments::{Catalogue, Found, Needs, ReadBlock, Scan, Scanned, SegmentInfo, Wanted};
+use understudy_wire::record::records;
 
 use crate::capture::{Range, Sending};
 
@@ -140,18 +141,10 @@ fn send_block(range: &Range, block: &ReadBlock, out: &mut Sending<'_>) -> io::Re
 }
 
 /// Bytes of the records that fit in a piece; one at least.
-fn whole_records(records: &[u8]) -> usize {
-    use understudy_wire::record::RecordHeader;
-    let mut at = 0;
-    while let Ok(header) = RecordHeader::decode(&records[at..]) {
-        let next = at + header.stored_len();
-        if at > 0 && next > PIECE_BYTES || next > records.len() {
-            break;
-        }
-        at = next;
-    }
+fn whole_records(block: &[u8]) -> usize {
+    let fitting = records(block).take_while(|record| record.at == 0 || record.next <= PIECE_BYTES);
     // The block was checked: it is whole records.
-    if at == 0 { records.len() } else { at }
+    fitting.last().map_or(block.len(), |record| record.next)
 }
 
 fn disk_read(scanned: &Scanned) -> DiskRead {
@@ -174,7 +167,7 @@ mod tests {
     use understudy_api::stream::PieceBuffer;
     use understudy_log::{CaptureLog, LogReader, Read};
     use understudy_segments::{Limits, Store};
-    use understudy_wire::record::{LinkFrame, RecordHeader, RecordKind};
+    use understudy_wire::record::{LinkFrame, RecordKind};
 
     use super::*;
     use crate::capture::Captures;
@@ -222,12 +215,8 @@ mod tests {
         while let Some(piece) = pieces.next_piece().unwrap() {
             match piece {
                 Piece::Records { bytes, .. } => {
-                    let mut at = 0;
-                    while at < bytes.len() {
-                        let header = RecordHeader::decode(&bytes[at..]).unwrap();
-                        times.push(header.timestamp_ns);
-                        at += header.stored_len();
-                    }
+                    assert_eq!(whole_records(bytes), bytes.len());
+                    times.extend(records(bytes).map(|record| record.header.timestamp_ns));
                 }
                 Piece::Read(disk) => read = disk,
                 Piece::Lost(count) => panic!("{count} records lost"),

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use understudy_wire::record::{RECORD_HEADER_LEN, RecordHeader};
+use understudy_wire::record::records;
 
 use super::catalogue::SegmentMeta;
 use super::keys_bytes;
@@ -154,15 +154,10 @@ fn end(path: &Path, recovered: &mut Recovered) -> Result<Option<SegmentMeta>, Se
     }))
 }
 
-fn add_keys(records: &[u8], keys: &mut Bloom) {
-    let mut at = 0;
-    while let Some(rest) = records.get(at..)
-        && let Ok(header) = RecordHeader::decode(rest)
-    {
-        let payload = rest.get(RECORD_HEADER_LEN..RECORD_HEADER_LEN + header.len as usize);
-        if let Some(frame) = payload.and_then(|payload| frame_of(header.kind, payload)) {
+fn add_keys(block: &[u8], keys: &mut Bloom) {
+    for record in records(block) {
+        if let Some(frame) = frame_of(record.header.kind, record.payload) {
             frame_keys(frame, |key| keys.insert(key));
         }
-        at += header.stored_len();
     }
 }

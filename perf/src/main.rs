@@ -42,7 +42,7 @@ struct RunOptions {
     /// Where results, report and plots go.
     #[arg(long, default_value = "target/perf")]
     out: PathBuf,
-    /// Kills of each kind for the stopwatch.
+    /// Kills of a node for the stopwatch; 200 are what is promised. Of all else there are as many, and 50 at most.
     #[arg(long, default_value_t = 20)]
     kills: usize,
     /// Minutes of the memory soak; 60 are what is promised. Half a minute in a quick run.

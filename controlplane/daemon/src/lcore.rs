@@ -43,7 +43,7 @@ const LINKS_INTERVAL_NS: u64 = 5 * MS;
 /// waits would wait for ever. No more than all connections have use for one.
 const WAITING_FRAMES_MAX: usize = FLOWS_MAX as usize;
 /// As large a part of that is kept of client frames, for the moment without a primary.
-const KEPT_SHARE: usize = 4;
+const KEPT_SHARE: usize = 2;
 
 /// The queues between the two threads; neither ever waits for the other.
 struct Queues {

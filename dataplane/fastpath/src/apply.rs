@@ -10,6 +10,7 @@
 
 mod again;
 mod order;
+mod pace;
 
 use std::collections::{HashMap, VecDeque};
 
@@ -29,16 +30,13 @@ use crate::command::{Handshake, Resume};
 use crate::counters::Counters;
 use crate::flows::{Flow, FlowRef, FlowState, FlowTable, SynTable};
 use crate::ports::{Frame, Outbox, Ports};
+use again::DUP_ACKS;
 use order::Order;
 pub use order::moves_application;
+use pace::Pace;
 
 /// Frames parked or not yet acknowledged at most.
 const PENDING_MAX: usize = 16384;
-/// A clone that catches up is given no more frames than this before its kernel confirms some: its
-/// queues drop what is beyond them (`netdev_max_backlog`, 1000), and that costs a redelivery.
-const UNCONFIRMED_MAX: usize = 512;
-/// But it does not wait longer than this for a confirmation.
-const CONFIRM_WAIT_NS: u64 = 5 * MS;
 /// A connection of which the clone's kernel says nothing is handed over again after this time.
 const READOPT_NS: u64 = 50 * MS;
 const ADOPTIONS_MAX: u8 = 100;
@@ -163,14 +161,13 @@ pub struct Apply {
     flows: FlowTable,
     syns: SynTable,
     pending: VecDeque<Pending>,
-    /// Of these, given to the kernel and not confirmed, at least.
-    unconfirmed: usize,
-    confirmed_at_ns: u64,
+    pace: Pace,
     waiting_since_ns: Option<u64>,
     order: Order,
     scan: u64,
     scan_due_ns: u64,
-    output_seen: bool,
+    /// A frame that is parked or lacking may be due.
+    scan_asked: bool,
     fit: bool,
     unanswered: ArrayVec<Position, SYNACKS_DUE_MAX>,
     /// What a restored clone has seen of the log already.
@@ -195,13 +192,12 @@ impl Apply {
             flows: FlowTable::new(flows_max),
             syns: SynTable::default(),
             pending: VecDeque::with_capacity(PENDING_MAX),
-            unconfirmed: 0,
-            confirmed_at_ns: 0,
+            pace: Pace::default(),
             waiting_since_ns: None,
             order: Order::default(),
             scan: 0,
             scan_due_ns: 0,
-            output_seen: false,
+            scan_asked: false,
             fit: true,
             unanswered: ArrayVec::new(),
             seen: Seen::default(),
@@ -214,7 +210,7 @@ impl Apply {
         self.flows.clear();
         self.syns.drain();
         self.pending.clear();
-        self.unconfirmed = 0;
+        self.pace = Pace::default();
         self.waiting_since_ns = None;
         self.order = Order::default();
         self.fit = true;
@@ -590,14 +586,9 @@ impl Apply {
                 cx.counters.parked_overflow += u64::from(mode == Mode::Primary);
                 mode == Mode::Primary
             }
-            _ if mode == Mode::Clone && self.is_ahead_of_kernel(cx.now_ns) => false,
+            _ if mode == Mode::Clone && self.pace.is_ahead(cx.now_ns) => false,
             _ => self.give(cx, frame, segment, at, verdict, Given::Now(mode)),
         }
-    }
-
-    /// The kernel has not said for a moment that it got what it was given.
-    fn is_ahead_of_kernel(&self, now_ns: u64) -> bool {
-        self.unconfirmed >= UNCONFIRMED_MAX && now_ns < self.confirmed_at_ns + CONFIRM_WAIT_NS
     }
 
     /// Keeps the whole log waiting for the clone's output. False: it has waited long enough.
@@ -707,7 +698,7 @@ impl Apply {
         if segment.has(RST) || flow.is_closed() {
             self.flows.remove(at);
         } else if verdict == Verdict::Tracked && given != Given::WasParked {
-            self.note_given(cx.now_ns);
+            self.pace.note_given(cx.now_ns);
             let state = PendingState::Delivered { at_ns: cx.now_ns, tries: 0 };
             self.pending.push_back(Pending {
                 at: self.cursor,
@@ -733,7 +724,6 @@ impl Apply {
         }
         let Some(at) = self.flows.find(&segment.key_from_server()) else { return PASS };
         let Some(flow) = self.flows.get_mut(at) else { return PASS };
-        self.output_seen = true;
         if segment.has(SYN) {
             // A new handshake of the same ends, answered by this node's kernel.
             self.flows.remove(at);
@@ -748,6 +738,8 @@ impl Apply {
             return PASS;
         }
         let shift = flow.note_output(now_ns, segment);
+        let due = flow.parked > 0 || flow.dup_acks >= DUP_ACKS;
+        self.scan_asked |= due || self.pace.is_full();
         let wanted = segment.seq_len() > 0 && before(flow.client_acked, segment.seq_end());
         if flow.is_closed() {
             self.flows.remove(at);

@@ -15,6 +15,8 @@ use crate::{cmd, sys};
 pub const REQUIRE: &str = "UNDERSTUDY_REQUIRE_ROOT";
 /// Huge pages that three nodes need, and some more.
 const HUGE_PAGES_MIN: u64 = 1024;
+const BACKLOG: &str = "/proc/sys/net/core/netdev_max_backlog";
+const BACKLOG_MIN: u64 = 16_384;
 const HUGE_PAGES_DIR: &str = "/dev/hugepages";
 
 /// Whether a test can run here; otherwise it says why not, or fails if it must run.
@@ -53,6 +55,11 @@ pub fn prepare_machine() -> Result<()> {
     let got: u64 = fs::read_to_string(path)?.trim().parse()?;
     if got < HUGE_PAGES_MIN {
         bail!("only {got} huge pages of {HUGE_PAGES_MIN}");
+    }
+    // Of a kernel's queue between namespaces, where thousands of clients' frames come at once.
+    let backlog: u64 = fs::read_to_string(BACKLOG)?.trim().parse()?;
+    if backlog < BACKLOG_MIN {
+        fs::write(BACKLOG, BACKLOG_MIN.to_string()).context("netdev_max_backlog")?;
     }
     fs::create_dir_all(HUGE_PAGES_DIR).context("no place for huge pages")?;
     if !fs::read_to_string("/proc/mounts")?.contains(" hugetlbfs ") {

@@ -30,18 +30,23 @@ fn a_crowd_lives_through_a_kill() {
         ..NodeOptions::default()
     };
     let mut scenario = Scenario::start(&options).unwrap();
-    let crowd = Crowd { targets: vec![vip4(REDIS), vip6(REDIS)], connections };
+    let targets = vec![vip4(REDIS), vip6(REDIS)];
+    let crowd = Crowd { targets, connections, held: Duration::ZERO };
     let task = crowd.start(&scenario.lab.client_netns()).unwrap();
-    task.wait_progress(2, ROUND_MAX).unwrap();
+    task.wait_progress(4, ROUND_MAX).unwrap();
     let old = scenario.primary().unwrap();
     let killed_ns = scenario.trio.crash(&scenario.lab, old).unwrap();
-    scenario.trio.wait_primary(Some(old), READY_TIMEOUT).unwrap();
-    task.wait_progress(3, ROUND_MAX).unwrap();
+    let new = scenario.trio.wait_primary(Some(old), READY_TIMEOUT).unwrap();
+    task.wait_progress(6, ROUND_MAX).unwrap();
+    let counters = scenario.trio.node(new).status().unwrap().counters;
     let verdict = task.finish().unwrap();
     println!("{verdict}");
     verdict.assert_pass();
     let times = first_replies(&verdict, killed_ns);
     assert_eq!(times.len(), connections, "connections that were answered after the kill");
+    let bridged = ["retained_sent", "retained_dropped", "kept_applied", "kept_dropped"];
+    println!("{:?}", bridged.map(|name| (name, counters[name])));
+    assert_eq!(counters["retained_dropped"], 0, "answers under way for which there was no room");
     let ms = |ns: u64| ns as f64 / 1e6;
     let (first, last) = (times[0], times[times.len() - 1]);
     println!(

@@ -10,31 +10,23 @@ const REDELIVERIES_MAX: u8 = 8;
 /// kernel has it and its word was lost.
 const GAP_PATIENCE: u64 = 4;
 /// Sooner, if the kernel has asked for it so often.
-const DUP_ACKS: u8 = 3;
+pub(super) const DUP_ACKS: u8 = 3;
 /// A closed window is probed with the parked frame after this time.
 const WINDOW_PROBE_NS: u64 = 300 * MS;
-/// How often the ring is scanned without a reason.
+/// How often the ring is scanned without a reason: each time costs what it holds.
 const SCAN_INTERVAL_NS: u64 = MS;
 
 impl Apply {
-    pub(super) fn note_given(&mut self, now_ns: u64) {
-        if self.unconfirmed == 0 {
-            self.confirmed_at_ns = now_ns;
-        }
-        self.unconfirmed += 1;
-    }
-
     /// Looks again at what is parked or unconfirmed.
     pub fn scan_pending<P: Ports>(&mut self, cx: &mut Context<'_, P>) {
-        if !self.output_seen && cx.now_ns < self.scan_due_ns {
+        if !self.scan_asked && cx.now_ns < self.scan_due_ns {
             return;
         }
-        self.output_seen = false;
+        self.scan_asked = false;
         self.scan_due_ns = cx.now_ns + SCAN_INTERVAL_NS;
         self.scan += 1;
-        self.unconfirmed = 0;
         self.order.parked = 0;
-        let mut done = 0;
+        let (mut done, mut confirmed) = (0, 0);
         for i in 0..self.pending.len() {
             let entry = self.pending[i];
             let state = match entry.state {
@@ -48,16 +40,16 @@ impl Apply {
                 }
             };
             match (entry.state, state) {
-                (_, PendingState::Delivered { .. }) => self.unconfirmed += 1,
                 (_, PendingState::Parked { .. }) => {
                     let counts = self.flows.get(entry.flow).is_some_and(|f| !f.overdue);
                     self.order.parked += u32::from(counts);
                 }
-                (PendingState::Delivered { .. }, _) => self.confirmed_at_ns = cx.now_ns,
+                (PendingState::Delivered { .. }, PendingState::Done) => confirmed += 1,
                 _ => {}
             }
             self.pending[i].state = state;
         }
+        self.pace.note_confirmed(confirmed);
         while self.pending.front().is_some_and(|p| p.state == PendingState::Done) {
             self.pending.pop_front();
         }

@@ -21,10 +21,12 @@ pub struct Crowd {
     pub targets: Vec<SocketAddr>,
     /// How many connections.
     pub connections: usize,
+    /// So long the service answers nothing as a round begins (CLIENT PAUSE): each connection waits then.
+    pub held: Duration,
 }
 
 impl Crowd {
-    /// Starts; the progress counts whole rounds.
+    /// Starts; the progress counts 2 a round: when all have asked, and when all were answered.
     ///
     /// # Errors
     /// If the thread cannot be started, or so many files cannot be open.
@@ -46,10 +48,18 @@ impl Crowd {
                     break;
                 }
                 let at = |n: usize| format!("connection {n}, round {round}");
+                if let Some(first) = wires.first_mut().filter(|_| !self.held.is_zero()) {
+                    let held_ms = self.held.as_millis().to_string();
+                    first
+                        .send(&resp::command(&["CLIENT", "PAUSE", &held_ms]))
+                        .with_context(|| at(0))?;
+                    first.expect(b"+OK\r\n", REPLY_TIMEOUT).with_context(|| at(0))?;
+                }
                 for (n, wire) in wires.iter_mut().enumerate() {
                     let ask = resp::command(&["INCR", &format!("crowd-{n}")]);
                     wire.send(&ask).with_context(|| at(n))?;
                 }
+                control.advance(1);
                 for (n, wire) in wires.iter_mut().enumerate() {
                     let expected = resp::integer(round);
                     wire.expect(&expected, REPLY_TIMEOUT).with_context(|| at(n))?;

@@ -185,10 +185,16 @@ fn segment(
     from: ([u8; 4], u16),
     to: ([u8; 4], u16),
 ) -> Result<Vec<u8>> {
-    let payload = len.checked_sub(HEADERS_LEN).context("a frame is at least 54 bytes long")?;
-    ensure!(payload <= MTU - 40, "a frame of {len} bytes exceeds the MTU");
+    let payload = payload_len(len)?;
     let (from, to) = ((from.0.into(), from.1), (to.0.into(), to.1));
     Ok(build_segment(eth, from, to, (1000, 2000, ACK, WINDOW), &[], &vec![0x5a; payload]))
+}
+
+/// What a frame of this length carries.
+fn payload_len(len: usize) -> Result<usize> {
+    let payload = len.checked_sub(HEADERS_LEN).context("a frame is at least 54 bytes long")?;
+    ensure!(payload <= MTU - 40, "a frame of {len} bytes exceeds the MTU");
+    Ok(payload)
 }
 
 #[cfg(test)]

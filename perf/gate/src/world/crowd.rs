@@ -1,10 +1,10 @@
 //! The frames of many connections to a service that answers as much as it is asked.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use understudy_wire::frame::{ETHERTYPE_IPV4, Ethernet};
 use understudy_wire::tcp::{ACK, SYN, build_segment};
 
-use super::{CLIENT, CLIENT_MAC, HEADERS_LEN, SERVICE, VMAC, WINDOW};
+use super::{CLIENT, CLIENT_MAC, SERVICE, VMAC, WINDOW, payload_len};
 
 /// What the service numbers its bytes from.
 pub const SERVER_ISN: u32 = 0xffff_0000;
@@ -44,9 +44,9 @@ impl Crowd {
     /// Each client acknowledges its last answer, and asks in a frame of `len` bytes.
     ///
     /// # Errors
-    /// If no frame is so short.
+    /// If no frame is that long.
     pub fn ask(&mut self, len: usize) -> Result<Vec<Vec<u8>>> {
-        let payload = len.checked_sub(HEADERS_LEN).context("a frame is at least 54 bytes long")?;
+        let payload = payload_len(len)?;
         let numbers = self.numbers();
         self.asked += payload as u32;
         Ok((0..self.connections).map(|n| frame(n, true, numbers, payload)).collect())

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::{words, work_dirs};
 use crate::cmd;
@@ -13,6 +13,8 @@ use crate::node::{NodeOptions, work_dir};
 use crate::proc::Proc;
 use crate::topology::{CLIENT4, Lab, Member, VIP4};
 
+/// In the node's working directory.
+const CONFIGURATION: &str = "bird.conf";
 /// Where BGP listens.
 pub const PORT: u16 = 179;
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -49,7 +51,7 @@ const PEER_NET: u8 = 30;
 pub fn options(timers: Timers) -> NodeOptions {
     let wait_ms = i64::try_from(timers.keepalive_s * 1000).unwrap_or(i64::MAX);
     NodeOptions {
-        command: Some(words("/usr/sbin/bird -f -c bird.conf -s bird.ctl")),
+        command: Some(words(&format!("/usr/sbin/bird -f -c {CONFIGURATION} -s bird.ctl"))),
         ports: Some(vec![format!("tcp/{PORT}")]),
         set: vec![("service.clone_wait_ms".into(), wait_ms.into())],
         ..NodeOptions::default()
@@ -63,9 +65,22 @@ pub fn prepare(lab: &Lab, timers: Timers) -> Result<()> {
         timers.words()
     );
     for dir in work_dirs(lab)? {
-        fs::write(dir.join("bird.conf"), configuration(VIP4, &session, VIP_NET, true))?;
+        fs::write(dir.join(CONFIGURATION), configuration(VIP4, &session, VIP_NET, true))?;
     }
     Ok(())
+}
+
+/// Changes one route of what a node's BIRD announces, as an operator does who forgets the other nodes.
+pub fn drift(lab: &Lab, member: Member) -> Result<()> {
+    let path = work_dir(lab, member).join(CONFIGURATION);
+    let text = fs::read_to_string(&path)?;
+    let changed = text.replace(&route(VIP_NET, ROUTES - 1), &route(VIP_NET, ROUTES));
+    ensure!(changed != text, "{} has no such route", path.display());
+    Ok(fs::write(&path, changed)?)
+}
+
+fn route(net: u8, number: usize) -> String {
+    format!("route {net}.{}.{}.0/24 blackhole;", number >> 8, number & 255)
 }
 
 fn configuration(id: &str, session: &str, net: u8, announces: bool) -> String {
@@ -85,9 +100,8 @@ protocol static announced {{
 "
     );
     for number in 0..ROUTES {
-        let (high, low) = (number >> 8, number & 255);
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "    route {net}.{high}.{low}.0/24 blackhole;");
+        let _ = writeln!(text, "    {}", route(net, number));
     }
     text + "}\n"
 }

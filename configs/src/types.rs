@@ -430,13 +430,13 @@ pub struct IdleConfig {
     pub spin_us: u64,
     /// Then yield the CPU this long.
     pub pause_us: u64,
-    /// Then sleep this long at a time; 0 spins forever.
+    /// Then sleep this long at a time, or until a frame comes where the driver can tell; 0 spins forever.
     pub sleep_us: u64,
 }
 
 impl Default for IdleConfig {
     fn default() -> Self {
-        Self { spin_us: 20, pause_us: 200, sleep_us: 100 }
+        Self { spin_us: 0, pause_us: 100, sleep_us: 250 }
     }
 }
 

@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
 
 use anyhow::Context;
 use crossbeam::channel::Sender;
@@ -24,6 +23,7 @@ use understudy_log::{CaptureLog, LogView};
 use understudy_seal::{Channel, entropy};
 use understudy_wire::frame::Mac;
 
+use crate::idle::Rest;
 use crate::node_capsule::FLOWS_MAX;
 use crate::ports::{CapsuleLink, DeviceCounts, DpdkPorts, NodeClock, PortLinks};
 
@@ -49,6 +49,8 @@ const KEPT_SHARE: usize = 2;
 struct Queues {
     /// Wakes the control plane: something came that it waits for.
     waker: Waker,
+    /// Wakes the poll-mode thread: there is an order.
+    order_waker: Waker,
     commands: ArrayQueue<Command>,
     events: ArrayQueue<Event>,
     snapshot: ArrayQueue<Snapshot>,
@@ -75,6 +77,7 @@ pub struct ControlEnd(Arc<Queues>);
 pub fn link() -> anyhow::Result<(DataplaneEnd, ControlEnd)> {
     let queues = Arc::new(Queues {
         waker: Waker::new()?,
+        order_waker: Waker::new()?,
         commands: ArrayQueue::new(COMMANDS_MAX),
         events: ArrayQueue::new(EVENTS_MAX),
         snapshot: ArrayQueue::new(1),
@@ -94,7 +97,9 @@ pub fn link() -> anyhow::Result<(DataplaneEnd, ControlEnd)> {
 impl ControlEnd {
     /// Gives an order; false when the poll-mode thread is too far behind.
     pub fn order(&self, command: Command) -> bool {
-        self.0.commands.push(command).is_ok()
+        let taken = self.0.commands.push(command).is_ok();
+        self.0.order_waker.wake();
+        taken
     }
 
     /// Whether so many orders would be taken now.
@@ -226,11 +231,11 @@ fn poll_loop(
     idle: &IdleConfig,
 ) {
     let queues = &end.0;
-    let mut idle = idle.clone();
-    let mut busy_at_ns = clock.now_ns();
+    let arrivals = ports.arrivals(queues.order_waker.clone());
+    let mut rest = Rest::new(idle.clone(), arrivals);
     let (mut published_at_ns, mut counted_at_ns, mut links_at_ns) = (0, 0, 0);
     let mut links = PortLinks::default();
-    let mut turn_ns = busy_at_ns;
+    let mut turn_ns = clock.now_ns();
     let mut was_open = false;
     while !queues.quit.load(Ordering::Acquire) {
         let now_ns = clock.now_ns();
@@ -259,7 +264,9 @@ fn poll_loop(
         if opened || commanded || now_ns >= published_at_ns + SNAPSHOT_INTERVAL_NS {
             published_at_ns = now_ns;
             queues.snapshot.force_push(dataplane.snapshot(now_ns));
-            idle = queues.idle.pop().unwrap_or(idle);
+            if let Some(idle) = queues.idle.pop() {
+                rest.set(idle);
+            }
             queues.devices.force_push(ports.counts());
         }
         if opened || told {
@@ -279,11 +286,7 @@ fn poll_loop(
                 queues.waker.wake();
             }
         }
-        if busy {
-            busy_at_ns = now_ns;
-        } else {
-            rest(now_ns - busy_at_ns, &idle);
-        }
+        rest.after(now_ns, busy);
     }
 }
 
@@ -291,18 +294,6 @@ fn poll_loop(
 pub fn ask_short_slices() {
     if let Err(error) = slice::ask(slice::SHORTEST) {
         warn!("this thread may have to wait for a CPU: {error}");
-    }
-}
-
-/// Spin, then yield the CPU, then sleep: three nodes and a client live on two cores.
-pub fn rest(idle_ns: u64, idle: &IdleConfig) {
-    let idle_us = idle_ns / 1000;
-    if idle_us < idle.spin_us || idle.sleep_us == 0 {
-        std::hint::spin_loop();
-    } else if idle_us < idle.spin_us + idle.pause_us {
-        std::thread::yield_now();
-    } else {
-        std::thread::sleep(Duration::from_micros(idle.sleep_us));
     }
 }
 

@@ -13,6 +13,7 @@ mod clocks;
 mod control;
 mod drain;
 mod events;
+mod idle;
 mod images;
 mod keys;
 mod lcore;

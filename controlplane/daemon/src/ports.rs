@@ -15,17 +15,20 @@ use understudy_dpdk::{
 use understudy_fastpath::adoption::AdoptAttrs;
 use understudy_fastpath::ports::{Burst, PortRole, Ports};
 use understudy_linux::adopt::{self, Adopter};
+use understudy_linux::arrivals::Arrivals;
 use understudy_linux::capsule::DeathProbe;
+use understudy_linux::wake::Waker;
 use understudy_wire::tcp::FlowKey;
 
+use crate::idle;
 use crate::node_capsule::HOST_INTERFACE;
 
 struct Device {
     port: Port,
     rx: RxQueues,
     tx: TxQueue,
-    /// No interface of the kernel's is below it, whose carrier would tell of the link.
-    asks_driver: bool,
+    /// The interface of the kernel's below it, if there is one: its carrier tells of the link.
+    interface: Option<String>,
 }
 
 /// What the data path asks of the capsule.
@@ -171,9 +174,20 @@ impl DpdkPorts {
         (self.pool.available(), self.buffers)
     }
 
+    /// What the thread that polls these ports may wait for when nothing has come.
+    pub fn arrivals(&self, waker: Waker) -> Arrivals {
+        let mut arrivals = Arrivals::new(waker);
+        for device in [&self.client, &self.replica, &self.host].into_iter().flatten() {
+            if let Some(interface) = &device.interface {
+                idle::watch(&mut arrivals, interface);
+            }
+        }
+        arrivals
+    }
+
     /// The links that only the drivers know of. Seldom, not in every poll: some ask the kernel.
     pub fn links(&self) -> PortLinks {
-        let up = |device: &Device| device.asks_driver.then(|| device.port.link_up());
+        let up = |device: &Device| device.interface.is_none().then(|| device.port.link_up());
         PortLinks {
             client: self.client.as_ref().and_then(up),
             replica: self.replica.as_ref().and_then(up),
@@ -220,7 +234,7 @@ fn open_device(what: &str, device: &str, rx_queues: u16, pool: &Mempool) -> anyh
     let id = vdev_attach(device).with_context(|| format!("cannot open {what}"))?;
     let (port, rx, tx) = Port::configure(id, &plan, pool)
         .with_context(|| format!("cannot configure {what} ({device})"))?;
-    Ok(Device { port, rx, tx, asks_driver: interface(device).is_none() })
+    Ok(Device { port, rx, tx, interface: interface(device).map(String::from) })
 }
 
 impl Ports for DpdkPorts {

@@ -7,6 +7,7 @@
 //! [`adopt::Adopter::prepare`], which is one system call.
 
 pub mod adopt;
+pub mod arrivals;
 pub mod capsule;
 mod error;
 pub mod health;

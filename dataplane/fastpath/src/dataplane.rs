@@ -294,9 +294,11 @@ impl<P: Ports> Dataplane<P> {
         self.answer_open_questions(ports);
         busy |= self.release(now_ns, ports);
         self.report_divergence(now_ns);
+        // First what somebody waits for: the primary for an acknowledgement, and for what it replicates while its
+        // application works.
+        self.replica_out.flush(ports);
         self.host_out.flush(ports);
         self.report_hold(now_ns);
-        self.replica_out.flush(ports);
         busy
     }
 }

@@ -45,6 +45,8 @@ const SYNACK_OPTIONS: [u8; 20] = [2, 4, 5, 180, 4, 2, 8, 10, 0, 0, 3, 232, 0, 0,
 struct Queues {
     rx: [VecDeque<Vec<u8>>; 3],
     tx: [Vec<Vec<u8>>; 3],
+    /// Ports by which something left, in order.
+    left_by: Vec<PortRole>,
     adopted: Vec<(FlowKey, AdoptAttrs)>,
     now_ns: u64,
     dying: bool,
@@ -79,7 +81,11 @@ impl Ports for TestPorts {
         {
             return;
         }
-        self.0.borrow_mut().tx[index(port)].extend(frames.drain(..));
+        let mut q = self.0.borrow_mut();
+        if !frames.is_empty() {
+            q.left_by.push(port);
+        }
+        q.tx[index(port)].extend(frames.drain(..));
     }
     fn clock_ns(&self) -> u64 {
         self.0.borrow().now_ns

@@ -290,7 +290,10 @@ fn birds(
 #[test]
 fn bird_session() {
     let timers = Timers::SHORT;
-    let Some((mut scenario, heard, inside)) = birds(timers, |lab| bird::prepare(lab, timers)) else { return };
+    let Some((mut scenario, heard, inside)) = birds(timers, |lab| bird::prepare(lab, timers))
+    else {
+        return;
+    };
     let peer = session_with_routes(&scenario, timers);
     let first = peer.session().unwrap();
     watch(&peer, &first, Duration::from_secs(2 * timers.keepalive_s));
@@ -360,7 +363,10 @@ fn whole(scenario: &mut Scenario, member: Member, times: u64) -> Status {
 #[ignore = "takes three minutes: measures how far timers drift apart"]
 fn bird_default_timers() {
     let timers = Timers::DEFAULT;
-    let Some((mut scenario, heard, inside)) = birds(timers, |lab| bird::prepare(lab, timers)) else { return };
+    let Some((mut scenario, heard, inside)) = birds(timers, |lab| bird::prepare(lab, timers))
+    else {
+        return;
+    };
     let peer = session_with_routes(&scenario, timers);
     let two_periods = Duration::from_secs(2 * timers.keepalive_s + 10);
     watch(&peer, &peer.session().unwrap(), two_periods);

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 use tracing::info;
-use understudy_config::{CaptureNode, IdleConfig};
+use understudy_config::CaptureNode;
 use understudy_dpdk::clock::Clock;
 use understudy_dpdk::{
     BURST, Burst, DEFAULT_DATA_ROOM_BYTES, DeviceTime, Instruction, Mbuf, Mempool, PacketFilter,
@@ -19,7 +19,7 @@ use super::SOFTWARE_CLOCK;
 use super::counters::{Counters, LinkCounters, add};
 use super::running::Running;
 use crate::capture::Told;
-use crate::lcore::rest;
+use crate::idle::Rest;
 
 /// Packet buffers that a link can have use for: its ring, and what is on its way.
 const MBUFS_PER_LINK: u32 = 4096;
@@ -98,9 +98,9 @@ impl Links {
         counters: &Counters,
         told: &Told,
         running: &Running,
-        mut idle: IdleConfig,
+        mut rest: Rest,
     ) {
-        let (mut busy_at_ns, mut look_at_ns, mut sample_at_ns) = (self.clock.now_ns(), 0, 0);
+        let (mut look_at_ns, mut sample_at_ns) = (0, 0);
         let mut burst = Burst::new();
         while !stop.load(Ordering::Acquire) {
             let now_ns = self.clock.now_ns();
@@ -111,14 +111,14 @@ impl Links {
             }
             if busy {
                 counters.log_end.store(log.end(), Ordering::Relaxed);
-                busy_at_ns = now_ns;
-            } else {
-                rest(now_ns - busy_at_ns, &idle);
             }
+            rest.after(now_ns, busy);
             if now_ns >= sample_at_ns {
                 sample_at_ns = now_ns + SAMPLE_INTERVAL_NS;
                 self.sample_clocks();
-                idle = running.newer_idle().unwrap_or(idle);
+                if let Some(idle) = running.newer_idle() {
+                    rest.set(idle);
+                }
                 told.set_not_logged(counters.not_logged());
             }
             if now_ns >= look_at_ns {

@@ -23,14 +23,17 @@ use tracing::{info, warn};
 use understudy_api::check::{Finding, Level};
 use understudy_api::doctor::Diagnosis;
 use understudy_api::{ApiError, Capturing, ErrorCode, Request};
-use understudy_config::CaptureNode;
+use understudy_config::{CaptureConfig, CaptureNode, interface};
 use understudy_dpdk::Eal;
 use understudy_dpdk::clock::Clock;
+use understudy_linux::arrivals::Arrivals;
+use understudy_linux::wake::Waker;
 use understudy_log::CaptureLog;
 use understudy_pcap::Filter;
 use understudy_segments::{Limits, SegmentInfo, Store};
 
 use crate::capture::{Captures, Told};
+use crate::idle::{self, Rest};
 use crate::lcore;
 use crate::preflight;
 use crate::server::Server;
@@ -111,7 +114,8 @@ pub fn serve(file: &Path, node: &CaptureNode) -> anyhow::Result<()> {
         told.set_clock(kinds.join("; or "));
         stated.opened(clocks, links.filter_runs_as());
         info!(node = config.node, links = config.devices.len(), "capturing");
-        links.poll_until(&stop, &mut log, &counters, &told, &running, node.idle.clone());
+        let rest = Rest::new(node.idle.clone(), arrivals(config)?);
+        links.poll_until(&stop, &mut log, &counters, &told, &running, rest);
         Ok(())
     })();
     drop(server);
@@ -119,6 +123,15 @@ pub fn serve(file: &Path, node: &CaptureNode) -> anyhow::Result<()> {
     writer.join().map_err(|_| anyhow::anyhow!("the thread that writes segments panicked"))?;
     let _ = supervised.join();
     polled
+}
+
+/// What ends a sleep of the poll-mode thread; nobody gives it orders.
+fn arrivals(config: &CaptureConfig) -> anyhow::Result<Arrivals> {
+    let mut arrivals = Arrivals::new(Waker::new()?);
+    for interface in config.devices.iter().filter_map(|device| interface(device)) {
+        idle::watch(&mut arrivals, interface);
+    }
+    Ok(arrivals)
 }
 
 fn limits(node: &CaptureNode) -> Limits {

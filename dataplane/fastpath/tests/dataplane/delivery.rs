@@ -3,6 +3,22 @@
 use super::*;
 use understudy_fastpath::command::Tuning;
 
+/// What others wait for is on its way while the application works.
+#[test]
+fn replicas_and_the_primary_are_told_before_an_application() {
+    let (mut a, mut b) = trio_pair(CommitPolicy::Quorum);
+    handshake(&mut a, &mut b);
+    a.give(PortRole::Client, from_client(cli(0), srv(0), ACK, b"request"));
+    a.q.borrow_mut().left_by.clear();
+    a.poll();
+    assert_eq!(a.q.borrow().left_by, [PortRole::Replica, PortRole::Host]);
+    b.q.borrow_mut().left_by.clear();
+    exchange(&mut a, &mut b, 5);
+    let left_by = &b.q.borrow().left_by;
+    let first = left_by.iter().position(|port| *port == PortRole::Host).unwrap();
+    assert!(first > 0, "an acknowledgement before: {left_by:?}");
+}
+
 /// No client sends a datagram to a clone again, nor to the primary if a clone answers for it later.
 #[test]
 fn what_the_capsules_device_does_not_take_is_delivered_later_in_order() {

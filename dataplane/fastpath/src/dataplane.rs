@@ -288,9 +288,11 @@ impl<P: Ports> Dataplane<P> {
     /// One round over all ports. Returns whether there was anything to do.
     pub fn poll(&mut self, now_ns: u64, ports: &mut P) -> bool {
         let mut busy = self.poll_replica_port(now_ns, ports);
+        self.update_committed(now_ns);
+        // Before clients: what the application has said waits for nothing that it has not got yet.
+        busy |= self.poll_host_port(now_ns, ports);
         busy |= self.poll_client_port(now_ns, ports);
         busy |= self.poll_role(now_ns, ports);
-        busy |= self.poll_host_port(now_ns, ports);
         self.answer_open_questions(ports);
         busy |= self.release(now_ns, ports);
         self.report_divergence(now_ns);

@@ -275,8 +275,8 @@ impl Sender {
         true
     }
 
-    /// Recomputes the commit set and what is committed; call once per poll, after
-    /// acknowledgements and appends.
+    /// Recomputes the commit set and what is committed; call in each poll after acknowledgements, and after
+    /// appends, which are committed at once if nobody else needs to hold them.
     pub fn update(&mut self, now_ns: u64, log_end: Position, c: &mut Counters) {
         self.update_members(now_ns, c);
         self.committed = self.committed.max(self.commit_point(log_end));

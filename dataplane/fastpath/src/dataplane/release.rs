@@ -16,8 +16,7 @@ impl<P: Ports> Dataplane<P> {
 
     /// Sends committed output, the lease checked against the clock at every burst.
     pub(super) fn release(&mut self, now_ns: u64, ports: &mut P) -> bool {
-        let Role::Lead(reign) = &mut self.role else { return false };
-        reign.sender.update(now_ns, self.log.end(), &mut self.counters);
+        let Role::Lead(reign) = &self.role else { return false };
         let committed = reign.sender.committed();
         self.tell_members();
         self.committed = self.committed.max(committed);

@@ -85,11 +85,16 @@ impl<P: Ports> Dataplane<P> {
         quiet || now_ns >= since_ns + QUIET_WAIT_NS
     }
 
-    pub(super) fn replicate(&mut self, now_ns: u64, ports: &mut P) -> bool {
-        let mut busy = false;
+    /// What of the log is committed by now.
+    pub(super) fn update_committed(&mut self, now_ns: u64) {
         if let Role::Lead(reign) = &mut self.role {
             reign.sender.update(now_ns, self.log.end(), &mut self.counters);
         }
+    }
+
+    pub(super) fn replicate(&mut self, now_ns: u64, ports: &mut P) -> bool {
+        let mut busy = false;
+        self.update_committed(now_ns);
         let mut ahead = 0;
         for _ in 0..PDU_BUDGET {
             let Role::Lead(reign) = &mut self.role else { break };

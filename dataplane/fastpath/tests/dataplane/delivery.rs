@@ -19,6 +19,22 @@ fn replicas_and_the_primary_are_told_before_an_application() {
     assert!(first > 0, "an acknowledgement before: {left_by:?}");
 }
 
+/// A reply is not caused by a request that comes in the same moment.
+#[test]
+fn output_does_not_wait_for_what_the_application_has_not_got() {
+    let (mut a, mut b) = trio_pair(CommitPolicy::Quorum);
+    handshake(&mut a, &mut b);
+    a.give(PortRole::Client, from_client(cli(0), srv(0), ACK, b"request"));
+    exchange(&mut a, &mut b, 5);
+    a.give(PortRole::Host, from_server(srv(0), cli(7), ACK, 500, b"reply"));
+    a.give(PortRole::Client, from_client(cli(7), srv(0), ACK, b"another"));
+    a.poll();
+    assert_eq!(a.sent(PortRole::Client).len(), 1);
+    a.give(PortRole::Host, from_server(srv(5), cli(14), ACK, 500, b"its reply"));
+    a.poll();
+    assert!(a.sent(PortRole::Client).is_empty(), "nobody else holds the other request");
+}
+
 /// No client sends a datagram to a clone again, nor to the primary if a clone answers for it later.
 #[test]
 fn what_the_capsules_device_does_not_take_is_delivered_later_in_order() {

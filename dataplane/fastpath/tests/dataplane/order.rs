@@ -285,6 +285,7 @@ fn two() -> (Rig, Rig) {
     let (mut a, mut b) = trio_pair(CommitPolicy::Quorum);
     for n in [0, 1] {
         a.give(PortRole::Client, of_client(port(n), (CLIENT_ISN, 0, SYN), b""));
+        a.poll();
         let window = WINDOW as u16;
         a.give(PortRole::Host, of_server(port(n), (SERVER_ISN, cli(0), SYN | ACK, window), b""));
         exchange(&mut a, &mut b, 10);

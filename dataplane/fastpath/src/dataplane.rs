@@ -291,9 +291,11 @@ impl<P: Ports> Dataplane<P> {
         self.update_committed(now_ns);
         // Before clients: what the application has said waits for nothing that it has not got yet.
         busy |= self.poll_host_port(now_ns, ports);
+        busy |= self.release(now_ns, ports);
         busy |= self.poll_client_port(now_ns, ports);
         busy |= self.poll_role(now_ns, ports);
         self.answer_open_questions(ports);
+        // What this poll appended may be committed at once, or the gate be open now.
         busy |= self.release(now_ns, ports);
         self.report_divergence(now_ns);
         // First what somebody waits for: the primary for an acknowledgement, and for what it replicates while its

@@ -32,7 +32,7 @@ fn live() -> Vec<(&'static str, toml::Value)> {
         ("service.clone_wait_ms", 4_000.into()),
         ("service.audit", "report".into()),
         ("idle.spin_us", 10.into()),
-        ("idle.pause_us", 100.into()),
+        ("idle.pause_us", 150.into()),
         ("idle.sleep_us", 150.into()),
         ("commit.evict_after_ms", 1_900.into()),
         ("commit.checkpoint_interval_ms", 90.into()),

@@ -436,7 +436,7 @@ pub struct IdleConfig {
 
 impl Default for IdleConfig {
     fn default() -> Self {
-        Self { spin_us: 0, pause_us: 100, sleep_us: 250 }
+        Self { spin_us: 0, pause_us: 200, sleep_us: 100 }
     }
 }
 

@@ -85,7 +85,7 @@ fn a_change_says_where_what_and_when() {
     for (from, to, field, effect) in [
         ("interval_s = 0", "interval_s = 9", "checkpoint.interval_s", Effect::Live),
         ("transfer_mb_s = 100", "transfer_mb_s = 0", "checkpoint.transfer_mb_s", Effect::Live),
-        ("sleep_us = 250", "sleep_us = 0", "idle.sleep_us", Effect::Live),
+        ("sleep_us = 100", "sleep_us = 0", "idle.sleep_us", Effect::Live),
         ("clone_wait_ms = 5000", "clone_wait_ms = 1", "service.clone_wait_ms", Effect::Live),
         ("evict_after_ms = 2000", "evict_after_ms = 9", "commit.evict_after_ms", Effect::Live),
         ("log_level = \"info\"", "log_level = \"debug\"", "control.log_level", Effect::Live),

@@ -12,7 +12,7 @@ use std::time::Duration;
 use understudy_lab::captures::{as_tshark_reads, difference};
 use understudy_lab::notices::Notices;
 use understudy_lab::prometheus::{self, Prometheus};
-use understudy_lab::tap::Tap;
+use understudy_lab::tap::{LISTENER, SENDER, Tap};
 use understudy_lab::{cmd, mix, scenario, sys};
 
 /// Of an answer of Prometheus: it has a value above 0.
@@ -223,6 +223,47 @@ fn a_query_reads_only_what_it_must_and_a_kill_costs_only_what_waited() {
     assert_eq!(said.code, 0, "{}", said.stderr);
     let again = found.iter().filter(|(_, bytes)| bytes[26..30] == mix::host(77));
     assert!(as_tshark_reads(&path).unwrap().iter().eq(again), "{}", said.stderr);
+}
+
+/// The thread sleeps for a second at a time: late stamps would be later than half of that in any case, as one of
+/// the frames comes within its first 0.4 s.
+#[test]
+fn a_frame_ends_the_sleep_of_an_idle_node() {
+    if !can_run() {
+        return;
+    }
+    for device in ["net_af_packet_tap,iface=rx0", "net_af_xdp_tap,iface=rx0,force_copy=1"] {
+        let mut tap = Tap::on(&[device], "flush_ms = 50").unwrap();
+        // AF_XDP takes no longer frames than a page, and none where the interface might have some.
+        for (netns, name) in [(tap.lab().client_netns(), SENDER), (tap.netns(), LISTENER)] {
+            cmd::run_inside(&netns, &["ip", "link", "set", name, "mtu", "1500"]).unwrap();
+        }
+        let text = fs::read_to_string(tap.config()).unwrap();
+        let text = text.replace("frame_bytes_max = 16368", "frame_bytes_max = 1518");
+        let text = text.replace("memory_mb = 0", "memory_mb = 64");
+        fs::write(tap.config(), text + "[idle]\npause_us = 0\nsleep_us = 1000000\n").unwrap();
+        tap.start().unwrap();
+        let sent_ns = sys::in_netns(&tap.lab().client_netns(), || {
+            let socket = sys::PacketSocket::open(SENDER, false).unwrap();
+            [0, 1, 2].map(|n| {
+                std::thread::sleep(Duration::from_millis(300));
+                let at_ns = sys::unix_ns();
+                socket.send(&mix::of_host(n, 100)).unwrap();
+                at_ns
+            })
+        })
+        .unwrap();
+        tap.wait_received(3).unwrap();
+        let (path, _) = tap.query("woken.pcapng", &ALL).unwrap();
+        let mut found = as_tshark_reads(&path).unwrap();
+        found.retain(|(_, bytes)| mix::is_of_it(bytes));
+        assert_eq!(found.len(), sent_ns.len(), "{device}");
+        for ((stamp_ns, _), sent_ns) in found.iter().zip(sent_ns) {
+            let late_ms = stamp_ns.saturating_sub(sent_ns) / 1_000_000;
+            assert!(late_ms < 500, "{device}: stamped {late_ms} ms late");
+        }
+        assert_eq!(tap.stop().unwrap(), 0);
+    }
 }
 
 /// A small disk; it goes with this.

@@ -59,7 +59,10 @@ impl Rest {
 pub fn watch(arrivals: &mut Arrivals, interface: &str) {
     match arrivals.watch(interface) {
         Ok(0) => {
-            info!(interface, "an idle thread sleeps through its frames: its driver has no sockets")
+            info!(
+                interface,
+                "no other socket wakes an idle thread for its frames; those of AF_XDP are counted with the first interface"
+            )
         }
         Ok(sockets) => info!(interface, sockets, "an idle thread wakes for its frames"),
         Err(error) => warn!(interface, "an idle thread sleeps through its frames: {error}"),

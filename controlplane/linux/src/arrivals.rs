@@ -5,13 +5,13 @@
 //! which is what the driver looks at, too.
 
 use std::fs::File;
-use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
+use crate::poll::{self, readable};
 use crate::wake::Waker;
 use crate::{Error, Result, rtnl};
 
@@ -81,7 +81,7 @@ impl Arrivals {
     /// Returns when a frame has come or the thread is woken, at once if that was before, or after `timeout`. True if
     /// something had come.
     pub fn wait(&mut self, timeout: Duration) -> bool {
-        if wait_readable(&mut self.polled, timeout).is_err() {
+        if poll::wait(&mut self.polled, timeout).is_err() {
             std::thread::sleep(timeout);
             return false;
         }
@@ -102,22 +102,6 @@ impl Arrivals {
         }
         woken || came
     }
-}
-
-fn readable(fd: RawFd) -> libc::pollfd {
-    libc::pollfd { fd, events: libc::POLLIN, revents: 0 }
-}
-
-fn wait_readable(polled: &mut [libc::pollfd], timeout: Duration) -> io::Result<()> {
-    let limit = libc::timespec {
-        tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
-        tv_nsec: timeout.subsec_nanos().into(),
-    };
-    let (count, no_mask) = (polled.len() as libc::nfds_t, std::ptr::null());
-    // SAFETY: `polled` is a live array of exactly the length passed, `limit` outlives the call, and a null signal
-    // mask is allowed. `Arrivals` keeps the descriptors open.
-    let done = unsafe { libc::ppoll(polled.as_mut_ptr(), count, &raw const limit, no_mask) };
-    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn duplicate(fd: RawFd) -> Option<OwnedFd> {

@@ -367,15 +367,22 @@ impl Node {
 
     /// SIGKILL to daemon and application at once; gives the moment just before.
     pub fn kill9(&mut self) -> Result<u64> {
+        self.kill9_with(|| Ok(()))
+    }
+
+    /// The same, with what else dies in the same moment.
+    fn kill9_with(&mut self, dies_with_it: impl FnOnce() -> Result<()>) -> Result<u64> {
         let app = self.status().ok().and_then(|status| status.service.app_pid);
         let process =
             self.process.as_mut().with_context(|| format!("{} not started", self.member))?;
         let mut tree: Vec<u32> = proc::descendants(process.pid()).into_iter().collect();
         tree.extend(app.into_iter().filter(|&pid| proc::name_of(pid).is_some()));
         let moment = unix_ns();
+        process.strike(&tree);
+        let outcome = dies_with_it();
         process.kill_tree(&tree);
         self.process = None;
-        Ok(moment)
+        outcome.map(|()| moment)
     }
 
     /// SIGKILL to the application only; gives the moment just before.
@@ -560,9 +567,8 @@ impl Trio {
 
     /// The death of a machine: daemon and application killed, all cables dead.
     pub fn crash(&mut self, lab: &Lab, member: Member) -> Result<u64> {
-        let moment = self.node(member).kill9()?;
-        lab.cut_all_links(member)?;
-        Ok(moment)
+        // Not after the processes are gone: that takes as long as a takeover.
+        self.node(member).kill9_with(|| lab.cut_all_links(member))
     }
 
     /// The machine comes back: cables first, then the daemon.

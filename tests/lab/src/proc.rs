@@ -63,6 +63,13 @@ impl Proc {
         cmd::wait(&mut self.child, timeout)
     }
 
+    /// SIGKILLs it and its known descendants, itself first, and waits for nothing.
+    pub fn strike(&self, tree: &[u32]) {
+        for &pid in [self.pid()].iter().chain(tree) {
+            let _ = sys::kill(pid, libc::SIGKILL);
+        }
+    }
+
     /// SIGKILLs it and every descendant, itself first. With `tree`, its known members, no time
     /// is lost on looking for them before the first signal.
     pub fn kill_tree(&mut self, tree: &[u32]) {

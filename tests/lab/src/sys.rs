@@ -427,6 +427,29 @@ fn interface_index(interface: &str) -> io::Result<libc::c_int> {
     }
 }
 
+/// Sets an interface of the calling thread's network namespace up or down (netdevice(7)): a program
+/// started for it would be late by milliseconds.
+pub fn set_link_up(interface: &str, up: bool) -> io::Result<()> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+    // SAFETY: all-zero is a valid ifreq.
+    let mut request: libc::ifreq = unsafe { zeroed() };
+    if interface.len() >= request.ifr_name.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (to, &from) in request.ifr_name.iter_mut().zip(interface.as_bytes()) {
+        *to = from as libc::c_char;
+    }
+    // SAFETY: reads the name in `request`, which ends with 0, and writes its flags.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS as _, &raw mut request) })?;
+    // SAFETY: the call above wrote the flags.
+    let flags = unsafe { &mut request.ifr_ifru.ifru_flags };
+    let is_up = libc::IFF_UP as libc::c_short;
+    *flags = if up { *flags | is_up } else { *flags & !is_up };
+    // SAFETY: reads `request`, which lives.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw mut request) })
+        .map(drop)
+}
+
 /// Makes the close of a TCP socket send RST at once, as a client that dies does.
 pub fn close_with_reset(stream: &impl AsRawFd) -> io::Result<()> {
     let linger = libc::linger { l_onoff: 1, l_linger: 0 };

@@ -322,24 +322,29 @@ impl Lab {
 
     /// Cuts a cable: both ends see the carrier go.
     pub fn cut_link(&self, member: Member, net: Net) -> Result<()> {
-        self.ip("switch", &format!("link set {} down\n", net.switch_port(member)))
+        self.set_links(member, &[net], false)
     }
 
     /// Plugs a cut cable in again.
     pub fn restore_link(&self, member: Member, net: Net) -> Result<()> {
-        self.ip("switch", &format!("link set {} up\n", net.switch_port(member)))
+        self.set_links(member, &[net], true)
     }
 
     /// Cuts every cable of a node, as the loss of its machine does.
     pub fn cut_all_links(&self, member: Member) -> Result<()> {
-        let lines = Net::ALL.map(|net| format!("link set {} down\n", net.switch_port(member)));
-        self.ip("switch", &lines.concat())
+        self.set_links(member, &Net::ALL, false)
     }
 
     /// Plugs every cable of a node in again.
     pub fn restore_all_links(&self, member: Member) -> Result<()> {
-        let lines = Net::ALL.map(|net| format!("link set {} up\n", net.switch_port(member)));
-        self.ip("switch", &lines.concat())
+        self.set_links(member, &Net::ALL, true)
+    }
+
+    fn set_links(&self, member: Member, nets: &[Net], up: bool) -> Result<()> {
+        let set = |net: &Net| sys::set_link_up(&net.switch_port(member), up);
+        sys::in_netns(&self.switch_netns(), || nets.iter().try_for_each(set))
+            .flatten()
+            .with_context(|| format!("links {nets:?} of {member}"))
     }
 
     /// Parts a node from a bridged network, both ways; its carrier stays.

@@ -3,6 +3,7 @@
 //! No test asserts a speed: stalls are printed, and bounded by a generous liveness bound.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -194,7 +195,13 @@ fn in_flight() {
     scenario.trio.crash(&scenario.lab, old).unwrap();
     clients[0].send_second_half().unwrap();
     clients[3].send_whole().unwrap();
-    scenario.trio.wait_primary(Some(old), READY_TIMEOUT).unwrap();
+    let sent_ns = sys::unix_ns();
+    let new = scenario.trio.wait_primary(Some(old), READY_TIMEOUT).unwrap();
+    let gap = scenario.trio.timeline(sent_ns).iter().any(|(_, e)| e.event == "election_won");
+    // The switch has seen the links go, and floods.
+    let counters = scenario.trio.node(new).status().unwrap().counters;
+    println!("sent meanwhile: {gap}, kept {}", counters["kept_applied"]);
+    assert!(!gap || counters["kept_applied"] > 0, "what came meanwhile was not kept");
     clients[1].send_second_half().unwrap();
     for mut client in clients {
         client.take_reply().unwrap();
@@ -295,7 +302,12 @@ fn primary_full_partition() {
 #[test]
 fn application_killed() {
     primary_suffers(|scenario, primary| {
-        scenario.trio.node(primary).kill_application().unwrap();
+        let node = scenario.trio.node(primary);
+        node.kill_application().unwrap();
+        // It is acted upon before it is known.
+        let ending = "the application ended: signal: 9 (SIGKILL)";
+        let is_told = || Ok(fs::read_to_string(node.log())?.contains(ending));
+        cmd::wait_until("how it ended in the log", ms(5000), is_told).unwrap();
     });
 }
 

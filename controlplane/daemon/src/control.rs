@@ -13,6 +13,7 @@ mod warm;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -172,6 +173,8 @@ struct Control {
     started_ns: u64,
     snapshot: Option<Snapshot>,
     app: App,
+    /// How it ended is not known yet.
+    death_untold: bool,
     events: EventLog,
     switchover: Option<(Sender<Response>, u64)>,
     stopping_since_ns: Option<u64>,
@@ -237,6 +240,7 @@ impl Control {
         Ok(Control {
             started_ns: now_ns,
             app,
+            death_untold: false,
             config,
             running,
             log_filter,
@@ -388,7 +392,7 @@ impl Control {
                 Event::Control { node, epoch, body } => {
                     self.take_message(now_ns, Path::Replica, node, epoch, &body);
                 }
-                Event::ServiceDying => self.application_gone(now_ns, "it is being torn down"),
+                Event::ServiceDying => self.application_gone(now_ns),
                 Event::Member { epoch, node, change } => {
                     let name = self.config.nodes.iter().find(|n| n.id == node);
                     let name = name.map_or_else(|| node.to_string(), |n| n.name.clone());
@@ -468,15 +472,12 @@ impl Control {
     }
 
     fn watch_app(&mut self, now_ns: u64) -> anyhow::Result<()> {
+        self.tell_how_it_ended();
         let Some(capsule) = self.capsule.as_mut().filter(|_| self.app != App::Gone) else {
             return Ok(());
         };
-        if let Some(status) = capsule.app_exited() {
-            let file = capsule.log_file();
-            warn!("the application ended: {status}; its output is in {}", file.display());
-            self.app = App::Gone;
-            self.dataplane.order(Command::Service { up: false });
-            self.node.handle_local(now_ns, LocalFact::AppExited);
+        if capsule.app_is_dying() {
+            self.application_gone(now_ns);
             return self.carry_out(now_ns);
         }
         let App::Starting { since_ns, checked_ns } = self.app else { return Ok(()) };
@@ -500,21 +501,37 @@ impl Control {
         Ok(())
     }
 
-    fn application_gone(&mut self, now_ns: u64, how: &str) {
+    /// It is being torn down, or was: what that takes the kernel, nobody waits for.
+    fn application_gone(&mut self, now_ns: u64) {
         if self.app == App::Gone {
             return;
         }
-        warn!("the application ended ({how}); its output is in {}", self.app_log());
         self.app = App::Gone;
+        self.death_untold = self.capsule.as_ref().is_some_and(|c| c.app_pid().is_some());
         self.dataplane.order(Command::Service { up: false });
         self.node.handle_local(now_ns, LocalFact::AppExited);
         self.done(now_ns);
     }
 
-    fn stop_app(&mut self) {
-        if let Some(capsule) = &mut self.capsule {
-            capsule.stop_app();
+    /// How an application ended of which it was only known that it dies.
+    fn tell_how_it_ended(&mut self) {
+        if self.death_untold {
+            let status = self.capsule.as_mut().and_then(NodeCapsule::app_exited);
+            self.tell_ending(status);
         }
+    }
+
+    fn tell_ending(&mut self, status: Option<ExitStatus>) {
+        if let Some(status) = status.filter(|_| self.death_untold) {
+            self.death_untold = false;
+            warn!("the application ended: {status}; its output is in {}", self.app_log());
+        }
+    }
+
+    fn stop_app(&mut self) {
+        let status = self.capsule.as_mut().and_then(NodeCapsule::stop_app);
+        self.tell_ending(status);
+        self.death_untold = false;
     }
 
     /// Where the application's output goes.

@@ -34,6 +34,7 @@ pub struct NodeCapsule {
     pub ns: Arc<NetNs>,
     adoption: Adoption,
     app: Option<App>,
+    death: Option<DeathProbe>,
 }
 
 impl NodeCapsule {
@@ -58,7 +59,13 @@ impl NodeCapsule {
             .context("cannot set up the capsule's interface")?;
         rtnl::set_standby(&ns, true)?;
         let adoption = Adoption::load(&ns, APP_INTERFACE, FLOWS_MAX)?;
-        Ok(NodeCapsule { config: Arc::clone(config), ns: Arc::new(ns), adoption, app: None })
+        Ok(NodeCapsule {
+            config: Arc::clone(config),
+            ns: Arc::new(ns),
+            adoption,
+            app: None,
+            death: None,
+        })
     }
 
     /// For the poll-mode thread.
@@ -73,17 +80,20 @@ impl NodeCapsule {
         }
         let app = App::spawn(&self.ns, &method::app_spec(&self.config))?;
         orphan::note(&record(&self.config), app.pid())?;
-        let started = (app.pid(), app.death_probe()?);
-        self.app = Some(app);
-        Ok(started)
+        self.watch(app)
     }
 
     /// Lets an application go on that was restored, and takes care of it from now on.
     pub fn install(&mut self, app: App) -> anyhow::Result<(i32, DeathProbe)> {
         self.stop_app();
         orphan::note(&record(&self.config), app.pid())?;
-        let started = (app.pid(), app.death_probe()?);
         app.go_on()?;
+        self.watch(app)
+    }
+
+    fn watch(&mut self, app: App) -> anyhow::Result<(i32, DeathProbe)> {
+        let started = (app.pid(), app.death_probe()?);
+        self.death = Some(app.death_probe()?);
         self.app = Some(app);
         Ok(started)
     }
@@ -113,16 +123,22 @@ impl NodeCapsule {
         self.app.as_ref().map(App::pid)
     }
 
+    /// Whether the application is being torn down, or was.
+    pub fn app_is_dying(&self) -> bool {
+        self.death.as_ref().is_some_and(DeathProbe::is_dying)
+    }
+
     /// How the application ended, once it has.
     pub fn app_exited(&mut self) -> Option<ExitStatus> {
         self.app.as_mut()?.try_wait()
     }
 
-    /// Kills the application and everything it started.
-    pub fn stop_app(&mut self) {
-        if let Some(mut app) = self.app.take() {
-            app.kill();
-        }
+    /// Kills the application and everything it started; gives how it ended.
+    pub fn stop_app(&mut self) -> Option<ExitStatus> {
+        self.death = None;
+        let mut app = self.app.take()?;
+        app.kill();
+        app.try_wait()
     }
 
     /// A clone keeps no TIME_WAIT; a primary does.

@@ -469,7 +469,7 @@ impl Control {
                 let text = "the application is ended, to be started anew".to_string();
                 self.note_resource(now_ns, "application_restart", key, None, text);
                 self.stop_app();
-                self.application_gone(now_ns, "supervision ended it");
+                self.application_gone(now_ns);
             }
             Told::Held { key, why } => {
                 let text = match why {

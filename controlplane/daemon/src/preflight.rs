@@ -33,6 +33,7 @@ pub fn doctor(config: Option<&NodeFile>) -> Vec<Diagnosis> {
             machine::syn_cookies(true),
             machine::huge_pages(None, 0),
             machine::criu(Health::Warn),
+            machine::panic(),
         ]),
     }
     all
@@ -51,6 +52,7 @@ fn for_config(config: &Config) -> Vec<Diagnosis> {
         machine::huge_pages(Some(needed_mb.into()), log_mb.into()),
     ];
     if data {
+        all.push(machine::panic());
         all.push(port(
             "ports.client",
             "where clients come in",

@@ -11,6 +11,7 @@ use understudy_linux::{adopt, preflight};
 const KERNEL_MIN: (u32, u32) = (6, 9);
 const CLOCK_SOURCE: &str = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
 const SYN_COOKIES: &str = "/proc/sys/net/ipv4/tcp_syncookies";
+const PANIC: &str = "/proc/sys/kernel/panic";
 const PCI_DEVICES: &str = "/sys/bus/pci/devices";
 /// Drivers that leave a device to DPDK, or share it.
 const DPDK_DRIVERS: [&str; 6] =
@@ -169,6 +170,24 @@ pub fn clock() -> Diagnosis {
     }
 }
 
+/// Whether the links go when the kernel stops: a negative value of `kernel.panic` reboots at once.
+pub fn panic() -> Diagnosis {
+    let after = fs::read_to_string(PANIC).unwrap_or_default();
+    panic_reboots(after.trim().parse().unwrap_or(0))
+}
+
+fn panic_reboots(after_s: i64) -> Diagnosis {
+    let means = "links that go tell the switch at once that this machine is gone, which then floods what clients \
+                 send during a takeover; while they stay up it is lost";
+    let found = match after_s {
+        ..0 => return Diagnosis::ok("panic", means, "a kernel that panics reboots at once"),
+        0 => "a kernel that panics stays as it is, its links up".into(),
+        1.. => format!("a kernel that panics reboots after {after_s} s, its links up until then"),
+    };
+    let mend = "sysctl kernel.panic=-1 (and a file in /etc/sysctl.d to keep it)";
+    Diagnosis::bad("panic", means, Health::Note, found, mend)
+}
+
 /// The PCI network devices and who drives them.
 pub fn nics() -> Diagnosis {
     let means = "a port is a device bound to vfio-pci, or an interface of the kernel by net_af_packet or \
@@ -250,6 +269,15 @@ mod tests {
         assert_eq!(version("6.9-rc1"), Some((6, 9)));
         assert!(version("5.10.0").unwrap() < KERNEL_MIN && version("6.10").unwrap() > KERNEL_MIN);
         assert_eq!(version("x"), None);
+    }
+
+    #[test]
+    fn links_go_at_once_when_the_kernel_reboots_at_once() {
+        for (after_s, health) in [(-1, Health::Ok), (0, Health::Note), (30, Health::Note)] {
+            let diagnosis = panic_reboots(after_s);
+            assert_eq!(diagnosis.health, health, "{diagnosis:?}");
+            assert_eq!(diagnosis.found.contains("30 s"), after_s == 30);
+        }
     }
 
     #[test]

@@ -25,6 +25,21 @@ impl Discarded {
     pub fn total(self) -> u64 {
         self.stolen + self.gaps
     }
+
+    /// Counts a slice that is to be discarded; false: it is not.
+    pub fn count(&mut self, fate: Fate) -> bool {
+        match fate {
+            Fate::Quiet => return false,
+            Fate::Stolen => self.stolen += 1,
+            Fate::Gap => self.gaps += 1,
+        }
+        true
+    }
+
+    /// These and others.
+    pub fn with(self, other: Discarded) -> Discarded {
+        Discarded { stolen: self.stolen + other.stolen, gaps: self.gaps + other.gaps }
+    }
 }
 
 /// What happened to a slice.

@@ -7,7 +7,7 @@
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::noise::{Discarded, Fate, Watch, Watched};
+use crate::noise::{Discarded, Watch, Watched};
 use crate::stats::{Estimate, Spread};
 
 /// Pairs that are tried for each that is wanted.
@@ -79,10 +79,8 @@ pub fn run<T>(
             let subject = subject(state)?;
             Pair { baseline: baseline(state)?, subject }
         };
-        match watch.end() {
-            Fate::Quiet => pairs.kept.push(pair),
-            Fate::Stolen => pairs.discarded.stolen += 1,
-            Fate::Gap => pairs.discarded.gaps += 1,
+        if !pairs.discarded.count(watch.end()) {
+            pairs.kept.push(pair);
         }
     }
     ensure!(

@@ -12,7 +12,7 @@ use understudy_lab::{Lab, Member, Net, NodeOptions, Trio, scenario};
 use super::Plan;
 use crate::clients::{self, Clients, Record};
 use crate::findings::{Findings, Parts, Sides};
-use crate::noise::Discarded;
+use crate::noise::{Discarded, Fate, Watch, Watched};
 use crate::paired::{Pair, Pairs};
 use crate::peers::keepalived;
 use crate::stats::{Distribution, Spread};
@@ -22,14 +22,17 @@ pub const ABOUT: &str = "From a failure to the first reply, as clients see it: a
     network namespaces, four connections that each ask every 2 ms whether replies come or not, the \
     same connections through all failures of a kind; every reply is checked. A stall is the longest \
     silence that the failure caused on one connection; each connection and failure is a sample. Host \
-    death: SIGKILL to daemon and application, all links cut. Process death: SIGKILL to the \
-    application. Link loss: the primary's client link goes down. Switchover: `understudy \
+    death: SIGKILL to daemon and application, and in that moment all links cut, so that the switch floods \
+    what clients send and the others keep it. Panic: the same, but the links stay up: until the takeover is \
+    announced all that clients send is lost, and one whose congestion window that fills waits for its own \
+    timer. Process death: SIGKILL to the application. Link loss: the primary's client link goes down. Switchover: `understudy \
     switchover`. The parts are told by the nodes' timelines: detect until suspicion, elect until the \
     election is won, finish until the gate opens, announce until that is announced, retransmit until \
     the first reply. Beside it, in blocks in turn on the same topology, keepalived (VRRP 3) with a \
     redis on each of two nodes: its connections die, so what is timed is the silence of clients that \
     connect again, and `new connections` is the time until a new connection is answered. Hosts die as often as \
-    `--kills` says; of all else 50 failures are enough.";
+    `--kills` says; of all else 50 failures are enough. A failure during which the hypervisor took CPU time is \
+    discarded, counted and made up for, on both sides; connections that are lost in it count.";
 
 const CLIENTS: usize = 4;
 const INTERVAL: Duration = Duration::from_millis(2);
@@ -43,7 +46,9 @@ const BLOCK: usize = 10;
 const LIVENESS: Duration = Duration::from_secs(20);
 /// Failures of what is no host's death, at most.
 const OTHERS_MAX: usize = 50;
-/// Quiet work before a failure.
+/// Failures for each that is wanted: of some the hypervisor makes nothing.
+const ATTEMPTS: usize = 2;
+/// Quiet work before a failure, and time for its consequences.
 const SETTLE: Duration = Duration::from_millis(500);
 const PORT: u16 = 6379;
 /// Set in the environment, every failure is told.
@@ -53,21 +58,28 @@ const TRACE: &str = "UNDERSTUDY_PERF_TRACE";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
     HostDeath,
+    Panic,
     ProcessDeath,
     LinkLoss,
     Switchover,
 }
 
 impl Kind {
-    const ALL: [Kind; 4] = [Kind::HostDeath, Kind::ProcessDeath, Kind::LinkLoss, Kind::Switchover];
+    const ALL: [Kind; 5] =
+        [Kind::HostDeath, Kind::Panic, Kind::ProcessDeath, Kind::LinkLoss, Kind::Switchover];
 
     fn name(self) -> &'static str {
-        ["host-death", "process-death", "link-loss", "switchover"][self as usize]
+        ["host-death", "panic", "process-death", "link-loss", "switchover"][self as usize]
     }
 
     fn words(self) -> &'static str {
-        ["node killed", "application killed", "client link lost", "planned switchover"]
-            [self as usize]
+        [
+            "node killed",
+            "node killed, links stay up",
+            "application killed",
+            "client link lost",
+            "planned switchover",
+        ][self as usize]
     }
 }
 
@@ -78,6 +90,7 @@ struct Failure {
     over_ns: u64,
     timeline: Vec<(Member, TimelineEvent)>,
     successor: Member,
+    fate: Fate,
 }
 
 /// All failures of a kind.
@@ -89,6 +102,8 @@ struct Tally {
     worst_ms: Vec<f64>,
     lost: usize,
     failures: usize,
+    /// Of them, those whose times do not count.
+    discarded: Discarded,
     /// Failures whose stall no timeline explains.
     unexplained: usize,
     /// Parts of each failure, by name, in ms.
@@ -156,15 +171,18 @@ fn block_of(kind: Kind, count: usize, tally: &mut Tally) -> Result<()> {
     let clients = Clients::start(&lab.client_netns(), CLIENTS, client_plan(Some(LIVENESS)))?;
     clients.wait_replies_after(unix_ns(), LIVENESS)?;
     let mut failures = Vec::with_capacity(count);
-    for number in 0..count {
+    let mut wanted = count;
+    while wanted > 0 && failures.len() < count * ATTEMPTS {
         std::thread::sleep(SETTLE);
         let since_ns = unix_ns();
         let failure = fail(kind, &lab, &mut trio, &clients);
         if failure.is_err() && traces() {
-            eprintln!("{}: failure {}", kind.name(), number + 1);
+            eprintln!("{}: failure {}", kind.name(), failures.len() + 1);
             trace_nodes(&mut trio, since_ns);
         }
-        failures.push(failure.with_context(|| format!("failure {}", number + 1))?);
+        let failure = failure.with_context(|| format!("failure {}", failures.len() + 1))?;
+        wanted -= usize::from(failure.fate == Fate::Quiet);
+        failures.push(failure);
     }
     let records = clients.finish()?;
     for failure in &failures {
@@ -182,7 +200,8 @@ fn trace(kind: Kind, failure: &Failure, records: &[Record]) {
     let stalls = records.iter().filter_map(|r| r.stall(failure.at_ns));
     let silences: Vec<_> =
         stalls.map(|(length, end)| format!("{:.1}..{:.1}", ms(end - length), ms(end))).collect();
-    eprintln!("{}: silences, ms after it: {}", kind.name(), silences.join(", "));
+    let (name, silences, fate) = (kind.name(), silences.join(", "), failure.fate);
+    eprintln!("{name}: silences, ms after it: {silences}; {fate:?}");
     trace_events(&failure.timeline, failure.at_ns);
 }
 
@@ -208,8 +227,10 @@ fn traces() -> bool {
 /// One failure: caused, survived, and mended.
 fn fail(kind: Kind, lab: &Lab, trio: &mut Trio, clients: &Clients) -> Result<Failure> {
     let old = trio.primary().context("no primary")?;
+    let watch = Watch::begin(&Watched::Nobody);
     let at_ns = match kind {
         Kind::HostDeath => trio.crash(lab, old)?,
+        Kind::Panic => trio.node(old).kill9()?,
         Kind::ProcessDeath => trio.node(old).kill_application()?,
         Kind::LinkLoss => {
             let at_ns = unix_ns();
@@ -224,25 +245,30 @@ fn fail(kind: Kind, lab: &Lab, trio: &mut Trio, clients: &Clients) -> Result<Fai
     };
     // Nobody is asked anything meanwhile: that would take CPU time from those who take over.
     std::thread::sleep(SETTLE);
+    let fate = watch.end();
     clients.wait_replies_after(unix_ns(), LIVENESS)?;
     let successor = trio.wait_primary(Some(old), LIVENESS)?;
     let timeline = trio.timeline(at_ns);
     let over_ns = unix_ns();
     match kind {
         Kind::HostDeath => trio.revive(lab, old)?,
+        Kind::Panic => trio.node(old).start()?,
         Kind::LinkLoss => lab.restore_link(old, Net::Client)?,
         Kind::ProcessDeath | Kind::Switchover => {}
     }
     trio.wait_ready()?;
-    Ok(Failure { at_ns, over_ns, timeline, successor })
+    Ok(Failure { at_ns, over_ns, timeline, successor, fate })
 }
 
 impl Tally {
     fn add(&mut self, failure: &Failure, records: &[Record]) {
-        let stalls: Vec<_> = records.iter().filter_map(|r| r.stall(failure.at_ns)).collect();
         self.failures += 1;
         let deaths = |r: &Record| r.deaths_between(failure.at_ns, failure.over_ns);
         self.lost += records.iter().map(deaths).sum::<usize>();
+        if self.discarded.count(failure.fate) {
+            return;
+        }
+        let stalls: Vec<_> = records.iter().filter_map(|r| r.stall(failure.at_ns)).collect();
         self.stalls_ns.extend(stalls.iter().map(|(length, _)| length));
         let worst = stalls.iter().map(|(length, _)| *length).max().unwrap_or(0);
         self.worst_ms.push(worst as f64 / 1e6);
@@ -306,7 +332,14 @@ fn report(
         let what = format!("Understudy, {}", kind.words());
         findings.times("stall", &format!("stopwatch/{name}"), &what, times);
         lost += tally.lost;
-        let what = format!("{name}, {} failures", tally.failures);
+        if tally.discarded.total() > 0 {
+            findings.note(format!(
+                "{name}: of {} failures {} do not count but for lost connections: the hypervisor took CPU time.",
+                tally.failures,
+                tally.discarded.total()
+            ));
+        }
+        let what = format!("{name}, {} failures", tally.worst_ms.len());
         findings.parts.push(Parts { what, parts_ms: tally.medians() });
         if tally.unexplained > 0 {
             findings.note(format!(
@@ -351,7 +384,8 @@ fn compare(
         if kept.is_empty() {
             continue;
         }
-        let pairs = Pairs { kept, discarded: Discarded::default() };
+        let discarded = ours.discarded.with(tally.discarded);
+        let pairs = Pairs { kept, discarded };
         let sides = Sides {
             id: &format!("stopwatch/keepalived-{advert_ms}"),
             what: "node killed, stall of the worst client",
@@ -366,9 +400,31 @@ fn compare(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clients::Reply;
 
     fn event(unix_ns: u64, event: &str) -> (Member, TimelineEvent) {
         (Member::B, TimelineEvent { unix_ns, event: event.into(), ..TimelineEvent::default() })
+    }
+
+    #[test]
+    fn what_the_hypervisor_disturbed_counts_only_for_what_is_lost() {
+        let mut failure = Failure {
+            at_ns: 100,
+            over_ns: 200,
+            timeline: Vec::new(),
+            successor: Member::B,
+            fate: Fate::Stolen,
+        };
+        let replies = [90, 150].map(|at| Reply { intended_ns: at, came_ns: at }).to_vec();
+        let records = [Record { replies, deaths: vec![(120, "reset".into())], unanswered: 0 }];
+        let mut tally = Tally::default();
+        tally.add(&failure, &records);
+        assert_eq!((tally.failures, tally.lost, tally.discarded.total()), (1, 1, 1));
+        assert!(tally.stalls_ns.is_empty() && tally.worst_ms.is_empty());
+        failure.fate = Fate::Quiet;
+        tally.add(&failure, &records);
+        assert_eq!((tally.failures, tally.lost, tally.discarded.total()), (2, 2, 1));
+        assert_eq!(tally.stalls_ns, [60]);
     }
 
     #[test]
@@ -381,8 +437,13 @@ mod tests {
             event(ms(131), "gate_open"),
             event(ms(131), "announce"),
         ];
-        let mut failure =
-            Failure { at_ns: ms(100), over_ns: ms(200), timeline, successor: Member::B };
+        let mut failure = Failure {
+            at_ns: ms(100),
+            over_ns: ms(200),
+            timeline,
+            successor: Member::B,
+            fate: Fate::Quiet,
+        };
         assert_eq!(parts(&failure, ms(133)), Some([12.0, 8.0, 11.0, 0.0, 2.0]));
         assert_eq!(parts(&failure, ms(130)), Some([12.0, 8.0, 10.0, 0.0, 0.0]));
         failure.successor = Member::C;

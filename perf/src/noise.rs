@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 /// A slice is disturbed when more than this part of it was stolen or waited away.
 const SHARE_MAX: f64 = 0.01;
+/// A failure is, when more was stolen meanwhile: in half a second two ticks, as long as a takeover.
+pub const FAILURE_SHARE_MAX: f64 = 0.03;
 /// Length of a tick of /proc/stat: USER_HZ is 100 on every Linux.
 const TICK_NS: u64 = 10_000_000;
 
@@ -67,6 +69,7 @@ pub enum Watched {
 /// The counters at the start of a slice.
 pub struct Watch<'a> {
     watched: &'a Watched,
+    share_max: f64,
     begun: Instant,
     stolen_ticks: u64,
     waited_ns: u64,
@@ -75,13 +78,18 @@ pub struct Watch<'a> {
 impl Watch<'_> {
     /// Begins a slice.
     pub fn begin(watched: &Watched) -> Watch<'_> {
+        Watch::bearing(watched, SHARE_MAX)
+    }
+
+    /// The same, of a slice that bears so much.
+    pub fn bearing(watched: &Watched, share_max: f64) -> Watch<'_> {
         let (stolen_ticks, waited_ns) = (stolen_ticks(), waited_ns(watched));
-        Watch { watched, begun: Instant::now(), stolen_ticks, waited_ns }
+        Watch { watched, share_max, begun: Instant::now(), stolen_ticks, waited_ns }
     }
 
     /// Ends it.
     pub fn end(self) -> Fate {
-        let allowed_ns = self.begun.elapsed().as_nanos() as f64 * SHARE_MAX;
+        let allowed_ns = self.begun.elapsed().as_nanos() as f64 * self.share_max;
         let stolen_ns = stolen_ticks().saturating_sub(self.stolen_ticks) * TICK_NS;
         let waited_ns = waited_ns(self.watched).saturating_sub(self.waited_ns);
         match () {

@@ -15,7 +15,7 @@ use understudy_lab::{Lab, Member, cmd, plain};
 
 use crate::clients::{Clients, Plan, Record, longest_gap};
 use crate::findings::Findings;
-use crate::noise::{Discarded, Fate, Watch, Watched};
+use crate::noise::{Discarded, FAILURE_SHARE_MAX, Fate, Watch, Watched};
 use crate::stats::{Distribution, Spread};
 
 /// Advertisement intervals, in ms.
@@ -61,7 +61,7 @@ impl Tally {
         let name = format!("keepalived, advert {advert_ms} ms");
         if self.discarded.total() > 0 {
             findings.note(format!(
-                "{name}: of {} kills {} do not count but for lost connections: the hypervisor took CPU time.",
+                "{name}: of {} kills {} count for lost connections only: the hypervisor took more than 3 % of the time.",
                 self.kills,
                 self.discarded.total()
             ));
@@ -140,7 +140,7 @@ pub fn block(
         clients.wait_replies_after(unix_ns(), LIVENESS)?;
         std::thread::sleep(SETTLE);
         let master = master(&lab)?.context("no node has the VIP")?;
-        let watch = Watch::begin(&Watched::Nobody);
+        let watch = Watch::bearing(&Watched::Nobody, FAILURE_SHARE_MAX);
         let at_ns = nodes.kill(&lab, master)?;
         std::thread::sleep(SETTLE);
         let fate = watch.end();

@@ -56,16 +56,30 @@ pub struct App {
 /// memory before it closes its files (`do_exit`, `kernel/exit.c`). From closed files come FINs, and
 /// the last words of its other processes, which see a pipe end and are killed only after that.
 #[derive(Debug)]
-pub struct DeathProbe(File);
+pub struct DeathProbe {
+    pid: i32,
+    /// Of its first thread.
+    statm: File,
+}
 
 impl DeathProbe {
     /// One read of `/proc/<pid>/statm`, a third of what `stat` costs: all is 0 without memory. A
-    /// process that is gone is dying.
+    /// process that is gone is dying; one whose first thread alone has ended is not, so then the
+    /// others are asked.
     pub fn is_dying(&self) -> bool {
-        let mut buffer = [0u8; 2];
-        std::os::unix::fs::FileExt::read_exact_at(&self.0, &mut buffer, 0).is_err()
-            || buffer == *b"0 "
+        has_no_memory(&self.statm) && threads(self.pid).all(|statm| has_no_memory(&statm))
     }
+}
+
+fn has_no_memory(statm: &File) -> bool {
+    let mut buffer = [0u8; 2];
+    std::os::unix::fs::FileExt::read_exact_at(statm, &mut buffer, 0).is_err() || buffer == *b"0 "
+}
+
+/// `statm` of every thread that is still there.
+fn threads(pid: i32) -> impl Iterator<Item = File> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    tasks.filter_map(|task| File::open(task.path().join("statm")).ok())
 }
 
 /// How long [`App::kill`] waits for the kernel to tear the pid namespace down.
@@ -135,9 +149,9 @@ impl App {
     /// Tells whether the application is being torn down, before its end is reported.
     pub fn death_probe(&self) -> Result<DeathProbe> {
         let path = format!("/proc/{}/statm", self.pid);
-        let file =
+        let statm =
             File::open(&path).map_err(|e| Error::os(format!("open {path}"), "mount /proc", e))?;
-        Ok(DeathProbe(file))
+        Ok(DeathProbe { pid: self.pid, statm })
     }
 
     /// Stops it with all its processes, until [`App::go_on`].

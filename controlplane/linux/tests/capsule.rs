@@ -113,6 +113,29 @@ fn death_is_seen_and_life_is_not_mistaken_for_it() {
 }
 
 #[test]
+fn an_application_whose_first_thread_has_ended_is_not_dying() {
+    if !root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let ns = NetNs::create().unwrap();
+    let script = format!(
+        "import ctypes, threading, time\n\
+         threading.Thread(target=time.sleep, args=(600,)).start()\n\
+         ctypes.CDLL(None).syscall({}, 0)",
+        libc::SYS_exit
+    );
+    let mut app = App::spawn(&ns, &spec(&dir, &["python3", "-c", &script])).unwrap();
+    let probe = app.death_probe().unwrap();
+    let statm = format!("/proc/{}/statm", app.pid());
+    eventually("its first thread ends", || fs::read_to_string(&statm).unwrap().starts_with("0 "));
+    assert!(!probe.is_dying());
+    assert_eq!(app.try_wait(), None);
+    app.kill();
+    assert!(probe.is_dying());
+}
+
+#[test]
 fn commands_that_cannot_run_are_named() {
     if !root() {
         return;

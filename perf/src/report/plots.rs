@@ -18,7 +18,7 @@ const ROW: u32 = 34;
 /// Height of a plot's title, and of a row of its legend.
 const HEAD: u32 = 46;
 const LEGEND_ROW: u32 = 22;
-const COLOURS: [RGBColor; 8] = [
+const COLOURS: [RGBColor; 9] = [
     RGBColor(31, 119, 180),
     RGBColor(214, 39, 40),
     RGBColor(44, 160, 44),
@@ -27,6 +27,7 @@ const COLOURS: [RGBColor; 8] = [
     RGBColor(140, 86, 75),
     RGBColor(127, 127, 127),
     RGBColor(23, 190, 207),
+    RGBColor(188, 189, 34),
 ];
 
 fn colour(index: usize) -> RGBColor {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// A slice is disturbed when more than this part of it was stolen or waited away.
 const SHARE_MAX: f64 = 0.01;
 /// A failure is, when more was stolen meanwhile: in half a second two ticks, as long as a takeover.
-pub const FAILURE_SHARE_MAX: f64 = 0.03;
+const FAILURE_SHARE_MAX: f64 = 0.03;
 /// Length of a tick of /proc/stat: USER_HZ is 100 on every Linux.
 const TICK_NS: u64 = 10_000_000;
 
@@ -36,6 +36,13 @@ impl Discarded {
             Fate::Gap => self.gaps += 1,
         }
         true
+    }
+
+    /// What is said of failures that the hypervisor disturbed, if it did.
+    pub fn remark(self, whose: &str, failures: usize) -> Option<String> {
+        let why = "count for lost connections only: the hypervisor took more than 3 % of the time";
+        let count = self.total();
+        (count > 0).then(|| format!("{whose}: of {failures} failures {count} {why}."))
     }
 
     /// These and others.
@@ -81,8 +88,12 @@ impl Watch<'_> {
         Watch::bearing(watched, SHARE_MAX)
     }
 
-    /// The same, of a slice that bears so much.
-    pub fn bearing(watched: &Watched, share_max: f64) -> Watch<'_> {
+    /// Begins a failure and its half second: only what is stolen disturbs it.
+    pub fn begin_failure() -> Watch<'static> {
+        Watch::bearing(&Watched::Nobody, FAILURE_SHARE_MAX)
+    }
+
+    fn bearing(watched: &Watched, share_max: f64) -> Watch<'_> {
         let (stolen_ticks, waited_ns) = (stolen_ticks(), waited_ns(watched));
         Watch { watched, share_max, begun: Instant::now(), stolen_ticks, waited_ns }
     }

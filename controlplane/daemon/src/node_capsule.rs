@@ -80,22 +80,23 @@ impl NodeCapsule {
         }
         let app = App::spawn(&self.ns, &method::app_spec(&self.config))?;
         orphan::note(&record(&self.config), app.pid())?;
-        self.watch(app)
+        let probes = [app.death_probe()?, app.death_probe()?];
+        Ok(self.keep(app, probes))
     }
 
     /// Lets an application go on that was restored, and takes care of it from now on.
     pub fn install(&mut self, app: App) -> anyhow::Result<(i32, DeathProbe)> {
         self.stop_app();
         orphan::note(&record(&self.config), app.pid())?;
+        let probes = [app.death_probe()?, app.death_probe()?];
         app.go_on()?;
-        self.watch(app)
+        Ok(self.keep(app, probes))
     }
 
-    fn watch(&mut self, app: App) -> anyhow::Result<(i32, DeathProbe)> {
-        let started = (app.pid(), app.death_probe()?);
-        self.death = Some(app.death_probe()?);
-        self.app = Some(app);
-        Ok(started)
+    fn keep(&mut self, app: App, [own, given]: [DeathProbe; 2]) -> (i32, DeathProbe) {
+        let pid = app.pid();
+        (self.app, self.death) = (Some(app), Some(own));
+        (pid, given)
     }
 
     /// Where the application's output goes.

@@ -12,7 +12,7 @@ use understudy_lab::{Lab, Member, Net, NodeOptions, Trio, scenario};
 use super::Plan;
 use crate::clients::{self, Clients, Record};
 use crate::findings::{Findings, Parts, Sides};
-use crate::noise::{Discarded, FAILURE_SHARE_MAX, Fate, Watch, Watched};
+use crate::noise::{Discarded, Fate, Watch};
 use crate::paired::{Pair, Pairs};
 use crate::peers::keepalived;
 use crate::stats::{Distribution, Spread};
@@ -227,7 +227,7 @@ fn traces() -> bool {
 /// One failure: caused, survived, and mended.
 fn fail(kind: Kind, lab: &Lab, trio: &mut Trio, clients: &Clients) -> Result<Failure> {
     let old = trio.primary().context("no primary")?;
-    let watch = Watch::bearing(&Watched::Nobody, FAILURE_SHARE_MAX);
+    let watch = Watch::begin_failure();
     let at_ns = match kind {
         Kind::HostDeath => trio.crash(lab, old)?,
         Kind::Panic => trio.node(old).kill9()?,
@@ -332,12 +332,8 @@ fn report(
         let what = format!("Understudy, {}", kind.words());
         findings.times("stall", &format!("stopwatch/{name}"), &what, times);
         lost += tally.lost;
-        if tally.discarded.total() > 0 {
-            findings.note(format!(
-                "{name}: of {} failures {} count for lost connections only: the hypervisor took more than 3 % of the time.",
-                tally.failures,
-                tally.discarded.total()
-            ));
+        if let Some(remark) = tally.discarded.remark(name, tally.failures) {
+            findings.note(remark);
         }
         let what = format!("{name}, {} failures", tally.worst_ms.len());
         findings.parts.push(Parts { what, parts_ms: tally.medians() });

@@ -15,7 +15,7 @@ use understudy_lab::{Lab, Member, cmd, plain};
 
 use crate::clients::{Clients, Plan, Record, longest_gap};
 use crate::findings::Findings;
-use crate::noise::{Discarded, FAILURE_SHARE_MAX, Fate, Watch, Watched};
+use crate::noise::{Discarded, Fate, Watch};
 use crate::stats::{Distribution, Spread};
 
 /// Advertisement intervals, in ms.
@@ -59,12 +59,8 @@ impl Tally {
     pub fn report(&self, advert_ms: u32, findings: &mut Findings) {
         let id = format!("keepalived-{advert_ms}");
         let name = format!("keepalived, advert {advert_ms} ms");
-        if self.discarded.total() > 0 {
-            findings.note(format!(
-                "{name}: of {} kills {} count for lost connections only: the hypervisor took more than 3 % of the time.",
-                self.kills,
-                self.discarded.total()
-            ));
+        if let Some(remark) = self.discarded.remark(&name, self.kills) {
+            findings.note(remark);
         }
         let stalls = Distribution::of_ns(self.stalls_ns.iter().copied());
         findings.times(
@@ -140,7 +136,7 @@ pub fn block(
         clients.wait_replies_after(unix_ns(), LIVENESS)?;
         std::thread::sleep(SETTLE);
         let master = master(&lab)?.context("no node has the VIP")?;
-        let watch = Watch::bearing(&Watched::Nobody, FAILURE_SHARE_MAX);
+        let watch = Watch::begin_failure();
         let at_ns = nodes.kill(&lab, master)?;
         std::thread::sleep(SETTLE);
         let fate = watch.end();
